@@ -1,0 +1,131 @@
+"""Where things live: the project's folders, manifests, and files written in one move."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mudiff.errors import MudiffError
+
+
+def root() -> Path:
+    """Return the project's folder: ``MUDIFF_ROOT``, else the nearest parent that holds notebooks/."""
+    if os.environ.get("MUDIFF_ROOT"):
+        return Path(os.environ["MUDIFF_ROOT"]).resolve()
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks").is_dir() and (folder / "data_manifests").is_dir():
+                return folder
+    return Path.cwd()  # an installed package without a checkout works in the current folder
+
+
+def results(profile: str) -> Path:
+    """Return ``results/<profile>``: prepared data, runs, executed notebooks, report."""
+    return root() / "results" / profile
+
+
+def phantoms(profile: str, dataset: str) -> Path:
+    """Return the folder of a generated phantom cohort."""
+    return results(profile) / "phantoms" / dataset
+
+
+def prepared(profile: str, dataset: str) -> Path:
+    """Return the folder of a prepared dataset (the slice cache)."""
+    return results(profile) / "prepared" / dataset
+
+
+def run(profile: str, name: str) -> Path:
+    """Return the folder of one training run."""
+    return results(profile) / "runs" / name
+
+
+def synthetic(profile: str, name: str) -> Path:
+    """Return the folder of the synthetic test slices of one run."""
+    return results(profile) / "synthetic" / name
+
+
+def figures(profile: str) -> Path:
+    """Return ``results/<profile>/figures``, where interactive runs of the notebooks draw."""
+    return results(profile) / "figures"
+
+
+def manifests() -> Path:
+    """Return the folder of the published splits and reference values."""
+    folder = root() / "data_manifests"
+    return folder if folder.is_dir() else Path(__file__).resolve().parent / "data_manifests"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name on success and vanishes on failure.
+
+    Whatever stood at `path` stays whole until the new file is complete and on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write; its folder is made.
+
+    Raises
+    ------
+    MudiffError
+        If the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix="".join(path.suffixes[-2:]))
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MudiffError(
+                f"{path}: the disk is full; free some space and run the same command again "
+                "(what stood there before is untouched)."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+            raise MudiffError(
+                f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in one move."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path` in one move."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that mudiff wrote.
+
+    Raises
+    ------
+    MudiffError
+        If the file is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MudiffError(f"{path}: file not found; run the step that writes it first.") from None
+    except (ValueError, OSError) as error:
+        raise MudiffError(f"{path}: cannot be read as JSON ({error}); delete it and make it again.") from None
