@@ -1,0 +1,220 @@
+"""The building blocks of F1, F2 and the critic (section "Model architecture")."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FIR = (1.0, 3.0, 3.0, 1.0)
+"""The one-dimensional low-pass filter of every up- and downsampling (A-10)."""
+
+
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
+    """Embed time steps in sines and cosines (Ho et al. 2020, as in the section "Model architecture").
+
+    Parameters
+    ----------
+    t : Tensor (B,)
+        Time steps 0 .. T-1.
+    width : int
+        Even number of features: sines first, then cosines, with wavelengths up to 10000.
+
+    Returns
+    -------
+    Tensor (B, width), float32.
+    """
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
+    angles = t.float()[:, None] * rates[None, :]  # (B, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _fir_kernel(x: Tensor, gain: float) -> Tensor:
+    taps = torch.tensor(FIR, dtype=x.dtype, device=x.device)
+    kernel = torch.outer(taps, taps) * (gain / taps.sum() ** 2)
+    return kernel.expand(x.shape[1], 1, 4, 4)
+
+
+def fir_down(x: Tensor) -> Tensor:
+    """Low-pass filter and halve the size: (B, C, H, W) -> (B, C, H/2, W/2)."""
+    return F.conv2d(x, _fir_kernel(x, 1.0), stride=2, padding=1, groups=x.shape[1])
+
+
+def fir_up(x: Tensor) -> Tensor:
+    """Double the size and low-pass filter: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.conv_transpose2d(x, _fir_kernel(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+
+
+def fir_blur(x: Tensor) -> Tensor:
+    """Low-pass filter at full size, one pixel larger: (B, C, H, W) -> (B, C, H+1, W+1)."""
+    return F.conv2d(x, _fir_kernel(x, 1.0), padding=2, groups=x.shape[1])
+
+
+def group_count(channels: int) -> int:
+    """Return the number of groups for normalisation: four channels each, 32 groups at most."""
+    return max(1, min(channels // 4, 32))
+
+
+def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps the size; `scale` is the variance scale of `initialise`."""
+    layer = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
+    layer.init_scale = scale
+    return layer
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights anew from `generator`.
+
+    Every convolution and linear layer is uniform with variance ``scale / fan-average`` and a bias of
+    zero. The scale is 1, but 1e-10 for the last layer of each residual branch, so that a block starts
+    as its shortcut. Scales (gamma) of adaptive normalisation start at one.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; changed in place.
+    generator : torch.Generator
+        Source of the random numbers (CPU).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            fan_out, fan_in = layer.weight.shape[:2]
+            fan_average = (fan_in + fan_out) / 2 * layer.weight[0, 0].numel()
+            bound = math.sqrt(3 * getattr(layer, "init_scale", 1.0) / fan_average)
+            with torch.no_grad():
+                layer.weight.copy_(
+                    torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=generator)
+                )
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    for layer in module.modules():
+        if isinstance(layer, Modulation):
+            with torch.no_grad():
+                layer.linear.bias[: layer.channels] = 1.0
+
+
+class Modulation(nn.Module):
+    """Scale and shift of normalised features by a vector: gamma * h + beta (Eqs. 12 and 13).
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the features.
+    vector : int
+        Length of the vector that gamma and beta are computed from.
+    """
+
+    def __init__(self, channels: int, vector: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(vector, 2 * channels)
+
+    def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        """Return the modulated features, (B, C, H, W) as `h`."""
+        gamma, beta = self.linear(vector)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return torch.addcmul(beta, gamma, h)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """AdaGN: group normalisation modulated by the latent embedding (section "Model architecture")."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.groups = group_count(channels)
+        self.modulation = Modulation(channels, embedding)
+
+    def forward(self, h: Tensor, latent: Tensor) -> Tensor:
+        """Return features (B, C, H, W) normalised per group, then modulated by `latent` (B, embedding)."""
+        return self.modulation(F.group_norm(h, self.groups, eps=1e-6), latent)
+
+
+class ResidualBlock(nn.Module):
+    """The residual sub-block of H: two convolutions with AdaGN, time bias and rescaled skip.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels before and after.
+    embedding : int
+        Length of the time and latent embeddings.
+    resample : {None, "down", "up"}
+        FIR resampling inside the block, on both branches.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, resample: str | None = None) -> None:
+        super().__init__()
+        self.resample = {None: nn.Identity(), "down": fir_down, "up": fir_up}[resample]
+        self.norm1 = AdaptiveGroupNorm(inputs, embedding)
+        self.conv1 = conv3x3(inputs, outputs)
+        self.time = nn.Linear(embedding, outputs)
+        self.norm2 = AdaptiveGroupNorm(outputs, embedding)
+        self.conv2 = conv3x3(outputs, outputs, scale=1e-10)
+        shortcut = inputs != outputs or resample is not None
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if shortcut else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor, latent: Tensor) -> Tensor:
+        """Return (B, outputs, H', W') from x (B, inputs, H, W) and both embeddings (B, embedding)."""
+        h = F.silu(self.norm1(x, latent))
+        h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h) + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h, latent)))
+        return (self.shortcut(x) + h) / math.sqrt(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all pixels, one head, with rescaled skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
+        self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
+        self.output.init_scale = 1e-10
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the shape of x, (B, C, H, W)."""
+        h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
+        h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
+        h = self.output(h).transpose(1, 2).view_as(x)
+        return (x + h) / math.sqrt(2)
+
+
+class PyramidStep(nn.Module):
+    """One step of the input pyramid of the encoder: blur, halve, project (register D-8)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(inputs, outputs, stride=2, padding=0)
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Return (B, outputs, H/2, W/2) from p (B, inputs, H, W)."""
+        return self.conv(fir_blur(p))
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal time embedding followed by two linear layers."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear1 = nn.Linear(width, embedding)
+        self.linear2 = nn.Linear(embedding, embedding)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return (B, embedding) from integer steps t (B,)."""
+        return self.linear2(F.silu(self.linear1(sinusoidal_embedding(t, self.width))))
+
+
+class LatentEmbedding(nn.Module):
+    """The mapping network of the latent vector z: length normalisation, then four linear layers."""
+
+    def __init__(self, latent: int, embedding: int) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(latent if k == 0 else embedding, embedding) for k in range(4))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return (B, embedding) from z (B, latent), standard normal."""
+        w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        for linear in self.linears:
+            w = F.silu(linear(w))
+        return w
