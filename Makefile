@@ -1,0 +1,41 @@
+# make reproduce   every table, figure and the report, on the built-in data (profile demo)
+# make smoke       the same wiring in a few minutes (profile smoke)
+# make test        the test suite
+# make lab         JupyterLab on notebooks/
+# make clean       remove results/ and Snakemake's memory; figures/ stays, because figures/demo is part of
+#                  the repository: the next `make reproduce` draws every file in it again
+#
+# PYTHON chooses the interpreter that .venv/ is made with: make PYTHON=python3.12 reproduce
+# ARGS goes on to Snakemake: make reproduce ARGS="--cores 8"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: reproduce smoke test lab clean
+
+reproduce: .venv/.stamp
+	@$(BIN)/python -m mudiff.notebook workflow demo $(ARGS)
+	@echo "Report: results/demo/report/index.html   Figures and tables: figures/demo/"
+
+smoke: .venv/.stamp
+	@$(BIN)/python -m mudiff.notebook workflow smoke $(ARGS)
+
+test: .venv/.stamp
+	@$(BIN)/python -m pytest
+
+lab: .venv/.stamp
+	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+
+clean:
+	rm -rf results .snakemake .pytest_cache .ruff_cache
+
+# Made anew only when the pinned versions or the package's metadata change.
+.venv/.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mudiff needs Python 3.11 or later: try make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing the pinned versions into .venv/ (once; this downloads PyTorch)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
