@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mudiff.config import Settings
+from mudiff.settings import Settings
 
 
 class Schedule(nn.Module):

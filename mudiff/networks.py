@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.config import Settings
+from mudiff.settings import Settings
 from mudiff.errors import MudiffError
 from mudiff.layers import (
     LatentEmbedding,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mudiff.config import Settings
+from mudiff.settings import Settings
 from mudiff.critic import Critic
 from mudiff.errors import MudiffError
 from mudiff.layers import ResidualBlock, SelfAttention

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mudiff import losses, released
-from mudiff.config import Settings
+from mudiff.settings import Settings
 from mudiff.critic import Critic, attentive_mask, minibatch_std
 from mudiff.diffusion import Schedule
 from mudiff.errors import MudiffError

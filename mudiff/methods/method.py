@@ -1,0 +1,97 @@
+"""The interface of a method: what the training loop and the sampler need to know, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from mudiff.settings import Settings
+
+Callback = Callable[[dict[str, Tensor]], None]
+"""Receives ``t``, ``x_t``, ``x_p1`` and ``x_p2`` at each sampling step."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some training slices.
+
+    Attributes
+    ----------
+    target : Tensor (B, 1, H, W)
+        x_0 in [-1, 1].
+    conditions : Tensor (B, n, H, W)
+        y_1 .. y_n in [-1, 1], in the order of the settings.
+    brain : Tensor (B, 1, H, W)
+        True inside the brain.
+    seeds : Tensor (B,)
+        One seed a slice for everything random in this step.
+    """
+
+    target: Tensor
+    conditions: Tensor
+    brain: Tensor
+    seeds: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device; the seeds stay where generators are made."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return Batch(**moved | {"seeds": self.seeds})
+
+
+class Method(nn.Module):
+    """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler.
+
+    Attributes
+    ----------
+    settings : Settings
+        What it was built from.
+    optimisers : dict of str to Optimizer
+        Name -> optimiser; empty for a method that solves in closed form. The loop sets their learning
+        rates to the schedule, so a method only steps them.
+    training_only : tuple of str
+        Prefixes of weights that sampling does not need.
+    """
+
+    training_only: tuple[str, ...] = ()
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the method's numbers live."""
+        return next(iter(self.state_dict().values())).device
+
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            The slices.
+        step : int
+            Steps taken so far.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Name -> scalar loss, detached.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
+        """Return the target, (B, 1, H, W) in [-1, 1].
+
+        Parameters
+        ----------
+        conditions : Tensor (B, n, H, W)
+            The other contrasts in [-1, 1].
+        seeds : Tensor (B,)
+            One seed a slice: a slice's result depends on nothing else.
+        callback : callable, optional
+            Called at each step of methods that have steps.
+        """
+        raise NotImplementedError(type(self).__name__)
