@@ -262,8 +262,8 @@ def to_slices(
 ) -> tuple[np.ndarray, Geometry]:
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
-    Axes are ordered by the affine, zeros pad each slice to a square, and the square is resized as
-    `skimage.transform.resize` does it (smoothed first where it shrinks); nothing is ever stretched.
+    Axes are ordered by the affine, zeros pad each slice to a square (never a stretch), and the square is
+    resized, smoothed first where it shrinks.
 
     Parameters
     ----------
@@ -303,12 +303,8 @@ def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.nd
 
     Parameters
     ----------
-    slices : np.ndarray
-        (Z, S, S) as `to_slices` returned them.
-    geometry : Geometry
-        What `to_slices` returned with them.
-    order : int, optional
-        1 for intensities, 0 for masks.
+    slices, geometry, order
+        As returned by and passed to `to_slices`.
 
     Returns
     -------
