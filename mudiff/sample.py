@@ -1,0 +1,237 @@
+"""Synthesis with a trained run: test slices, and whole volumes on their own grid."""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mudiff import data, layouts, paths, runs, tasks, volumes
+from mudiff.diffusion import slice_seed
+from mudiff.errors import MudiffError
+from mudiff.methods import Method
+
+BATCH = 8
+"""Slices that are sampled together; has no influence on the result."""
+
+
+def _unit(x: Tensor) -> np.ndarray:
+    """Return slices (B, 1, S, S) in [-1, 1] as float32 (B, S, S) in [0, 1]."""
+    return (x[:, 0].float().cpu().numpy() + 1) / 2
+
+
+def sample_slices(method: Method, slices: data.Slices, indices: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Synthesise prepared slices.
+
+    Parameters
+    ----------
+    method : Method
+        A trained method.
+    slices : Slices
+        Prepared slices.
+    indices : np.ndarray
+        Which of them.
+    seed : int
+        With subject and slice number it decides a slice's random numbers.
+
+    Returns
+    -------
+    np.ndarray
+        float32 (N, S, S) in [0, 1].
+    """
+    rows = slices.index.iloc[indices]
+    seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
+    output = np.empty((len(indices), slices.image_size, slices.image_size), np.float32)
+    for start in range(0, len(indices), BATCH):
+        chosen = slice(start, start + BATCH)
+        y = np.stack([slices.images(indices[chosen], c) for c in method.settings.conditions], axis=1)
+        x = method.synthesize(torch.from_numpy(y).to(method.device), torch.tensor(seeds[chosen]))
+        output[chosen] = _unit(x)
+    return output
+
+
+def synthesize_split(
+    run: Path, prepared: Path, split: str, folder: Path, *, device: torch.device | None = None, seed: int = 0
+) -> Path:
+    """Synthesise every slice of a split and write one file a subject; finished subjects are kept.
+
+    Writes ``<subject>.npy``, uint16 (n, S, S) with value / 65535 in [0, 1], and ``synthetic.json``. Slices
+    of another run or of other data that lie in the folder are removed.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a complete run.
+    prepared : Path
+        Folder of the prepared slices.
+    split : str
+        ``train``, ``val`` or ``test``.
+    folder : Path
+        Where to write.
+    device : torch.device, optional
+        CPU by default.
+    seed : int
+        Seed of all slices.
+
+    Raises
+    ------
+    MudiffError
+        If the run or the slices are missing, or do not fit each other.
+    """
+    from tqdm.auto import tqdm
+
+    method = runs.load(run, device or "cpu")
+    data_hash = data.check(prepared, method.settings.preparation())
+    slices = data.open_slices(prepared, split)
+    provenance = run / "provenance.json"
+    trained = paths.read_json(provenance) if provenance.is_file() else {}
+    key = {
+        "run": method.settings.run_name,
+        "fingerprint": method.settings.fingerprint(),
+        "trained_on": trained.get("data"),
+        "data": data_hash,
+        "split": split,
+        "seed": seed,
+    }
+    began = time.monotonic()
+    record = folder / "synthetic.json"
+    if record.is_file() and {k: paths.read_json(record).get(k) for k in key} != key:
+        shutil.rmtree(folder)  # made by this function from another run; nothing of a user's lies here
+    paths.write_json(record, key)
+    count = 0
+    for subject in tqdm(slices.subjects, desc=f"synthesise {key['run']}", unit="subject", disable=None):
+        path = folder / f"{subject}.npy"
+        if not path.is_file():
+            images = sample_slices(method, slices, slices.subject(subject), seed)
+            count += len(images)
+            with paths.replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.round(images * 65535).astype(np.uint16), allow_pickle=False)
+    if count:
+        seconds = (time.monotonic() - began) / count
+        paths.write_json(record, key | {"seconds_per_slice": round(seconds, 4)})
+    return folder
+
+
+def read_synthetic(folder: Path, subject: str) -> np.ndarray:
+    """Return the synthetic slices of a subject, float32 (n, S, S) in [0, 1].
+
+    Raises
+    ------
+    MudiffError
+        If they are missing or damaged.
+    """
+    path = Path(folder) / f"{subject}.npy"
+    try:
+        return np.load(path, allow_pickle=False).astype(np.float32) / 65535
+    except FileNotFoundError:
+        raise MudiffError(
+            f"{path}: synthetic slices not found; make them with notebook 03_sampling."
+        ) from None
+    except (ValueError, OSError, EOFError) as error:
+        raise MudiffError(
+            f"{path}: damaged ({error}); delete it and run notebook 03_sampling again."
+        ) from None
+
+
+def _load_conditions(method: Method, folder: Path) -> dict[str, volumes.Volume]:
+    """Read the conditions of a subject's folder, on one grid."""
+    files = layouts.find_contrasts(folder)
+    wanted = method.settings.conditions
+    missing = [tasks.LABELS[c] for c in wanted if c not in files]
+    if missing:
+        raise MudiffError(
+            f"{folder}: contrast {', '.join(missing)} not found; this run needs "
+            f"{', '.join(tasks.LABELS[c] for c in wanted)} to make {tasks.LABELS[method.settings.target]}."
+        )
+    loaded = {c: volumes.load_volume(files[c]) for c in wanted}
+    volumes.check_grid(loaded, str(folder))
+    return loaded
+
+
+def synthesize_volume(
+    run: Path,
+    subject: Path,
+    target: str,
+    output: Path,
+    *,
+    samples: int = 1,
+    uncertainty: Path | None = None,
+    device: torch.device | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make a subject's missing contrast as a whole volume on the grid of its other contrasts.
+
+    In this order: read the conditions and check that they share one grid; normalise each volume; cut into
+    axial slices, pad and resize; sample all slices; average the samples; resize and pad back; set voxels where every
+    condition is background to 0.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a complete run.
+    subject : Path
+        Folder of the subject, in any of the layouts that `mudiff prepare` reads.
+    target : str
+        The contrast to make; must be the run's target.
+    output : Path
+        NIfTI file with the shape, affine and header geometry of the input, values in [0, 1] of the
+        normalised target.
+    samples : int
+        Volumes to draw and average.
+    uncertainty : Path, optional
+        NIfTI file for the standard deviation of the samples (two or more), in the same units.
+    device : torch.device, optional
+        CPU by default.
+    seed : int
+        The seeds of all slices and samples derive from it.
+
+    Raises
+    ------
+    MudiffError
+        If the run makes another target, a contrast is missing, or a volume cannot be used.
+    """
+    from tqdm.auto import tqdm
+
+    if samples < 1 or (uncertainty is not None and samples < 2):
+        raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
+    for path in filter(None, (output, uncertainty)):
+        if not str(path).endswith((".nii", ".nii.gz")):
+            raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
+    method = runs.load(run, device or "cpu")
+    settings = method.settings
+    if tasks.contrast(target) != settings.target:
+        raise MudiffError(
+            f"{run}: this run makes {tasks.LABELS[settings.target]}, not {tasks.LABELS[tasks.contrast(target)]}; "
+            "pass a run of the wanted target."
+        )
+    loaded = _load_conditions(method, Path(subject))
+    stacks, background, geometry = [], True, None
+    for volume in loaded.values():
+        unit = volumes.normalise(volume.data, settings.normalisation, volume.path)
+        background = background & (volume.data <= 0)
+        slices, geometry = volumes.to_slices(unit, volume.affine, settings.image_size)
+        stacks.append(slices)
+    y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
+    like = next(iter(loaded.values()))
+
+    filled = torch.nonzero((y > -1).flatten(1).any(dim=1))[:, 0]  # empty slices stay 0 without sampling
+    # Sums of x and x^2 over the samples: memory does not grow with their number.
+    total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
+    work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
+    for k, part in tqdm(work, desc=f"synthesise {settings.run_name}", unit="batch", disable=None):
+        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
+        x = _unit(method.synthesize(y[part].to(method.device), seeds))
+        total[part] += x
+        squares[part] += np.square(x, dtype=np.float64)
+    mean = total / samples
+    results = [(output, mean)]
+    if uncertainty is not None:
+        variance = np.maximum(squares / samples - mean**2, 0) * samples / (samples - 1)
+        results.append((uncertainty, np.sqrt(variance)))
+    for path, stack in results:
+        native = volumes.from_slices(stack.astype(np.float32), geometry)
+        native[background] = 0
+        volumes.save_volume(Path(path), np.clip(native, 0, 1), like)
+    return Path(output)

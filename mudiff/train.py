@@ -1,0 +1,318 @@
+"""One training loop for all methods: order, schedule, averaging, validation, checkpoints, resume."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mudiff import data, paths, runs
+from mudiff.diffusion import slice_seed
+from mudiff.methods import Batch, Method, build
+from mudiff.sample import sample_slices
+from mudiff.settings import Settings
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def learning_rate(start: float, settings: Settings, epoch: int) -> float:
+    """Return the learning rate of an epoch: constant, or a cosine down to the final one (A-4).
+
+    A start below the final rate stays as it is.
+    """
+    final = settings.final_learning_rate
+    if not settings.cosine or start <= final:
+        return start
+    return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+
+
+def epoch_order(count: int, settings: Settings, epoch: int) -> np.ndarray:
+    """Return the order of the slices in an epoch: the same in all ("fixed", C-8), or drawn anew."""
+    drawn = 0 if settings.order == "fixed" else epoch
+    return np.random.default_rng(slice_seed(settings.seed, "order", drawn)).permutation(count)
+
+
+def make_batch(slices: data.Slices, indices: np.ndarray, settings: Settings, step: int) -> Batch:
+    """Read training slices; their seeds follow from the run's seed, the step and the place in the batch."""
+    read = lambda contrast: torch.from_numpy(slices.images(indices, contrast))  # noqa: E731
+    seeds = [slice_seed(settings.seed, "train", step, place) for place in range(len(indices))]
+    return Batch(
+        target=read(settings.target)[:, None],
+        conditions=torch.stack([read(c) for c in settings.conditions], dim=1),
+        brain=torch.from_numpy(slices.brain(indices))[:, None],
+        seeds=torch.tensor(seeds),
+    )
+
+
+def validation_psnr(method: Method, slices: data.Slices) -> float:
+    """Return the masked PSNR in dB (data range 1) on evenly spaced validation slices.
+
+    The squared error is pooled over the brain voxels of each subject, the PSNR averaged over subjects,
+    as in the tables of protocol ``masked``.
+    """
+    settings = method.settings
+    count = min(settings.validation_slices or len(slices), len(slices))
+    indices = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
+    synthetic = sample_slices(method, slices, indices)  # (N, S, S) in [0, 1]
+    real = (slices.images(indices, settings.target) + 1) / 2
+    brain = slices.brain(indices)
+    subjects = slices.index["subject"].to_numpy()[indices]
+    values = []
+    for subject in np.unique(subjects):
+        chosen = subjects == subject
+        error = (synthetic[chosen] - real[chosen])[brain[chosen]]
+        if error.size:
+            values.append(-10 * math.log10(max(float(np.square(error, dtype=np.float64).mean()), 1e-12)))
+    return float(np.mean(values)) if values else math.nan
+
+
+class WeightAverage:
+    """Exponential moving average of a method's weights (register A-6); off when the decay is 0."""
+
+    def __init__(self, method: Method, decay: float) -> None:
+        self.method, self.decay = method, decay
+        self.average = {k: v.clone() for k, v in method.state_dict().items()} if decay else None
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the present weights."""
+        if self.average is not None:
+            for name, value in self.method.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - self.decay)
+                else:
+                    self.average[name].copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[dict[str, Tensor]]:
+        """Use the averaged weights inside the block; yields them (the present ones where it is off)."""
+        if self.average is None:
+            yield self.method.state_dict()
+            return
+        present = {k: v.clone() for k, v in self.method.state_dict().items()}
+        self.method.load_state_dict(self.average)
+        try:
+            yield self.average
+        finally:
+            self.method.load_state_dict(present)
+
+
+class _StopRequest:
+    """Notes SIGTERM, so that the loop saves and stops at the next step (clusters send it at the time limit)."""
+
+    def __enter__(self) -> "_StopRequest":
+        self.received = False
+        self.previous = None
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_: object) -> None:
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
+
+
+class Trainer:
+    """The state of one run and the moves of the loop; everything random follows from seed and step.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run's settings.
+    prepared : Path
+        Folder of the prepared slices.
+    folder : Path
+        Folder of the run, already claimed.
+    device : torch.device
+        Where to train.
+    """
+
+    def __init__(self, settings: Settings, prepared: Path, folder: Path, device: torch.device) -> None:
+        self.settings, self.folder, self.device = settings, folder, device
+        self.slices = data.open_slices(prepared, "train")
+        self.validation = data.open_slices(prepared, "val")
+        self.method = build(settings).to(device)
+        self.rates = {name: o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
+        self.average = WeightAverage(self.method, settings.ema_decay)
+        self.per_epoch = math.ceil(len(self.slices) / settings.batch_size)
+        self.total = settings.epochs * self.per_epoch
+        self.step, self.best, self.seconds = 0, -math.inf, 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def resume(self) -> None:
+        """Take up the last saved state, if there is one."""
+        state = runs.read_state(self.folder)
+        if state is not None:
+            self.method.load_state_dict(state["weights"])
+            for name, optimiser in self.method.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+            if self.average.average is not None:
+                self.average.average = {k: v.to(self.device) for k, v in state["average"].items()}
+            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        runs.cut_log(self.folder, self.step)
+
+    def save(self) -> None:
+        """Write the state that `resume` takes up."""
+        state = {
+            "weights": self.method.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.method.optimisers.items()},
+            "average": self.average.average or {},
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        runs.save_state(self.folder, state)
+
+    def take_step(self) -> None:
+        """Train on the next batch."""
+        epoch, place = divmod(self.step, self.per_epoch)
+        for name, optimiser in self.method.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(self.rates[name], self.settings, epoch)
+        order = epoch_order(len(self.slices), self.settings, epoch)
+        size = self.settings.batch_size
+        indices = order[place * size : (place + 1) * size]
+        batch = make_batch(self.slices, indices, self.settings, self.step).to(self.device)
+        values = self.method.training_step(batch, self.step)
+        self.average.update()
+        self.step += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def log(self, **extra: float) -> None:
+        """Append the mean losses since the last line."""
+        line = {"step": self.step, "epoch": self.step / self.per_epoch}
+        line["slices"] = self.step * self.settings.batch_size
+        for name, optimiser in self.method.optimisers.items():
+            line[f"lr/{name}"] = optimiser.param_groups[0]["lr"]
+        for name, total in self.sums.items():
+            line[f"loss/{name}"] = float(total) / self.counts[name]
+        runs.append_log(self.folder, line | {"seconds": round(self.seconds, 2)} | extra)
+        self.sums, self.counts = {}, {}
+
+    def validate(self) -> float:
+        """Measure validation PSNR, keep the weights if they are the best so far, and log it."""
+        self.method.eval()
+        with self.average.applied() as weights:
+            psnr = validation_psnr(self.method, self.validation)
+            if psnr > self.best or not (self.folder / "best.safetensors").is_file():
+                runs.save_weights(self.folder / "best.safetensors", weights, self.settings)
+            self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN
+        self.method.train()
+        self.log(**{"validation/psnr": psnr})
+        return psnr
+
+    def finish(self, data_hash: str) -> None:
+        """Write the last and the chosen weights and, as the last file, the provenance."""
+        with self.average.applied() as weights:
+            runs.save_weights(self.folder / "last.safetensors", weights, self.settings)
+            if self.settings.checkpoint == "last":
+                runs.save_weights(self.folder / "weights.safetensors", weights, self.settings)
+        best = self.folder / "best.safetensors"
+        if (
+            self.settings.checkpoint == "best" and best.is_file()
+        ):  # it is gone if a crash came after this line
+            best.replace(self.folder / "weights.safetensors")
+        record = runs.provenance(self.settings, data_hash, self.device, self.seconds)
+        record |= {"steps": self.step, "slices_seen": self.settings.epochs * len(self.slices)}
+        record["best_validation_psnr"] = self.best
+        paths.write_json(self.folder / "provenance.json", record)
+        for leftover in ("state.pt", "best.safetensors"):
+            (self.folder / leftover).unlink(missing_ok=True)
+
+
+def train(
+    settings: Settings,
+    prepared: Path,
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    progress: bool = True,
+    save_seconds: float = 60.0,
+) -> Path:
+    """Train a run to its end, from where it stopped; a complete run is left alone.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run's settings.
+    prepared : Path
+        Folder of the prepared slices (`mudiff prepare`).
+    folder : Path
+        Folder of the run. A run of other settings or data that lies there is moved aside.
+    device : torch.device, optional
+        The GPU if there is one, else the CPU.
+    progress : bool
+        Whether to show a bar with the time left (never in a log file).
+    save_seconds : float
+        Seconds between two resume states; validation saves one too.
+
+    Returns
+    -------
+    Path
+        The run's folder.
+
+    Raises
+    ------
+    MudiffError
+        If the slices do not fit the settings, or a file cannot be read or written.
+    SystemExit
+        143, after SIGTERM: the state is saved and the same command resumes.
+    """
+    device = device or default_device()
+    data_hash = data.check(prepared, settings.preparation())
+    with runs.locked(folder):
+        runs.claim(folder, settings, data_hash)
+        if not runs.is_complete(folder):
+            trainer = Trainer(settings, prepared, folder, device)
+            trainer.resume()
+            with _StopRequest() as stop:
+                _run(trainer, stop, progress, save_seconds)
+            trainer.finish(data_hash)
+    return folder
+
+
+def _run(trainer: Trainer, stop: _StopRequest, progress: bool, save_seconds: float) -> None:
+    from tqdm.auto import tqdm
+
+    settings = trainer.settings
+    log_every = max(1, trainer.per_epoch // 10)
+    began, saved = time.monotonic() - trainer.seconds, time.monotonic()
+    with tqdm(
+        total=trainer.total,
+        initial=trainer.step,
+        desc=settings.run_name,
+        unit="step",
+        disable=None if progress else True,  # None: quiet where the output is no terminal
+    ) as bar:
+        while trainer.step < trainer.total:
+            trainer.take_step()
+            bar.update()
+            trainer.seconds = time.monotonic() - began
+            epoch, place = divmod(trainer.step, trainer.per_epoch)
+            ended = trainer.step == trainer.total
+            if (place == 0 and epoch % settings.validate_every == 0) or ended:
+                bar.set_postfix(psnr=f"{trainer.validate():.2f} dB")
+                trainer.save()
+                saved = time.monotonic()
+            elif trainer.step % log_every == 0:
+                trainer.log()
+            if stop.received or time.monotonic() - saved > save_seconds:
+                trainer.save()
+                saved = time.monotonic()
+                if stop.received:
+                    raise SystemExit(143)

@@ -1,0 +1,140 @@
+"""The training step and the sampler of MU-Diff, and the linear floor."""
+
+import numpy as np
+import pytest
+import torch
+
+from mudiff.methods import Batch, build
+from mudiff.settings import Settings
+
+SMALL = {
+    "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
+    "critic_blocks": 2,
+}  # fmt: skip
+
+
+def some_batch(size: int = 3, n: int = 3) -> Batch:
+    g = torch.Generator().manual_seed(size)
+    draw = lambda c: torch.rand(size, c, 16, 16, generator=g) * 2 - 1  # noqa: E731
+    return Batch(draw(1), draw(n), torch.ones(size, 1, 16, 16, dtype=torch.bool), torch.arange(size))
+
+
+VARIATIONS = [
+    {},
+    {"mask": "channel_mean"},
+    {"mask": "trained"},
+    {"mask_detached": True},
+    {"mask_noise": "shared"},
+    {"detach_first": True},
+    {"critic_real_weight": 2.0},
+    {"reduction": "sum"},
+    {"r1_gamma": 0.0},
+    {"beta1": 0.1, "beta2": 0.2},
+    {"precision": "bfloat16"},
+    {"steps": 1},
+]
+
+
+@pytest.mark.parametrize("change", VARIATIONS, ids=str)
+def test_every_parameter_learns_in_one_step_or_two(change):
+    method = build(Settings(**SMALL | change))
+    before = {k: v.clone() for k, v in method.named_parameters()}
+    for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
+        values = method.training_step(some_batch(), step)
+    still = [k for k, v in method.named_parameters() if torch.equal(v, before[k])]
+    # C-1: only "trained" moves the attention convolution.
+    untrained = [] if change.get("mask") == "trained" else ["attention.weight", "attention.bias"]
+    assert set(still) <= set(untrained if change.get("mask") != "channel_mean" else [])
+    assert all(torch.isfinite(v) for v in values.values())
+    assert all(p.requires_grad for p in method.critic.parameters())
+
+
+def test_each_departure_changes_the_result():
+    def weights_after_two_steps(**change):
+        method = build(Settings(**SMALL | change))
+        for step in range(2):
+            method.training_step(some_batch(), step)
+        return torch.cat([p.detach().flatten() for p in [*method.f1.parameters(), *method.f2.parameters()]])
+
+    base = weights_after_two_steps()
+    assert torch.equal(base, weights_after_two_steps())
+    for change in VARIATIONS[1:-2]:
+        assert not torch.equal(base, weights_after_two_steps(**change)), change
+
+
+def test_first_network_learns_from_the_second_unless_cut():
+    batch = some_batch()
+
+    def first_gradient(**change) -> float:
+        method = build(Settings(**SMALL | change))
+        with torch.no_grad():  # let gradients pass the last layers, which start at zero
+            for network in (method.f1, method.f2):
+                torch.nn.init.ones_(network.encoder_decoder.output.weight)
+        t, z = torch.zeros(3, dtype=torch.long), torch.zeros(3, 100)
+        _, x_p2 = method.predict(batch.target, batch.conditions, t, z)
+        x_p2.sum().backward()
+        return sum(p.grad.abs().sum().item() for p in method.f1.parameters() if p.grad is not None)
+
+    assert first_gradient() > 0
+    assert first_gradient(detach_first=True) == 0
+
+
+@pytest.fixture(scope="module")
+def trained():
+    method = build(Settings(**SMALL))
+    for step in range(3):
+        method.training_step(some_batch(), step)
+    return method.eval()
+
+
+def test_a_slice_depends_on_its_seed_alone(trained):
+    y = some_batch(5).conditions
+    seeds = torch.tensor([7, 8, 9, 10, 11])
+    together = trained.synthesize(y, seeds)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    assert torch.allclose(trained.synthesize(y[order], seeds[order]), together[order], atol=1e-5)
+    for k in range(5):
+        alone = trained.synthesize(y[k : k + 1], seeds[k : k + 1])
+        assert torch.allclose(alone, together[k : k + 1], atol=1e-5)
+    assert not torch.allclose(trained.synthesize(y, seeds + 100), together, atol=1e-3)
+
+
+def test_callback_sees_every_step_and_the_average_is_the_sample(trained):
+    y, seen = some_batch(2).conditions, []
+    x = trained.synthesize(y, torch.tensor([1, 2]), seen.append)
+    assert [step["t"] for step in seen] == [3, 2, 1, 0]
+    last = seen[-1]  # at t = 0 the posterior mean is the prediction itself: Eq. 31 averages both networks
+    assert torch.allclose(x, (last["x_p1"] + last["x_p2"]) / 2, atol=1e-5)
+    assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1
+
+
+def test_training_does_not_touch_the_global_random_state():
+    torch.manual_seed(5)
+    method = build(Settings(**SMALL))
+    state = torch.random.get_rng_state()
+    method.training_step(some_batch(), 0)
+    method.synthesize(some_batch().conditions, torch.arange(3))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_linear_is_least_squares_whatever_the_batches():
+    rng = np.random.default_rng(0)
+    y = rng.uniform(-1, 1, (6, 3, 16, 16)).astype(np.float32)
+    brain = rng.random((6, 1, 16, 16)) > 0.3
+    x = (0.2 * y[:, :1] - 0.5 * y[:, 1:2] + 0.1 * y[:, 2:] ** 2 + 0.05).astype(np.float32)
+    batch = Batch(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(brain), torch.arange(6))
+
+    inside = brain[:, 0]
+    design = np.concatenate([np.moveaxis(y, 1, -1)[inside], np.ones((inside.sum(), 1))], axis=1)
+    expected, *_ = np.linalg.lstsq(design, x[:, 0][inside], rcond=None)
+
+    for size in (1, 4, 6):
+        method = build(Settings(**SMALL, method="linear"))
+        for step, start in enumerate(range(0, 6, size)):
+            part = slice(start, start + size)
+            method.training_step(
+                Batch(batch.target[part], batch.conditions[part], batch.brain[part], batch.seeds[part]), step
+            )
+        np.testing.assert_allclose(method.coefficients.numpy(), expected, atol=1e-6)
+    empty = torch.full((1, 3, 16, 16), -1.0)
+    assert (method.synthesize(empty, torch.zeros(1)) == -1).all()
