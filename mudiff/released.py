@@ -5,17 +5,19 @@ The published files carry the prefix ``module.`` and number their modules in ord
 loader ignores keys that do not match (register E-5); here every key is used and every shape checked.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mudiff.settings import Settings
+from mudiff import paths, runs
 from mudiff.critic import Critic
 from mudiff.errors import MudiffError
 from mudiff.layers import ResidualBlock, SelfAttention
 from mudiff.networks import EncoderDecoder, MapperBlock, StructureNetwork, TextureNetwork
+from mudiff.settings import Settings
 
 Names = Iterator[tuple[str, nn.Parameter]]
 
@@ -246,3 +248,43 @@ def load_networks(
     fill(network_keys(f1), first, name_1)
     fill(network_keys(f2), second, name_2)
     return f1.eval(), f2.eval()
+
+
+def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, folder: Path) -> Path:
+    """Turn the published weights of one task into a run folder for `mudiff synthesize`.
+
+    The published files hold both generators alone; the critic and the attention convolution were never
+    released (register C-1), so such a run can synthesise but not be trained further.
+
+    Parameters
+    ----------
+    generator_1, generator_2 : Path
+        ``gen_diffusive_1.pth`` and ``gen_diffusive_2.pth``.
+    dataset, target : str
+        The task of these weights, which fixes the order of the conditions.
+    folder : Path
+        The run folder to make; must not exist.
+
+    Raises
+    ------
+    MudiffError
+        If a file does not fit, or the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise MudiffError(f"{folder}: exists already; choose another --output.")
+    weights = [read_weights(generator_1), read_weights(generator_2)]
+    settings, n_conditions = infer_settings(weights[0], str(generator_1), dataset=dataset, target=target)
+    if n_conditions != len(settings.conditions):
+        raise MudiffError(
+            f"{generator_1}: takes {n_conditions} conditions, but {dataset} {target} has "
+            f"{len(settings.conditions)}; pass the --dataset and --target of these weights."
+        )
+    f1, f2 = load_networks(*weights)
+    named = {f"f1.{k}": v for k, v in f1.state_dict().items()}
+    named |= {f"f2.{k}": v for k, v in f2.state_dict().items()}
+    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (generator_1, generator_2)]
+    runs.claim(folder, settings, data_hash="published weights")
+    runs.save_weights(folder / "weights.safetensors", named, settings)
+    paths.write_json(folder / "provenance.json", {"source": "published weights", "sha256": hashes})
+    return folder
