@@ -1,0 +1,117 @@
+"""Manifests: which subject belongs to which split (section "Datasets")."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from mudiff import layouts, paths, tasks
+from mudiff.errors import MudiffError
+
+SPLITS = ("train", "val", "test")
+
+
+def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
+    """Read which subject belongs to which split.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the dataset.
+    path : Path, optional
+        CSV with columns subject, split (train, val, test or excluded) and, if wanted, reason; default
+        the published split.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns subject, split, reason, all text, in the order of the file.
+
+    Raises
+    ------
+    MudiffError
+        If there is no (published) manifest, or one of its lines is not as described.
+    """
+    tasks.dataset(dataset)
+    if path is None:
+        path = paths.manifests() / f"{dataset}.csv"
+        if not path.is_file():
+            raise MudiffError(
+                f"dataset {dataset!r} has no published split: pass --manifest FILE (columns subject, split); "
+                f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
+            )
+    try:  # blank lines are read, so that line numbers in errors are those of the file
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except FileNotFoundError:
+        raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise MudiffError(f"{path}: cannot be read as CSV ({str(error).strip()}).") from None
+    table.columns = [str(column).strip().lower() for column in table.columns]
+    if not {"subject", "split"} <= set(table.columns):
+        raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split.")
+    if "reason" not in table.columns:
+        table["reason"] = ""
+    table = table[["subject", "split", "reason"]].fillna("").apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]
+    _check_lines(table, path)
+    return table.reset_index(drop=True)
+
+
+def _check_lines(table: pd.DataFrame, path: Path) -> None:
+    """Check every line of a manifest; the index of `table` counts the lines below the header from 0."""
+    first: dict[str, int] = {}
+    for number, subject, split in zip(table.index + 2, table["subject"], table["split"], strict=True):
+        # The id becomes a file name: it must not lead anywhere else.
+        if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
+            raise MudiffError(f"{path}, line {number}: {subject!r} is no subject id; expected a plain name.")
+        if split not in (*SPLITS, "excluded"):
+            raise MudiffError(
+                f"{path}, line {number}: split {split!r} is unknown; choose one of train, val, test, excluded."
+            )
+        before = first.setdefault(layouts.match_id(subject), number)
+        if before != number:
+            raise MudiffError(
+                f"{path}, line {number}: {subject} is already on line {before}; keep one of them."
+            )
+    if not set(table["split"]) & set(SPLITS):
+        raise MudiffError(f"{path}: lists no subject for train, val or test.")
+
+
+def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
+    """Match the subjects of a folder with those of a manifest.
+
+    Parameters
+    ----------
+    found : iterable of str
+        Subject ids of the folder.
+    manifest : pd.DataFrame
+        As `read_manifest` returns it.
+
+    Returns
+    -------
+    splits : dict of str to str
+        Subject of the folder -> train, val or test; sorted, excluded subjects left out.
+    missing : list of str
+        Subjects of the manifest that the folder lacks.
+    unlisted : list of str
+        Subjects of the folder that the manifest lacks.
+
+    Raises
+    ------
+    MudiffError
+        If two subjects of the folder are the same one from two releases.
+    """
+    by_id: dict[str, str] = {}
+    for subject in sorted(found):
+        if subject != by_id.setdefault(layouts.match_id(subject), subject):
+            other = by_id[layouts.match_id(subject)]
+            raise MudiffError(f"{other} and {subject} are one subject from two releases; keep one of them.")
+    listed = {
+        layouts.match_id(s): split for s, split in zip(manifest["subject"], manifest["split"], strict=True)
+    }
+    splits = {subject: listed[key] for key, subject in by_id.items() if listed.get(key) in SPLITS}
+    wanted = manifest[manifest["split"] != "excluded"]["subject"]
+    missing = [subject for subject in wanted if layouts.match_id(subject) not in by_id]
+    return splits, missing, [subject for key, subject in by_id.items() if key not in listed]
