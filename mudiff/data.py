@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mudiff import layouts, metrics, paths, tasks, volumes
-from mudiff.config import Preparation
 from mudiff.errors import MudiffError
 from mudiff.manifests import SPLITS, assign, read_manifest
 from mudiff.parallel import each_subject
-from mudiff.slices import WHITE, Slices, open_slices
+from mudiff.settings import Preparation
+from mudiff.slices import WHITE, Slices, check, open_slices
 
-__all__ = ["Report", "Slices", "open_slices", "prepare", "read_manifest", "subject_slices"]
+__all__ = ["SPLITS", "Report", "Slices", "check", "open_slices", "prepare", "read_manifest", "subject_slices"]
 
 
 @dataclass

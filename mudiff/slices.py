@@ -1,5 +1,6 @@
 """Memory-mapped access to prepared slices."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from mudiff import paths, tasks
 from mudiff.errors import MudiffError
 from mudiff.manifests import SPLITS
+from mudiff.settings import Preparation
 
 WHITE = 65535
 """The stored value of intensity 1; background is 0."""
@@ -86,6 +88,32 @@ class Slices:
             ) from None
 
 
+def check(folder: Path, preparation: Preparation) -> str:
+    """Check that a folder holds slices of these settings and return their data hash.
+
+    Raises
+    ------
+    MudiffError
+        If nothing is prepared there, or with other settings.
+    """
+    info = _info(Path(folder))
+    if info["fingerprint"] != preparation.fingerprint():
+        wanted = dataclasses.asdict(preparation)
+        unlike = [f"{k} {info['settings'].get(k)!r}, not {v!r}" for k, v in wanted.items()
+                  if info["settings"].get(k) != v]  # fmt: skip
+        raise MudiffError(
+            f"{folder}: prepared with {', '.join(unlike) or 'another version of the recipe'}; "
+            "run `mudiff prepare` with the settings of this run."
+        )
+    return info["data_hash"]
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    if not (folder / "prepared.json").is_file():
+        raise MudiffError(f"{folder}: holds no prepared slices; run `mudiff prepare` first.")
+    return paths.read_json(folder / "prepared.json")
+
+
 def open_slices(folder: Path, split: str) -> Slices:
     """Open the prepared slices of a split.
 
@@ -104,9 +132,7 @@ def open_slices(folder: Path, split: str) -> Slices:
     folder = Path(folder)
     if split not in SPLITS:
         raise MudiffError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    if not (folder / "prepared.json").is_file():
-        raise MudiffError(f"{folder}: holds no prepared slices; run `mudiff prepare` first.")
-    info = paths.read_json(folder / "prepared.json")
+    info = _info(folder)
     table = pd.read_csv(folder / "slices.csv", dtype={"split": str, "subject": str}, keep_default_na=False)
     index = table.loc[table["split"] == split, ["subject", "slice"]].reset_index(drop=True)
     if index.empty:

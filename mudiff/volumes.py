@@ -57,9 +57,9 @@ def load_volume(path: Path) -> Volume:
         If the file is missing, truncated, not NIfTI, not three-dimensional, not finite, constant or
         without a voxel above 0.
     """
-    volume = _read(Path(path))
-    lowest, highest = volume.data.min(), volume.data.max()  # NaN and infinity both reach one of them
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
+    volume = read(Path(path))
+    lowest, highest = volume.data.min(), volume.data.max()
+    if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
         count = int((~np.isfinite(volume.data)).sum())
         raise MudiffError(
             f"{path}: {count} voxels are NaN or infinite; repair the file or exclude the subject."
@@ -82,7 +82,7 @@ def load_mask(path: Path) -> Volume:
     MudiffError
         If the file is missing, truncated, not NIfTI, not three-dimensional or not finite.
     """
-    volume = _read(Path(path))
+    volume = read(Path(path))
     if not np.isfinite(volume.data).all():
         raise MudiffError(f"{path}: the mask has NaN or infinite voxels; repair the file or remove it.")
     labels = np.maximum(np.rint(volume.data), 0)
@@ -103,8 +103,8 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
         nibabel.save(kind(data.astype(np.float32).reshape(shape), like.affine, header), temporary)
 
 
-def _read(path: Path) -> Volume:
-    """Read voxels as float32 (X, Y, Z) and check what every kind of volume needs."""
+def read(path: Path) -> Volume:
+    """Read voxels as float32 (X, Y, Z) and check the file and its header, but not the values."""
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):
@@ -333,8 +333,7 @@ def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.nd
 
 
 def _margins(length: int, side: int) -> tuple[int, int]:
-    before = (side - length) // 2
-    return before, side - length - before
+    return (side - length) // 2, (side - length + 1) // 2
 
 
 def _resize(square: np.ndarray, size: int, order: int) -> np.ndarray:
