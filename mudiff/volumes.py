@@ -19,7 +19,10 @@ SLICE_ORDER = "LPS"
 GRID_TOLERANCE = 0.1
 """Two grids are one if no corner lies farther apart than this part of the smallest voxel side."""
 
-_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError)
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError),
+    *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
+)
 _REMEDY = "copy or download the file again"
 _REPLACE = "replace the file or exclude the subject"
 
@@ -60,7 +63,7 @@ def load_volume(path: Path) -> Volume:
     volume = read(Path(path))
     lowest, highest = volume.data.min(), volume.data.max()
     if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
-        count = int((~np.isfinite(volume.data)).sum())
+        count = np.count_nonzero(~np.isfinite(volume.data))
         raise MudiffError(
             f"{path}: {count} voxels are NaN or infinite; repair the file or exclude the subject."
         )
@@ -115,16 +118,14 @@ def read(path: Path) -> Volume:
         if len(shape) != 3 or 0 in shape:
             axes = "x".join(map(str, image.shape))
             raise MudiffError(f"{path}: has {len(image.shape)} axes ({axes}); expected one 3-D volume.")
+        if path.name.endswith(".nii.gz"):  # to the very end, where gzip keeps its checksum
+            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
         data = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape, order="A")
     except FileNotFoundError:
         raise MudiffError(f"{path}: file not found; {_REMEDY}.") from None
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise MudiffError(
-            f"{path}: is no NIfTI file or its header is damaged ({error}); {_REMEDY}."
-        ) from None
     except _UNREADABLE as error:
-        reason = "truncated" if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error) else error
-        raise MudiffError(f"{path}: cannot be read to its end ({reason}); {_REMEDY}.") from None
+        reason = " ".join(str(error).split())
+        raise MudiffError(f"{path}: cannot be read as NIfTI to its end ({reason}); {_REMEDY}.") from None
     affine = image.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise MudiffError(f"{path}: its affine gives the voxels no position; repair the header.")
@@ -162,8 +163,8 @@ def describe_grid(volume: Volume) -> str:
     """Return shape, voxel sides in millimetres and origin of a grid as one short text."""
     sides = "x".join(f"{side:.3g}" for side in nibabel.affines.voxel_sizes(volume.affine))
     origin = ", ".join(f"{value:.4g}" for value in volume.affine[:3, 3] + 0.0)  # no minus zero
-    axes = "".join(nibabel.aff2axcodes(volume.affine))
-    return f"{'x'.join(map(str, volume.data.shape))} voxels of {sides} mm, axes {axes}, origin ({origin})"
+    shape, axes = "x".join(map(str, volume.data.shape)), "".join(nibabel.aff2axcodes(volume.affine))
+    return f"{shape} voxels of {sides} mm, axes {axes}, origin ({origin})"
 
 
 def _same_grid(one: Volume, other: Volume) -> bool:
@@ -172,8 +173,7 @@ def _same_grid(one: Volume, other: Volume) -> bool:
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.data.shape) - 1)  # (8, 3) voxel indices
     places = [nibabel.affines.apply_affine(volume.affine, corners) for volume in (one, other)]
     distances = np.linalg.norm(places[0] - places[1], axis=1)
-    smallest = nibabel.affines.voxel_sizes(one.affine).min()
-    return bool(distances.max() <= GRID_TOLERANCE * smallest)
+    return bool(distances.max() <= GRID_TOLERANCE * nibabel.affines.voxel_sizes(one.affine).min())
 
 
 def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> np.ndarray:

@@ -1,0 +1,64 @@
+"""Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("MUDIFF_REAL_DATA", REPOSITORY / "../shared/data"))
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SHAPE = (20, 26, 12)  # (X, Y, Z)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2024)
+
+
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = LPS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+    return path
+
+
+def head(rng: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """Return noise in an ellipsoid that fills most of the grid, int16, background 0."""
+    axes = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
+    return (rng.integers(100, 1000, shape) * (sum(a**2 for a in axes) < 1)).astype(np.int16)
+
+
+def lesion(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    center = tuple(slice(n // 2 - 2, n // 2 + 2) for n in shape)
+    mask[center] = 4
+    mask[tuple(slice(n // 2 - 1, n // 2 + 1) for n in shape)] = 1
+    return mask
+
+
+@pytest.fixture
+def write_subject(rng: np.random.Generator) -> Callable[..., dict[str, Path]]:
+    """Write one BraTS subject: ``write_subject(root, "Brats18_A_1", t1=array, ...)`` -> contrast -> file."""
+
+    def write(root: Path, name: str, affine: np.ndarray = LPS, **given: np.ndarray) -> dict[str, Path]:
+        data = {"t1": head(rng), "t1ce": head(rng), "t2": head(rng), "flair": head(rng), "seg": lesion()}
+        return {
+            contrast: write_nifti(root / name / f"{name}_{contrast}.nii.gz", array, affine)
+            for contrast, array in (data | given).items()
+        }
+
+    return write
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, write_subject: Callable[..., dict[str, Path]]) -> tuple[Path, pd.DataFrame]:
+    """Return the folder of five BraTS subjects and their manifest (3 train, 1 val, 1 test)."""
+    splits = {"A": "train", "B": "train", "C": "train", "D": "val", "E": "test"}
+    for name in splits:
+        write_subject(tmp_path / "raw", f"Brats18_{name}_1")
+    rows = [(f"BraTS19_{name}_1", split, "") for name, split in splits.items()]
+    return tmp_path / "raw", pd.DataFrame(rows, columns=["subject", "split", "reason"])
