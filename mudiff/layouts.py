@@ -80,7 +80,7 @@ def scan(dataset: str, root: Path) -> tuple[dict[str, Files], dict[str, str]]:
     problems: dict[str, str] = {}
     for path, leaves in _walk(root.resolve()):
         named = _name(dataset, path)
-        if leaves:
+        if leaves and (named or path.is_dir()):
             name = named[0] if named else path.name
             problems[name] = f"{path}: is a link that leaves the data folder; put the data itself there."
         elif named and path.is_file():
@@ -111,6 +111,8 @@ def find_subjects(dataset: str, root: Path) -> dict[str, Files]:
 def find_contrasts(folder: Path) -> Files:
     """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file.
 
+    Links to files are followed wherever they lead, since the folder was named by hand.
+
     Raises
     ------
     MudiffError
@@ -121,9 +123,9 @@ def find_contrasts(folder: Path) -> Files:
         raise MudiffError(f"{folder}: subject folder not found; pass the folder that holds its contrasts.")
     files: Files = {}
     problems: dict[str, str] = {}
-    for path, leaves in _walk(folder.resolve()):
+    for path, _ in _walk(folder.resolve()):
         named = next(filter(None, (_name(dataset, path) for dataset in _LAYOUTS)), None)
-        if named and path.is_file() and not leaves:
+        if named and path.is_file():
             _claim(files, problems, str(folder), named[1], path)
     for problem in problems.values():
         raise MudiffError(problem)
