@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.settings import Settings
 from mudiff.errors import MudiffError
 from mudiff.layers import (
     LatentEmbedding,
@@ -18,6 +17,7 @@ from mudiff.layers import (
     conv3x3,
     group_count,
 )
+from mudiff.settings import Settings
 
 
 class MapperBlock(nn.Module):
@@ -123,17 +123,32 @@ class ContrastAdapter(nn.Module):
         """Return the fused features of every pair, each (B, width, H, W)."""
         if not self.pairs:
             return features
-        everything = torch.cat(features, dim=1) if self.gates_see_all else None
+        gates = self._gates(features)
         fused = []
         for k, (i, j) in enumerate(self.pairs):
+            a, b = gates[k]
             f_i, f_j = features[i], features[j]
-            seen = everything if everything is not None else torch.cat([f_i, f_j], dim=1)
-            a = torch.sigmoid(self.gate_a[k](seen))  # Eq. 14
             f_ij = self.extract[k](a * f_i)  # Eq. 15
-            b = torch.sigmoid(self.gate_b[k](seen))  # Eq. 16
             kept = b * f_ij if self.merge is None else self.merge[k](torch.cat([b, f_ij], dim=1))
             fused.append(kept + (1 - b) * f_j)  # Eq. 17
         return fused
+
+    def _gates(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return z^a (Eq. 14) and z^b (Eq. 16) of every pair; gates with one input are one convolution."""
+        if self.gates_see_all:
+            groups = [(torch.cat(features, dim=1), list(range(len(self.pairs))))]
+        else:
+            groups = [
+                (torch.cat([features[i], features[j]], dim=1), [k]) for k, (i, j) in enumerate(self.pairs)
+            ]
+        gates = []
+        for seen, members in groups:
+            layers = [layer for k in members for layer in (self.gate_a[k], self.gate_b[k])]
+            weight = torch.cat([layer.weight for layer in layers])
+            bias = torch.cat([layer.bias for layer in layers])
+            parts = torch.sigmoid(F.conv2d(seen, weight, bias, padding=1)).chunk(len(layers), dim=1)
+            gates += zip(parts[::2], parts[1::2], strict=True)
+        return gates
 
 
 class EncoderLevel(nn.Module):
