@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from mudiff import anatomy, paths, signals, tasks
+from mudiff import anatomy, atlas, paths, signals, tasks
 from mudiff.errors import MudiffError
 
 CAPTION = "Phantom data made from the ICBM 2009 tissue maps; not patients."
@@ -172,7 +172,7 @@ def _complete(recipe: Recipe, folder: Path, number: int) -> bool:
 def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
     """Make one subject and write its NIfTI files (int16, background 0)."""
     volumes = make_subject(recipe, number)
-    affine = anatomy.Grid(recipe.spacing).affine
+    affine = atlas.Grid(recipe.spacing).affine
     for name, file in subject_files(recipe.dataset, folder, number).items():
         image = nibabel.Nifti1Image(volumes[name], affine)
         image.header["descrip"] = f"mudiff phantom {recipe.fingerprint}"
@@ -199,8 +199,8 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
         Contrast -> (X, Y, Z) int16 with axes left, posterior, superior: 1 or more in the brain, 0 outside;
         "mask" -> lesion labels (int16).
     """
-    grid = anatomy.Grid(recipe.spacing)
-    body = anatomy.draw_anatomy(recipe.dataset, number, grid, recipe.generator(number, "anatomy"))
+    grid = atlas.Grid(recipe.spacing)
+    body = draw_body(recipe, number)
     rng = recipe.generator(number, f"scanner {recipe.scanner}")
     tissues = _personal_tissues(recipe.generator(number, "tissues"), body)
     volumes = {
@@ -210,14 +210,21 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
     return volumes | {"mask": body.labels.astype(np.int16)}
 
 
+def draw_body(recipe: Recipe, number: int) -> anatomy.Anatomy:
+    """Return the tissues and lesions behind a subject, as they were before any scanner saw them."""
+    grid = atlas.Grid(recipe.spacing)
+    return anatomy.draw_anatomy(recipe.dataset, number, grid, recipe.generator(number, "anatomy"))
+
+
 def _personal_tissues(rng: np.random.Generator, body: anatomy.Anatomy) -> dict[str, signals.Tissue]:
     """Return a subject's own tissues: a few per cent off the mean, and varying from voxel to voxel."""
-    spread = {"t1": 0.04, "t2": 0.05, "t2star": 0.05, "pd": 0.02, "adc": 0.05, "uptake": 0.2}
+    spread = {"t1": 0.04, "t2": 0.05, "t2star": 0.05, "pd": 0.02, "adc": 0.05, "uptake": 0.1}
     tissues = {}
     for name, tissue in signals.TISSUES.items():
         inside = body.fractions[name] > 0
         values = {}
         for prop, size in spread.items():
+            size = 0.15 if (name, prop) == ("stroke", "t2") else size  # old and fresh strokes
             factor = np.float32(np.exp(size * rng.standard_normal()))
             own = body.variation[prop][inside]
             # Water is water: CSF does not vary from place to place.
@@ -231,7 +238,7 @@ def _scan(
     settings: dict[str, float],
     body: anatomy.Anatomy,
     tissues: dict[str, signals.Tissue],
-    grid: anatomy.Grid,
+    grid: atlas.Grid,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Measure one contrast: signals of the tissues in each voxel, slices, coil, noise, int16 scale."""
@@ -240,12 +247,12 @@ def _scan(
         inside = body.fractions[name] > 0
         measured[inside] += body.fractions[name][inside] * signals.measure(contrast, tissue, settings)
     volume = np.zeros(grid.shape, np.float32)
-    volume[body.brain] = measured
+    volume[body.brain] = measured * body.coverage
     # A thick slice blurs along its normal: full width at half maximum of the profile is the thickness.
     volume = ndimage.gaussian_filter1d(volume, settings["thickness"] / 2.355 / grid.spacing, axis=2)
-    coil = np.exp(rng.uniform(0.05, 0.15) * grid.field(rng, 70.0))
+    coil = np.exp(settings["coil"] * grid.field(rng, 70.0))
     level = float(volume[body.brain].mean())
-    noise = level / rng.uniform(20, 40)
+    noise = level / settings["snr"]
     gain = rng.uniform(150, 600) / level
     clean = volume * coil
     # Magnitude of a complex signal with Gaussian noise in both channels (Rice).

@@ -45,10 +45,10 @@ TISSUES = {
     "grey": Tissue(1.550, 0.098, 0.050, 0.82, 0.83, uptake=0.03),
     "white": Tissue(0.930, 0.072, 0.045, 0.70, 0.72, uptake=0.015),
     "csf": Tissue(4.200, 1.600, 0.800, 1.00, 3.00),
-    "blood": Tissue(1.930, 0.120, 0.040, 0.85, 2.00, uptake=0.60, flow=0.3),
+    "blood": Tissue(1.930, 0.120, 0.040, 0.85, 2.00, uptake=0.45, flow=0.05),
     "gliosis": Tissue(1.400, 0.135, 0.080, 0.80, 1.10, uptake=0.02),
     "oedema": Tissue(1.600, 0.165, 0.100, 0.87, 1.35, uptake=0.03),
-    "enhancing": Tissue(1.550, 0.120, 0.060, 0.85, 1.05, uptake=0.35),
+    "enhancing": Tissue(1.550, 0.105, 0.060, 0.84, 1.05, uptake=0.17),
     "necrosis": Tissue(2.700, 0.330, 0.200, 0.95, 2.00, uptake=0.03),
     "stroke": Tissue(1.650, 0.155, 0.090, 0.86, 0.43, uptake=0.02),
 }
@@ -56,35 +56,92 @@ TISSUES = {
 R1 = 4.5  # relaxivities of gadobutrol in blood at 3 T, l/(mmol s): Rohrer et al., Invest Radiol 2005
 R2 = 6.3
 
-# Ranges of the settings; one table per scanner. Times in seconds, angles in degrees, b in s/mm^2, thickness
-# in mm, dose in units of the standard 0.1 mmol/kg, null relative to the inversion time that nulls CSF.
-_SPIN_ECHO_T1 = {"tr": (0.40, 0.75), "te": (0.009, 0.014), "thickness": (1.0, 4.0)}
-SCANNERS: tuple[dict[str, dict[str, tuple[float, float]]], ...] = (
+# Ranges of the settings; one table per scanner. Times in seconds, angles in degrees, b in s/mm^2,
+# thickness in mm, dose in units of the standard 0.1 mmol/kg, null relative to the inversion time that nulls
+# CSF, coil the standard deviation of the logarithm of its sensitivity, snr the mean signal over the noise.
+Ranges = dict[str, tuple[float, float]]
+SCANNERS: tuple[dict[str, Ranges], ...] = (
     {
-        "t1": _SPIN_ECHO_T1,
-        "t1ce": {
-            "tr": (0.020, 0.020),
-            "te": (0.003, 0.005),
-            "flip": (12, 30),
-            "dose": (0.7, 1.4),
-            "thickness": (1.0, 2.0),
+        "t1": {
+            "tr": (0.65, 0.85),
+            "te": (0.009, 0.014),
+            "thickness": (1, 3),
+            "coil": (0.08, 0.16),
+            "snr": (12, 25),
         },
-        "t2": {"tr": (3.0, 6.0), "te": (0.075, 0.120), "thickness": (1.0, 4.0)},
-        "flair": {"tr": (8.0, 10.5), "te": (0.090, 0.140), "null": (0.96, 1.02), "thickness": (1.0, 5.0)},
-        "dwi": {"tr": (4.0, 7.0), "te": (0.075, 0.100), "b": (1000, 1000), "thickness": (3.0, 5.0)},
+        "t1ce": {
+            "tr": (0.02, 0.02),
+            "te": (0.003, 0.005),
+            "flip": (27, 33),
+            "dose": (0.9, 1.1),
+            "thickness": (1, 2),
+            "coil": (0.03, 0.09),
+            "snr": (20, 35),
+        },
+        "t2": {
+            "tr": (3.5, 5.5),
+            "te": (0.085, 0.105),
+            "thickness": (1, 3),
+            "coil": (0.06, 0.14),
+            "snr": (15, 30),
+        },
+        "flair": {
+            "tr": (8.0, 10.5),
+            "te": (0.09, 0.13),
+            "null": (0.97, 1.02),
+            "thickness": (1, 4),
+            "coil": (0.08, 0.16),
+            "snr": (15, 30),
+        },
+        "dwi": {
+            "tr": (4.0, 7.0),
+            "te": (0.075, 0.1),
+            "b": (1000, 1000),
+            "thickness": (3, 5),
+            "coil": (0.10, 0.24),
+            "snr": (12, 25),
+        },
     },
     {
-        "t1": {"tr": (0.30, 0.45), "te": (0.012, 0.020), "thickness": (3.0, 6.0)},
-        "t1ce": {
-            "tr": (0.030, 0.030),
-            "te": (0.005, 0.008),
-            "flip": (25, 40),
-            "dose": (1.0, 2.0),
-            "thickness": (2.0, 4.0),
+        "t1": {
+            "tr": (0.30, 0.45),
+            "te": (0.012, 0.020),
+            "thickness": (3, 6),
+            "coil": (0.20, 0.35),
+            "snr": (10, 18),
         },
-        "t2": {"tr": (2.2, 3.2), "te": (0.100, 0.150), "thickness": (3.0, 6.0)},
-        "flair": {"tr": (6.0, 8.0), "te": (0.120, 0.160), "null": (0.94, 1.04), "thickness": (3.0, 6.0)},
-        "dwi": {"tr": (3.0, 5.0), "te": (0.090, 0.120), "b": (800, 1200), "thickness": (4.0, 6.0)},
+        "t1ce": {
+            "tr": (0.03, 0.03),
+            "te": (0.005, 0.008),
+            "flip": (30, 40),
+            "dose": (1.2, 2.0),
+            "thickness": (2, 4),
+            "coil": (0.10, 0.20),
+            "snr": (15, 25),
+        },
+        "t2": {
+            "tr": (2.2, 3.2),
+            "te": (0.10, 0.15),
+            "thickness": (3, 6),
+            "coil": (0.20, 0.35),
+            "snr": (10, 20),
+        },
+        "flair": {
+            "tr": (6.0, 8.0),
+            "te": (0.12, 0.16),
+            "null": (0.94, 1.04),
+            "thickness": (3, 6),
+            "coil": (0.20, 0.35),
+            "snr": (10, 20),
+        },
+        "dwi": {
+            "tr": (3.0, 5.0),
+            "te": (0.09, 0.12),
+            "b": (800, 1200),
+            "thickness": (4, 6),
+            "coil": (0.20, 0.35),
+            "snr": (8, 16),
+        },
     },
 )
 
@@ -159,7 +216,7 @@ def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> d
     for contrast in tasks.dataset(dataset).contrasts:
         ranges = dict(SCANNERS[scanner][contrast])
         if (dataset, contrast) == ("healthy", "t1"):
-            ranges = {k: v for k, v in SCANNERS[scanner]["t1ce"].items() if k != "dose"}
+            ranges = {k: v for k, v in SCANNERS[scanner]["t1ce"].items() if k != "dose"} | {"flip": (24, 34)}
         drawn[contrast] = {
             name: float(low + (high - low) * (0.75 * site + 0.25 * rng.uniform()))
             for name, (low, high) in ranges.items()
