@@ -1,5 +1,6 @@
 """Manifests: which subject belongs to which split (section "Datasets")."""
 
+import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,43 +41,50 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
                 f"dataset {dataset!r} has no published split: pass --manifest FILE (columns subject, split); "
                 f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
             )
-    try:  # blank lines are read, so that line numbers in errors are those of the file
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except FileNotFoundError:
         raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise MudiffError(f"{path}: cannot be read as CSV ({str(error).strip()}).") from None
-    table.columns = [str(column).strip().lower() for column in table.columns]
-    if not {"subject", "split"} <= set(table.columns):
-        raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split.")
-    if "reason" not in table.columns:
-        table["reason"] = ""
-    table = table[["subject", "split", "reason"]].fillna("").apply(lambda column: column.str.strip())
-    table = table[(table != "").any(axis=1)]
-    _check_lines(table, path)
-    return table.reset_index(drop=True)
+    except (OSError, ValueError, csv.Error) as error:
+        raise MudiffError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 text.") from None
+    lines = [(number, row) for number, row in lines if any(row)]
+    header = [column.lower() for column in lines[0][1]] if lines else []
+    if not {"subject", "split"} <= set(header):
+        raise MudiffError(f"{path}: has columns {', '.join(header) or 'none'}; expected subject, split.")
+    rows = [_read_line(path, number, header, row) for number, row in lines[1:]]
+    _check_subjects(path, [number for number, _ in lines[1:]], rows)
+    return pd.DataFrame(rows, columns=["subject", "split", "reason"])
 
 
-def _check_lines(table: pd.DataFrame, path: Path) -> None:
-    """Check every line of a manifest; the index of `table` counts the lines below the header from 0."""
+def _read_line(path: Path, number: int, header: list[str], row: list[str]) -> tuple[str, str, str]:
+    """Return subject, split and reason of one line."""
+    if len(row) != len(header):
+        raise MudiffError(f"{path}, line {number}: has {len(row)} fields; expected {len(header)}.")
+    values = dict(zip(header, row, strict=True))
+    subject, split = values["subject"], values["split"]
+    # The id becomes a file name: it must not lead anywhere else.
+    if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
+        raise MudiffError(f"{path}, line {number}: {subject!r} is no subject id; expected a plain name.")
+    if split not in (*SPLITS, "excluded"):
+        raise MudiffError(
+            f"{path}, line {number}: split {split!r} is unknown; choose one of train, val, test, excluded."
+        )
+    return subject, split, values.get("reason", "")
+
+
+def _check_subjects(path: Path, numbers: list[int], rows: list[tuple[str, str, str]]) -> None:
+    """Check that no subject is there twice, under whatever prefix, and that some are used."""
     first: dict[str, int] = {}
-    for number, subject, split in zip(table.index + 2, table["subject"], table["split"], strict=True):
-        # The id becomes a file name: it must not lead anywhere else.
-        if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
-            raise MudiffError(f"{path}, line {number}: {subject!r} is no subject id; expected a plain name.")
-        if split not in (*SPLITS, "excluded"):
-            raise MudiffError(
-                f"{path}, line {number}: split {split!r} is unknown; choose one of train, val, test, excluded."
-            )
+    for number, (subject, _, _) in zip(numbers, rows, strict=True):
         before = first.setdefault(layouts.match_id(subject), number)
         if before != number:
             raise MudiffError(
                 f"{path}, line {number}: {subject} is already on line {before}; keep one of them."
             )
-    if not set(table["split"]) & set(SPLITS):
-        raise MudiffError(f"{path}: lists no subject for train, val or test.")
+    if not {split for _, split, _ in rows} & set(SPLITS):
+        raise MudiffError(f"{path}: lists no subject for train, val or test; add some.")
 
 
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:

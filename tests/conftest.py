@@ -11,6 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("MUDIFF_REAL_DATA", REPOSITORY / "../shared/data"))
+REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", REPOSITORY / "../shared/reference"))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHAPE = (20, 26, 12)  # (X, Y, Z)
 
