@@ -171,7 +171,7 @@ def _own_kernel() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="mudiff-kernel-", ignore_cleanup_errors=True) as folder:
         spec = Path(folder) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         os.environ.update(
             JUPYTER_PATH=folder,
@@ -224,7 +224,7 @@ def _describe(profile: config.Profile) -> str:
     return changes or "the published settings"
 
 
-def require(path: Path, command: str) -> Path:
+def require(path: Path, profile: str) -> Path:
     """Return `path` if it exists.
 
     Raises
@@ -233,6 +233,8 @@ def require(path: Path, command: str) -> Path:
         If it does not; the message names the command that makes it.
     """
     if not Path(path).exists():
+        commands = {"demo": "make reproduce", "smoke": "make smoke"}
+        command = commands.get(profile, f"snakemake --config profile={profile}")
         raise MudiffError(f"{path} does not exist yet; make it with: {command}")
     return Path(path)
 

@@ -112,18 +112,18 @@ def test_a_notebook_runs_on_this_interpreter_whatever_is_installed(tmp_path, mon
 def test_a_users_error_is_one_line_here_and_in_the_failed_copy(tmp_path, capsys):
     steps = (
         "from mudiff import notebook\nnotebook.start(profile)",
-        "notebook.require('gone.csv', 'make smoke')",
+        "notebook.require('gone.csv', profile)",
     )
     output = tmp_path / "executed.ipynb"
     output.write_text("of an earlier run")
     source = write(tmp_path / "a.ipynb", PARAMETERS, *steps)
     assert notebook.main(["run", str(source), str(output)]) == 2
-    assert capsys.readouterr().err == "Error: gone.csv does not exist yet; make it with: make smoke\n"
+    assert capsys.readouterr().err == "Error: gone.csv does not exist yet; make it with: make reproduce\n"
     assert output.read_text() == "of an earlier run"
     cells = nbformat.read(tmp_path / "executed.failed.ipynb", as_version=4).cells
     errors = [out for cell in cells for out in cell.get("outputs", []) if out.output_type == "error"]
     assert [error.traceback for error in errors] == [
-        ["MudiffError: gone.csv does not exist yet; make it with: make smoke"]
+        ["MudiffError: gone.csv does not exist yet; make it with: make reproduce"]
     ]
 
 
@@ -161,8 +161,10 @@ def toy_workflow(tmp_path, monkeypatch):
 def test_the_workflow_clears_a_dead_lock_and_respects_a_living_one(toy_workflow, tmp_path):
     locks = tmp_path / ".snakemake" / "locks"
     locks.mkdir(parents=True)
-    for name in ("0.input.lock", "0.output.lock"):  # what a killed Snakemake leaves
-        (locks / name).write_text(str(tmp_path / "done.txt") + "\n")
+    (locks / "0.input.lock").write_text("\n")  # what a killed Snakemake leaves
+    (locks / "0.output.lock").write_text("done.txt\n")
+    alone = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    assert subprocess.run(alone, cwd=tmp_path, capture_output=True).returncode != 0
     with (tmp_path / ".snakemake" / "mudiff.lock").open("w") as living:
         fcntl.flock(living, fcntl.LOCK_EX)
         refused = subprocess.run(toy_workflow, capture_output=True, text=True)

@@ -1,0 +1,104 @@
+"""The graph: what is planned, what a change re-plans, and that each artefact has exactly one rule."""
+
+import collections
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mudiff import artefacts, config
+
+ROOT = Path(__file__).parent.parent
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"MUDIFF_ROOT": str(folder)}
+    command = [sys.executable, "-m", "snakemake", "--config=profile=smoke", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the table that a dry run prints."""
+    lines = output.split("Job stats:")[1].splitlines()[3:]
+    return {line.split()[0]: int(line.split()[1]) for line in lines[: lines.index("")]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A copy of the workflow in which every job only touches its outputs, after a complete run."""
+    folder = tmp_path_factory.mktemp("workflow")
+    for name in ("notebooks", "profiles", "mudiff"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "Snakefile").read_text()
+    for call in ('RUN = f"', 'shell: f"'):
+        assert text.count(call) == 1
+        text = text.replace(call, call + "touch {{output}} # ")
+    (folder / "Snakefile").write_text(text)
+    snakemake(folder, "--quiet", "all")
+    return folder
+
+
+def test_the_plan_holds_every_step_of_the_profile(finished):
+    profile = config.PROFILES["smoke"]
+    counts = planned(snakemake(finished, "-n", "--forceall"))
+    notebooks = {"overview", "whole_brain", "lesions", "summary"}
+    assert counts.pop("all") and counts.pop("report") and counts.pop("total")
+    assert counts.pop("prepare") == len(profile.phantoms)
+    assert counts.pop("train") == counts.pop("sample") == len(profile.runs)
+    assert counts == dict.fromkeys(notebooks, 1)
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished)
+
+
+def test_each_artefact_has_exactly_one_rule_and_no_file_is_left_over(finished):
+    rows = [line.split("\t") for line in snakemake(finished, "--summary").splitlines() if "\t" in line]
+    column = rows[0].index("rule")
+    rules = collections.defaultdict(set)
+    for row in rows[1:]:
+        if row[0].startswith("figures/"):
+            rules[Path(row[0]).name].add(row[column])
+    assert {name: len(found) for name, found in rules.items()} == dict.fromkeys(artefacts.files(), 1)
+    assert {path.name for path in (finished / "figures" / "smoke").iterdir()} == set(artefacts.files())
+
+
+def test_committed_figures_are_those_of_the_rules():
+    folder = ROOT / "figures" / "demo"
+    if not folder.exists():
+        pytest.skip("figures/demo has not been drawn yet")
+    artefacts.check_figures(folder)
+
+
+def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
+    snakefile = finished / "Snakefile"
+    before = snakefile.read_text()
+    changed = 'for m in METHODS] + ["new"] * (wildcards.dataset == "brats" and wildcards.target == "t1ce")'
+    try:
+        snakefile.write_text(before.replace("for m in METHODS]\n", changed + "\n", 1))
+        counts = planned(snakemake(finished, "-n"))
+    finally:
+        snakefile.write_text(before)
+    assert counts.pop("train") == counts.pop("sample") == 1
+    assert set(counts) == {"all", "total", "whole_brain", "lesions", "summary", "report"}
+
+
+def test_own_data_take_the_place_of_phantoms(finished):
+    output = snakemake(
+        finished, "-n", "--forceall", "-p", "--config", "profile=paper", "data_root={brats: /d}"
+    )
+    counts = planned(output)
+    assert (counts["prepare"], counts["train"]) == (1, 4)
+    assert "-p data_root /d" in output
+
+
+def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
+    lines = (ROOT / "Snakefile").read_text().splitlines()
+    assert len(lines) <= 150
+    rules = [number for number, line in enumerate(lines) if line.startswith("rule ")]
+    assert all(lines[number + 1].strip().startswith('"""') for number in rules)
