@@ -42,8 +42,7 @@ def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
     Returns
     -------
-    array of bool (Z, S, S)
-        All False where every contrast is empty.
+    array of bool (Z, S, S), all False where every contrast is empty
 
     Raises
     ------
@@ -53,9 +52,7 @@ def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     shapes = {np.shape(volume) for volume in volumes}
     if len(shapes) != 1 or len(next(iter(shapes))) != 3:
         raise MudiffError(f"brain mask: expected contrasts of one shape (Z, S, S), got {sorted(shapes)}.")
-    head = np.zeros(shapes.pop(), bool)
-    for volume in volumes:
-        head |= np.asarray(volume) > 0
+    head = np.any([np.asarray(volume) > 0 for volume in volumes], axis=0)
 
     # Edge padding: a brain that the field of view cuts keeps its full extent at the border.
     padded = np.pad(head, ((0, 0), (2, 2), (2, 2)), mode="edge")
@@ -143,15 +140,14 @@ def released_protocol(
 
     box = _bounding_box(inside)
     # F-5: pixels of the box outside the mask are set to 0 on both sides and stay in every mean.
-    unit = [_stretch(image)[box] * inside[box] for image in (real, synthetic)]
-    scaled = [_over_mean(_stretch(image))[box] * inside[box] for image in (real, synthetic)]
+    stretched = [_stretch(image) for image in (real, synthetic)]
+    unit = [image[box] * inside[box] for image in stretched]
+    scaled = [_over_mean(image)[box] * inside[box] for image in stretched]
     # F-4: the data range depends on the prediction; a hot pixel raises the PSNR.
     data_range = max(x.max() for x in scaled) - min(x.min() for x in scaled)
-    if min(inside[box].shape) < WINDOW or data_range == 0:
-        # F-8: at the image border the box stays below the window and the released code crashes here.
-        similarity = math.nan
-    else:
-        similarity = structural_similarity(*scaled, data_range=data_range)
+    # F-8: at the image border the box can stay below the window, where the released code crashes.
+    small = min(inside[box].shape) < WINDOW or data_range == 0
+    similarity = math.nan if small else structural_similarity(*scaled, data_range=data_range)
     return {
         "psnr": _psnr(np.mean((scaled[0] - scaled[1]) ** 2), data_range),
         "ssim": float(similarity),
@@ -304,10 +300,8 @@ def evaluate_arrays(
 
     Parameters
     ----------
-    real, synthetic : array of float (Z, S, S)
-        Both volumes in [0, 1], normalised the same way by the caller; slices first.
-    mask, protocol, dilate
-        As for `score_subject`.
+    real, synthetic, mask, protocol, dilate
+        As for `score_subject`; the caller normalises both volumes the same way.
 
     Returns
     -------
@@ -333,9 +327,7 @@ def _plain(scores: dict[str, float]) -> dict[str, object]:
 
 
 def _psnr(mean_squared_error: float, data_range: float) -> float:
-    if mean_squared_error == 0:
-        return math.inf
-    return 10 * math.log10(data_range**2 / mean_squared_error)
+    return 10 * math.log10(data_range**2 / mean_squared_error) if mean_squared_error else math.inf
 
 
 def _check_shapes(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> None:
@@ -348,7 +340,7 @@ def _check_shapes(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> 
 
 
 def _check_unit(name: str, image: np.ndarray) -> np.ndarray:
-    """Return `image` as float64 in [0, 1]; rounding beyond the ends is tolerated and clipped."""
+    """Return `image` as float64 in [0, 1]; values a rounding error beyond are clipped."""
     image = np.asarray(image, np.float64)
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):  # written so that NaN fails too
         raise MudiffError(

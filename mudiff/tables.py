@@ -5,6 +5,7 @@ number of datasets, targets and methods.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,13 @@ _DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
 _HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
 
 
-def score_runs(profile: str, region: str = "brain") -> pd.DataFrame:
-    """Score the synthetic test slices of all runs of a profile under both protocols.
+def score_runs(
+    profile: str,
+    region: str = "brain",
+    runs: Sequence[tuple[str, str]] | None = None,
+    methods: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Score the synthetic test slices of a profile's runs under both protocols.
 
     Parameters
     ----------
@@ -33,6 +39,10 @@ def score_runs(profile: str, region: str = "brain") -> pd.DataFrame:
     region : {"brain", "lesion"}
         For ``lesion``, datasets without lesion masks are left out and the ISLES masks are dilated (section
         "Evaluation procedure").
+    runs : sequence of (dataset, target), optional
+        Which tasks; by default the profile's whose dataset is prepared.
+    methods : sequence of str, optional
+        Which methods; by default the profile's.
 
     Returns
     -------
@@ -49,13 +59,12 @@ def score_runs(profile: str, region: str = "brain") -> pd.DataFrame:
 
     if region not in REGIONS:
         raise MudiffError(f"region {region!r} is unknown: choose one of {', '.join(REGIONS)}.")
-    chosen = config.profile(profile)
     frames = []
-    for dataset, target in chosen.runs:
+    for dataset, target in prepared_runs(profile) if runs is None else runs:
         if region == "lesion" and not tasks.dataset(dataset).lesions:
             continue
         slices = data.open_slices(paths.prepared(profile, dataset), "test")
-        for method in chosen.methods:
+        for method in methods or config.profile(profile).methods:
             name = config.settings(profile, dataset, target, method).run_name
             folder = paths.synthetic(profile, name)
             if not folder.is_dir():
@@ -68,6 +77,23 @@ def score_runs(profile: str, region: str = "brain") -> pd.DataFrame:
             frames.append(scores)
     columns = ["dataset", "target", "method", "region", "protocol", "unit", "subject", "slice"]
     return pd.concat(frames, ignore_index=True)[[*columns, *metrics.METRICS]]
+
+
+def prepared_runs(profile: str) -> list[tuple[str, str]]:
+    """Return the profile's (dataset, target) pairs whose dataset is prepared.
+
+    Raises
+    ------
+    MudiffError
+        If none is.
+    """
+    runs = [run for run in config.profile(profile).runs if paths.prepared(profile, run[0]).is_dir()]
+    if not runs:
+        raise MudiffError(
+            f"{paths.results(profile) / 'prepared'}: no dataset is prepared; run "
+            f"`snakemake --config profile={profile}`, or `mudiff prepare` on your own data."
+        )
+    return runs
 
 
 def _score_run(slices: object, folder: object, target: str, region: str, dilate: bool) -> pd.DataFrame:

@@ -189,6 +189,7 @@ def fake_runs(monkeypatch, tmp_path):
     for dataset, target in config.profile("smoke").runs:
         for method in config.profile("smoke").methods:
             paths.synthetic("smoke", f"{dataset}_{target}_{method}").mkdir(parents=True)
+        paths.prepared("smoke", dataset).mkdir(parents=True, exist_ok=True)
     return tmp_path
 
 
@@ -215,6 +216,16 @@ def test_score_runs_lesion_dilates_isles_and_skips_lesion_free(fake_runs, monkey
     assert seen == {True, False}
     assert frame[frame.subject == "b"].psnr.isna().all()
     assert frame[frame.subject == "a"].mae.notna().all()
+
+
+def test_score_runs_takes_what_is_prepared_or_chosen(fake_runs):
+    paths.prepared("smoke", "isles").rmdir()
+    assert set(tables.score_runs("smoke").dataset) == {"brats"}
+    chosen = tables.score_runs("smoke", runs=[("brats", "t2")], methods=["linear"])
+    assert set(chosen.target) == {"t2"} and set(chosen.method) == {"linear"}
+    paths.prepared("smoke", "brats").rmdir()
+    with pytest.raises(MudiffError, match="no dataset is prepared"):
+        tables.score_runs("smoke")
 
 
 def test_missing_run_names_the_command(fake_runs):

@@ -1,0 +1,216 @@
+"""The artefacts that are figures, one function each.
+
+They take a profile or scores and return a figure with its caption; `save` writes it. What they draw comes
+from `mudiff.plots` and `mudiff.pictures` and takes any number of tasks and methods.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff import config, metrics, paths, pictures, plots, tables, tasks
+from mudiff.errors import MudiffError
+from mudiff.pictures import loss_curves, montage, normalisation_steps
+from mudiff.plots import WINDOWS, Example, caption, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "WINDOWS", "caption", "examples", "fig1a", "fig1d", "fig3a", "fig3b", "loss_curves", "montage",
+    "normalisation_steps", "save", "style", "subject_counts", "supp1", "supp2", "supp5", "supp6",
+]  # fmt: skip
+
+_AXES = {"psnr": "PSNR$_T$ (dB)", "ssim": "SSIM$_T$", "mae": "MAE$_T$ (fraction of range)"}
+
+
+def _about(profile: str) -> str:
+    return f"Data: {tables.data_words(profile)}; profile {profile}."
+
+
+# Fig. 1a: the cohorts
+
+
+def subject_counts(profile: str) -> pd.DataFrame:
+    """Return the prepared subjects: one row per prepared dataset, columns train, val and test.
+
+    Raises
+    ------
+    MudiffError
+        If no dataset is prepared.
+    """
+    from mudiff import data
+
+    counts = {}
+    for name in dict.fromkeys(dataset for dataset, _ in tables.prepared_runs(profile)) | dict.fromkeys(
+        name for name in tasks.DATASETS if paths.prepared(profile, name).is_dir()
+    ):
+        folder = paths.prepared(profile, name)
+        counts[name] = {}
+        for split in ("train", "val", "test"):
+            try:
+                counts[name][split] = len(data.open_slices(folder, split).subjects)
+            except MudiffError:  # a manifest may leave a split empty
+                counts[name][split] = 0
+    return pd.DataFrame.from_dict(counts, orient="index")
+
+
+def fig1a(profile: str) -> "Figure":
+    """Draw Fig. 1a: subjects per dataset and split, and which contrasts each task has."""
+    text = (
+        "Subjects per split, and the contrasts of each synthesis task: a tick is a condition, a cross the target "
+        f"that is synthesised, a dash a contrast that the dataset does not have. {_about(profile)}"
+    )
+    return pictures.cohorts(subject_counts(profile), text)
+
+
+# Fig. 3 and Supplementary Data 1 and 2: pictures of syntheses
+
+
+def examples(profile: str, dataset: str, first: int = 0, count: int = 1) -> list[Example]:
+    """Load test slices and their syntheses for `plots.comparison`.
+
+    Of each subject the slice with the largest lesion is taken, or the middle one where there is no lesion.
+
+    Parameters
+    ----------
+    profile, dataset : str
+        Names; the profile decides targets and methods.
+    first, count : int
+        Which test subjects, in the order of the manifest. With too few subjects, those from the start.
+
+    Raises
+    ------
+    MudiffError
+        If data or a run is missing, or the profile has no task on the dataset.
+    """
+    from mudiff import data, sample
+
+    chosen = config.profile(profile)
+    targets = [target for name, target in chosen.runs if name == dataset]
+    if not targets:
+        raise MudiffError(f"profile {profile} has no task on dataset {dataset!r}; choose another dataset.")
+    slices = data.open_slices(paths.prepared(profile, dataset), "test")
+    rows = []
+    for target in targets:
+        for subject in slices.subjects[first : first + count] or slices.subjects[:count]:
+            indices = slices.subject(subject)
+            area = (slices.lesion(indices) > 0).sum(axis=(1, 2))
+            place = int(area.argmax()) if area.any() else len(indices) // 2
+            here = indices[place : place + 1]
+            synthetic = {}
+            for method in chosen.methods:
+                folder = paths.synthetic(profile, config.settings(profile, dataset, target, method).run_name)
+                synthetic[method] = sample.read_synthetic(folder, subject)[place]
+            truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
+            masks = slices.brain(here)[0], metrics.lesion_mask(slices.lesion(here)[0])
+            rows.append(_example(dataset, target, subject, truth, synthetic, masks))
+    return rows
+
+
+def _example(
+    dataset: str,
+    target: str,
+    subject: str,
+    truth: np.ndarray,
+    synthetic: Mapping[str, np.ndarray],
+    masks: tuple[np.ndarray, np.ndarray],
+) -> Example:
+    brain, lesion = masks
+    dilated = metrics.lesion_mask(lesion, tasks.dataset(dataset).dilate)
+    ssim = {
+        method: tuple(metrics.masked_protocol(truth, image, mask)["ssim"] for mask in (brain, dilated))
+        for method, image in synthetic.items()
+    }
+    return Example(tasks.LABELS[target], target, truth, synthetic, brain, lesion, ssim)
+
+
+def _compared(profile: str, dataset: str, rows: Sequence[Example], what: str) -> "Figure":
+    label = tasks.dataset(dataset).label
+    return plots.comparison(
+        rows,
+        f"{what} on {label}. Rows: missing contrast, synthesised from the others; the test slice with the subject's "
+        "largest lesion. Insets: the lesion (of a large one the middle), enlarged from the box. SSIM of the brain (B) and the lesion (T), "
+        f"protocol masked. {plots.ORIENTATION} {_about(profile)}",
+    )
+
+
+def fig3a(profile: str) -> "Figure":
+    """Draw Fig. 3a: BraTS syntheses of the first test subject."""
+    return _compared(profile, "brats", examples(profile, "brats"), "Synthesis")
+
+
+def fig3b(profile: str) -> "Figure":
+    """Draw Fig. 3b: ISLES syntheses of the first test subject."""
+    return _compared(profile, "isles", examples(profile, "isles"), "Synthesis")
+
+
+def supp1(profile: str) -> "Figure":
+    """Draw Supplementary Data 1: BraTS syntheses of two further test subjects."""
+    return _compared(profile, "brats", examples(profile, "brats", first=1, count=2), "Further syntheses")
+
+
+def supp2(profile: str) -> "Figure":
+    """Draw Supplementary Data 2: ISLES syntheses of two further test subjects."""
+    return _compared(profile, "isles", examples(profile, "isles", first=1, count=2), "Further syntheses")
+
+
+# Fig. 1d and Supplementary Data 5 and 6: box plots of lesion scores
+
+
+def fig1d(scores: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 1d: PSNR, SSIM and MAE in the lesions per dataset and method, all tasks together.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        From ``tables.score_runs(profile, "lesion")``.
+    profile : str
+        Name of the profile.
+    """
+    chosen = _slices(scores, None)
+    groups = chosen.dataset.map({name: d.label for name, d in tasks.DATASETS.items()})
+    text = f"Lesion scores of all tasks of a dataset. {_counted(chosen)} {_about(profile)}"
+    return plots.boxes(chosen, groups, _AXES, text)
+
+
+def supp5(scores: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Supplementary Data 5: PSNR and SSIM in the lesions per BraTS task and method; see `fig1d`."""
+    return _per_task(scores, profile, "brats")
+
+
+def supp6(scores: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Supplementary Data 6: PSNR and SSIM in the lesions per ISLES task and method; see `fig1d`."""
+    return _per_task(scores, profile, "isles")
+
+
+def _per_task(scores: pd.DataFrame, profile: str, dataset: str) -> "Figure":
+    chosen = _slices(scores, dataset)
+    label = tasks.dataset(dataset).label
+    text = f"Lesion scores on {label} per missing contrast. {_counted(chosen)} {_about(profile)}"
+    metrics_shown = {name: _AXES[name] for name in ("psnr", "ssim")}
+    return plots.boxes(chosen, chosen.target.map(tasks.LABELS), metrics_shown, text)
+
+
+def _slices(scores: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
+    """Return the slices with a lesion under protocol ``masked``, of one dataset or of all."""
+    chosen = scores[(scores.protocol == "masked") & (scores.unit == "slice") & scores.mae.notna()]
+    if dataset:
+        chosen = chosen[chosen.dataset == dataset]
+    if chosen.empty:
+        raise MudiffError(
+            f"no lesion scores of {dataset or 'any dataset'}: the test subjects have no lesions."
+        )
+    return chosen
+
+
+def _counted(chosen: pd.DataFrame) -> str:
+    parts = []
+    for name, part in chosen.groupby("dataset", sort=False):
+        slices = part[["subject", "slice"]].drop_duplicates()
+        parts.append(
+            f"{tasks.dataset(name).label} {len(slices)} slices of {slices.subject.nunique()} subjects"
+        )
+    return f"Boxes over the slices with a lesion ({'; '.join(parts)}), protocol masked."

@@ -1,0 +1,168 @@
+"""Pictures of cohorts, subjects and training that notebooks show."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff import plots, tasks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def cohorts(counts: pd.DataFrame, text: str) -> "Figure":
+    """Draw subjects per split as bars beside the contrasts of each task.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        One row per dataset name, columns train, val and test.
+    text : str
+        The caption.
+    """
+    datasets = [tasks.dataset(name) for name in counts.index]
+    rows = [(dataset, target) for dataset in datasets for target in dataset.targets]
+    contrasts = [c for c in tasks.LABELS if any(c in dataset.contrasts for dataset in datasets)]
+    with plots.style():
+        figure = plots.new_figure(7.2, 0.26 * len(rows) + 0.8)
+        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1), sharey=True)
+        first = 0
+        for dataset in datasets:
+            middle = first + (len(dataset.targets) - 1) / 2
+            _bar(left, middle, counts.loc[dataset.name], legend=first == 0)
+            left.text(-0.03, middle, dataset.label, transform=left.get_yaxis_transform(), ha="right", va="center",
+                      fontsize=9, weight="bold")  # fmt: skip
+            first += len(dataset.targets)
+            if first < len(rows):
+                right.axhline(first - 0.5, color="0.7", lw=0.8)
+        left.set(xlabel="subjects", ylim=(len(rows) - 0.5, -0.5), yticks=[])
+        left.spines["left"].set_visible(False)
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        for y, (dataset, target) in enumerate(rows):
+            for x, contrast in enumerate(contrasts):
+                mark, colour = _mark(dataset, target, contrast)
+                right.text(x, y, mark, color=colour, ha="center", va="center", fontsize=11)
+            right.text(-0.9, y, f"{tasks.LABELS[target]} task", ha="right", va="center")
+        right.set(xlim=(-0.6, len(contrasts) - 0.4), xticks=range(len(contrasts)))
+        right.set_xticklabels([tasks.LABELS[c] for c in contrasts])
+        right.tick_params(length=0, labeltop=True, labelbottom=False)
+        right.spines[:].set_visible(False)
+        plots.add_caption(figure, text)
+    return figure
+
+
+def _bar(axis: "Axes", y: float, counts: pd.Series, legend: bool) -> None:
+    start = 0
+    names = {"train": "training", "val": "validation", "test": "test"}
+    for (split, name), colour in zip(names.items(), plots.COLOURS, strict=False):
+        count = int(counts[split])
+        axis.barh(y, count, 0.9, left=start, color=colour, label=name if legend else None)
+        start += count
+    axis.text(start, y, "  " + " / ".join(str(int(counts[split])) for split in names), va="center")
+    axis.margins(x=0.3)
+
+
+def _mark(dataset: tasks.Dataset, target: str, contrast: str) -> tuple[str, str]:
+    if contrast == target:
+        return "✗", plots.COLOURS[3]
+    return ("✓", plots.COLOURS[2]) if contrast in dataset.conditions(target) else ("–", "0.7")
+
+
+def montage(contrasts: Mapping[str, np.ndarray], text: str, lesion: np.ndarray | None = None) -> "Figure":
+    """Draw slices of one subject: contrasts as columns, slices as rows, the lesion's outline on request.
+
+    Parameters
+    ----------
+    contrasts : mapping of str to array (Z, S, S)
+        Contrast -> slices in [0, 1].
+    text : str
+        The caption.
+    lesion : array (Z, S, S), optional
+        Labels, above 0 inside.
+    """
+    count = len(next(iter(contrasts.values())))
+    with plots.style():
+        figure = plots.new_figure(1.7 * len(contrasts), 1.7 * count + 0.25)
+        axes = figure.subplots(count, len(contrasts), squeeze=False)
+        for column, (name, stack) in zip(axes.T, contrasts.items(), strict=True):
+            column[0].set_title(tasks.LABELS[name])
+            for z, axis in enumerate(column):
+                plots.show(axis, stack[z], name, "top" if axis is axes[0, 0] else "")
+                if lesion is not None and (lesion[z] > 0).any():
+                    axis.contour(lesion[z] > 0, levels=[0.5], colors=plots.MARK, linewidths=0.8)
+        plots.add_caption(figure, f"{text} {plots.ORIENTATION}")
+    return figure
+
+
+def normalisation_steps(
+    raw: np.ndarray,
+    steps: Mapping[str, np.ndarray],
+    pictures: Mapping[str, np.ndarray],
+    contrast: str,
+    text: str,
+) -> "Figure":
+    """Draw histograms of a volume along the normalisation, and slices of its result.
+
+    Parameters
+    ----------
+    raw : array
+        Intensities as stored; voxels of exactly 0 are left out of all histograms.
+    steps : mapping of str to array
+        Name of a step -> its intensities, in order.
+    pictures : mapping of str to array (H, W)
+        Title -> slice in [0, 1].
+    contrast : str
+        Decides the grey window.
+    text : str
+        The caption.
+    """
+    histograms = {"raw": raw, **steps}
+    width = max(len(histograms), len(pictures))
+    with plots.style():
+        figure = plots.new_figure(2.0 * width, 4.0)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+        axes = upper.subplots(1, len(histograms))
+        for axis, (name, values) in zip(np.atleast_1d(axes), histograms.items(), strict=True):
+            axis.hist(values[values != 0].ravel(), 80, color=plots.COLOURS[0])
+            axis.set(title=name, xlabel="intensity", yticks=[])
+            axis.locator_params(axis="x", nbins=4)
+        for axis, (name, image) in zip(
+            np.atleast_1d(lower.subplots(1, len(pictures))), pictures.items(), strict=True
+        ):
+            plots.show(axis, image, contrast)
+            axis.set_title(name)
+        plots.add_caption(figure, text)
+    return figure
+
+
+def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
+    """Draw training losses and validation PSNR over the epochs.
+
+    Parameters
+    ----------
+    logs : mapping of str to DataFrame
+        Method -> lines of ``log.jsonl``: epoch, ``loss/...``, and ``validation/psnr`` (NaN on other lines).
+    text : str
+        The caption.
+    """
+    with plots.style():
+        figure = plots.new_figure(7.2, 2.6)
+        left, right = figure.subplots(1, 2)
+        for (method, log), dash in zip(logs.items(), ("-", "--", ":", "-.") * 3, strict=False):
+            label = tasks.METHODS[method]
+            losses = [c for c in log if c.startswith("loss/") and log[c].notna().any()]
+            for name, colour in zip(losses, plots.COLOURS, strict=False):
+                left.plot(log.epoch, log[name], dash, color=colour, lw=1.2, label=f"{label}: {name[5:]}")
+            curve = log.dropna(subset=["validation/psnr"])
+            colour = plots.colours([method])[method]
+            right.plot(curve.epoch, curve["validation/psnr"], f"o{dash}", color=colour, ms=3, label=label)
+        left.set(xlabel="epoch", ylabel="loss", yscale="log")
+        right.set(xlabel="epoch", ylabel="validation PSNR, masked (dB)")
+        for axis in (left, right):
+            if axis.lines:
+                axis.legend(fontsize=6.5)
+        plots.add_caption(figure, text)
+    return figure

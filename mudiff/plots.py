@@ -1,0 +1,310 @@
+"""Drawing: one style, one palette, one grey window per contrast; arrays and frames in, figures out.
+
+Matplotlib is imported where it is used. No function here reads a file.
+"""
+
+import contextlib
+import io
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff import paths, tasks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0, 1.0), "dwi": (0.0, 1.0)}
+"""Contrast -> the normalised intensities shown as black and white, the same for every method."""
+
+COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#56b4e9", "#ece133")
+"""Seaborn's "colorblind" palette; methods take them in the order of `tasks.METHODS`."""
+
+MARK = "#ffb000"
+"""Colour of lesion boxes on grey images."""
+
+ORIENTATION = "R, L: the patient's right and left."
+"""Sentence for the captions of figures with `show`."""
+
+MAX_PNG = 200_000
+"""Size of a PNG in bytes that is kept to as long as its letters stay legible."""
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of all artefacts, whatever the caller's own settings are."""
+    import matplotlib as mpl
+
+    settings = {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
+        "font.size": 8,
+        "axes.titlesize": 9,
+        "axes.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "legend.frameon": False,
+        "figure.dpi": 100,
+        "svg.hashsalt": "mudiff",
+        "image.interpolation": "nearest",
+    }
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
+        yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of `width` x `height` inches that lays itself out."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(width, height), layout="constrained")
+    pyplot.close(figure)  # nobody else has to, and a notebook shows it only where it is the cell's value
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.0)
+    return figure
+
+
+def add_caption(figure: "Figure", text: str) -> None:
+    """Write a caption under a figure, in small type; `caption` returns it."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(text, int(width * 20.5))
+    figure.set_size_inches(width, height + 0.13 * len(lines) + 0.05)
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="0.25", linespacing=1.3)
+    figure.set_label(text)
+
+
+def caption(figure: "Figure") -> str:
+    """Return the caption of a figure."""
+    return figure.get_label()
+
+
+def save(figure: "Figure", path: Path | str) -> list[Path]:
+    """Write a figure as PNG (about `MAX_PNG` bytes at most) and SVG, the same bytes on every run.
+
+    Parameters
+    ----------
+    figure : Figure
+        From any function here or in `mudiff.figures`.
+    path : Path or str
+        The files' path without suffix.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    files = [Path(f"{path}.png"), Path(f"{path}.svg")]
+    picture = _png(figure)
+    with paths.replacing(files[0]) as temporary:
+        temporary.write_bytes(picture)
+    with style(), paths.replacing(files[1]) as temporary:
+        metadata = {"Date": None, "Creator": None, "Description": caption(figure)}
+        figure.savefig(temporary, format="svg", metadata=metadata)
+    return files
+
+
+def _png(figure: "Figure") -> bytes:
+    """Render at 150 dots per inch; where that is too large with 64 colours as well, with down to 90."""
+    from PIL import Image
+
+    dpi = 150.0
+    while True:
+        raw, packed = io.BytesIO(), io.BytesIO()
+        with style():
+            figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
+        if len(raw.getvalue()) <= MAX_PNG:
+            return raw.getvalue()
+        image = Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        image.save(packed, "PNG", optimize=True)
+        size = len(packed.getvalue())
+        if size <= MAX_PNG or dpi <= 90:
+            return packed.getvalue()
+        dpi = max(90.0, 0.95 * dpi * (MAX_PNG / size) ** 0.5)  # the size goes with the number of dots
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each method; a method has the same one in every figure."""
+    order = list(tasks.METHODS)
+    return {m: COLOURS[order.index(m) % len(COLOURS)] for m in methods}
+
+
+def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:
+    """Show one slice in radiological orientation (patient's right on the left) in its contrast's window.
+
+    Parameters
+    ----------
+    axis : Axes
+        Where.
+    image : array (H, W)
+        In [0, 1]; rows anterior to posterior, columns patient right to left.
+    contrast : str
+        Decides the window.
+    sides : str
+        Where to mark the patient's right and left: "top", "bottom" or nowhere.
+    """
+    low, high = WINDOWS[contrast]
+    axis.imshow(image, cmap="gray", vmin=low, vmax=high, origin="upper", aspect="equal")
+    bare(axis)
+    axis.set_facecolor("k")
+    for x, letter, align in ((0.03, "R", "left"), (0.97, "L", "right")) if sides else ():
+        axis.text(x, {"top": 0.97, "bottom": 0.03}[sides], letter, transform=axis.transAxes, color="w",
+                  fontsize=7, va=sides, ha=align)  # fmt: skip
+
+
+def bare(axis: "Axes") -> None:
+    """Remove ticks and frame, keep title and labels."""
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a comparison: a test slice, its syntheses and their scores.
+
+    Attributes
+    ----------
+    label : str
+        What stands left of the row.
+    target : str
+        The contrast.
+    truth : array (S, S)
+        Ground truth in [0, 1].
+    synthetic : dict of str to array (S, S)
+        Method -> synthesis in [0, 1].
+    brain, lesion : array of bool (S, S)
+        Masks; the lesion may be empty.
+    ssim : dict of str to (float, float)
+        Method -> SSIM in the brain and in the lesion, NaN where there is none.
+    """
+
+    label: str
+    target: str
+    truth: np.ndarray
+    synthetic: Mapping[str, np.ndarray]
+    brain: np.ndarray
+    lesion: np.ndarray
+    ssim: Mapping[str, tuple[float, float]]
+
+
+def comparison(examples: Sequence[Example], text: str) -> "Figure":
+    """Draw test slices (rows) beside their syntheses by each method (columns), lesions enlarged.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        At least one, all with the same methods.
+    text : str
+        The caption.
+    """
+    methods = list(examples[0].synthetic)
+    side = min(1.7, 11 / (1 + len(methods)))  # inches of an image
+    with style():
+        figure = new_figure(side * (1 + len(methods)) + 0.35, (side + 0.36) * len(examples) + 0.25)
+        axes = figure.subplots(len(examples), 1 + len(methods), squeeze=False)
+        for row, example in zip(axes, examples, strict=True):
+            view, zoom, corner = _views(example.brain, example.lesion)
+            images = [example.truth, *example.synthetic.values()]
+            for axis, image in zip(row, images, strict=True):
+                sides = "bottom" if "upper" in corner else "top"  # where the inset is not
+                show(axis, image, example.target, sides if axis is row[0] else "")
+                axis.set(xlim=view[1], ylim=view[0][::-1])
+                if zoom:
+                    _inset(axis, image, example.target, zoom, corner)
+            row[0].set_ylabel(example.label)
+            for axis, method in zip(row[1:], methods, strict=True):
+                brain, lesion = (("–" if np.isnan(s) else f"{s:.3f}") for s in example.ssim[method])
+                axis.set_xlabel(f"SSIM$_B$ {brain}\nSSIM$_T$ {lesion}", fontsize=7, labelpad=2)
+        names = ["Ground truth", *(tasks.METHODS[method] for method in methods)]
+        for axis, name in zip(axes[0], names, strict=True):
+            axis.set_title(name, fontsize=8.5)
+        add_caption(figure, text)
+    return figure
+
+
+Range = tuple[float, float]
+
+
+def _views(
+    brain: np.ndarray, lesion: np.ndarray
+) -> tuple[tuple[Range, Range], tuple[Range, Range] | None, str]:
+    """Return the square shown of the slice, the square enlarged (None without lesion) and the inset's corner."""
+    rows, columns = np.nonzero(brain if brain.any() else np.ones_like(brain))
+    middle = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
+    half = 0.54 * max(np.ptp(rows), np.ptp(columns)) + 0.5
+    view = tuple((m - half, m + half) for m in middle)
+    if not lesion.any():
+        return view, None, ""
+    rows, columns = np.nonzero(lesion)
+    centre = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
+    # At least 1.4 times enlarged: of a large lesion the middle is shown.
+    reach = np.clip(0.6 * max(np.ptp(rows), np.ptp(columns)) + 1.5, 0.16 * half, 0.28 * half)
+    zoom = tuple((c - reach, c + reach) for c in centre)
+    # The corner across from the lesion hides least of it.
+    corner = ("lower" if centre[0] < middle[0] else "upper") + (
+        " right" if centre[1] < middle[1] else " left"
+    )
+    return view, zoom, corner
+
+
+def _inset(axis: "Axes", image: np.ndarray, contrast: str, zoom: tuple[Range, Range], corner: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    size = 0.4
+    x = 1 - size if "right" in corner else 0.0
+    y = 0.0 if "lower" in corner else 1 - size
+    inset = axis.inset_axes([x, y, size, size])
+    show(inset, image, contrast)
+    inset.set(xlim=zoom[1], ylim=zoom[0][::-1])
+    inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
+    (top, bottom), (left, right) = zoom
+    axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=MARK, lw=0.8))
+
+
+def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], text: str) -> "Figure":
+    """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
+
+    Boxes are the quartiles, whiskers reach 1.5 interquartile ranges, points are beyond. Undefined and
+    infinite scores are left out.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        One row per slice or subject: method and a column per metric.
+    groups : Series of str
+        For each row the group along x.
+    metrics : mapping of str to str
+        Column -> label of the axis with its unit.
+    text : str
+        The caption.
+    """
+    import seaborn
+
+    frame = scores.replace([np.inf, -np.inf], np.nan)
+    frame = frame.assign(group=groups, Method=frame.method.map(tasks.METHODS))
+    methods = list(frame.method.unique())
+    palette = {tasks.METHODS[m]: colour for m, colour in colours(methods).items()}
+    width = 0.2 * groups.nunique() * (len(methods) + 2) + 0.8
+    columns = len(metrics) if width * len(metrics) < 9 else 1  # side by side where there is room
+    rows = len(metrics) // columns
+    with style():
+        figure = new_figure(max(4.5, width * columns), 2.2 * rows + 0.4)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
+            seaborn.boxplot(
+                frame, x="group", y=metric, hue="Method", palette=palette, ax=axis, width=0.8, gap=0.12,
+                linewidth=0.8, fliersize=1.5, saturation=1, legend=axis is axes[0],
+            )  # fmt: skip
+            axis.set(xlabel="", ylabel=label)
+            axis.grid(axis="y", lw=0.4, color="0.85")
+            axis.set_axisbelow(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].get_legend().remove()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
+        add_caption(figure, text)
+    return figure
