@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 
@@ -203,18 +204,25 @@ def subject_slices(
             mask.data, mask.affine, preparation.image_size, order=0, wanted=preparation.slices
         )
     record = {"shape": list(geometry.shape), "first_slice": geometry.kept[0], "slices": len(images)}
-    record["notes"] = _notes(preparation, dataset, masks, "mask" in loaded)
+    record["notes"] = _notes(preparation, loaded, masks)
     return images, masks, record
 
 
-def _notes(preparation: Preparation, dataset: tasks.Dataset, masks: np.ndarray, has_mask: bool) -> list[str]:
+def _notes(preparation: Preparation, loaded: dict[str, volumes.Volume], masks: np.ndarray) -> list[str]:
+    """Return what is odd about a subject, but no error."""
     notes = []
     if len(masks) < preparation.slices:
         notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
-    if dataset.lesions and not has_mask:
-        notes.append("has no lesion mask; counted as free of lesions")
-    elif dataset.lesions and not masks[:, 1].any():
-        notes.append("has no lesion in the slices used")
+    affine = next(iter(loaded.values())).affine
+    sides = dict(zip(nibabel.aff2axcodes(affine), nibabel.affines.voxel_sizes(affine), strict=True))
+    across, along = (next(sides[code] for code in pair if code in sides) for pair in ("LR", "AP"))
+    if not np.isclose(across, along, rtol=0.02):
+        notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
+    if tasks.dataset(preparation.dataset).lesions:
+        if "mask" not in loaded:
+            notes.append("has no lesion mask; counted as free of lesions")
+        elif not masks[:, 1].any():
+            notes.append("has no lesion in the slices used")
     return notes
 
 

@@ -120,6 +120,15 @@ def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_s
     assert not slices.lesion(slices.subject("Brats18_C_1")).any()
 
 
+def test_voxels_that_are_not_square_in_the_slices_are_a_warning(cohort, tmp_path, write_subject):
+    write_subject(
+        cohort[0], "Brats18_A_1", affine=LPS @ np.diag([1, 1, 5, 1])
+    )  # thick slices are as they are
+    write_subject(cohort[0], "Brats18_B_1", affine=LPS @ np.diag([1.2, 1, 1, 1]))
+    report = prepare(cohort, tmp_path / "p")
+    assert report.warnings == ["Brats18_B_1: has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
+
+
 @pytest.mark.parametrize("dataset", ["isles", "healthy", "open_ms"])
 def test_the_other_datasets(tmp_path, rng, dataset):
     names = {
@@ -281,7 +290,8 @@ def test_real_healthy_subject_with_huge_values_as_bids(tmp_path):
         target.symlink_to(source.resolve())
     files = data.layouts.find_contrasts(tmp_path / "sub-113")
     images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", files)
-    assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100, "notes": []}
+    assert record.pop("notes") == ["has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
+    assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100}
     assert images.shape == (100, 3, 64, 64)
     columns = np.flatnonzero(masks[:, 0].any(axis=(0, 1)))
     assert columns.min() >= 10 and columns.max() <= 53  # 170 of 256 columns: padded, not stretched
