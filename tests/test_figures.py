@@ -1,0 +1,263 @@
+"""Figures run on made-up data, say what they show, and are written as small, stable files."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mudiff
+from mudiff import config, figures, metrics, paths, pictures, plots, tasks
+from mudiff.errors import MudiffError
+
+
+def example(methods=("mudiff", "linear"), size=32, lesion=True):
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    brain = x**2 / 0.12 + y**2 / 0.16 < 1
+    truth = brain * (0.4 + 0.3 * np.sin(20 * x))
+    mask = brain & (np.hypot(x - 0.15, y - 0.1) < 0.08) & lesion
+    synthetic = {m: 0.9**i * truth for i, m in enumerate(methods)}
+    ssim = dict.fromkeys(methods, (0.9, 0.8 if lesion else np.nan))
+    return plots.Example("T1CE", "t1ce", truth, synthetic, brain, mask, ssim)
+
+
+def lesion_scores(methods=("mudiff", "linear")):
+    generator = np.random.default_rng(0)
+    rows = [
+        {"dataset": d, "target": t, "method": m, "region": "lesion", "protocol": protocol, "unit": "slice"}
+        | {"subject": s, "slice": z, "psnr": 20 + generator.normal(), "ssim": 0.7, "mae": 0.05}
+        for d, t in (("brats", "t1ce"), ("brats", "t2"), ("isles", "t1"))
+        for m in methods
+        for protocol in metrics.PROTOCOLS
+        for s in ("a", "b")
+        for z in range(3)
+    ]
+    frame = pd.DataFrame(rows)
+    frame.loc[frame.slice == 2, ["psnr", "ssim", "mae"]] = np.nan  # slices without a lesion
+    return frame
+
+
+def texts(figure):
+    """Return all text of a figure."""
+    from matplotlib.text import Text
+
+    return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    """Eight methods, as many as there will be."""
+    names = {f"method{i}": f"Method {i}" for i in range(8)}
+    monkeypatch.setattr(tasks, "METHODS", names)
+    return list(names)
+
+
+def test_written_files_are_stable_small_and_carry_the_caption(tmp_path):
+    figure = plots.comparison([example()], "What it shows.")
+    first = [p.read_bytes() for p in plots.save(figure, tmp_path / "a")]
+    again = [
+        p.read_bytes() for p in plots.save(plots.comparison([example()], "What it shows."), tmp_path / "b")
+    ]
+    assert first == again
+    assert first[0].startswith(b"\x89PNG") and len(first[0]) <= plots.MAX_PNG
+    assert b"What it shows." in first[1] and b"<dc:date>" not in first[1]
+    assert plots.caption(figure) == "What it shows."
+    assert "What it shows." in texts(figure)
+
+
+def test_large_pictures_are_packed(tmp_path, monkeypatch):
+    figure = plots.comparison([example()], "C")
+    free = plots.save(figure, tmp_path / "free")[0].stat().st_size
+    monkeypatch.setattr(plots, "MAX_PNG", free * 0.6)
+    assert plots.save(figure, tmp_path / "packed")[0].stat().st_size <= free * 0.6
+
+
+def test_style_ignores_and_keeps_the_callers_settings():
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 31}):
+        figure = plots.comparison([example()], "C")
+        assert mpl.rcParams["font.size"] == 31
+    from matplotlib.text import Text
+
+    assert max(t.get_fontsize() for t in figure.findobj(Text)) < 15
+
+
+def test_comparison_prints_scores_and_enlarges_the_lesion():
+    figure = plots.comparison([example(), example(lesion=False)], "C")
+    words = " ".join(texts(figure))
+    for expected in (
+        "Ground truth",
+        "MU-Diff",
+        "Linear",
+        "SSIM$_B$ 0.900",
+        "SSIM$_T$ 0.800",
+        "SSIM$_T$ –",
+        "R",
+        "L",
+    ):
+        assert expected in words
+    rows = np.array(figure.axes, object).reshape(2, 3)
+    assert all(len(axis.child_axes) == 1 for axis in rows[0])
+    assert not any(axis.child_axes for axis in rows[1])
+    inset = rows[0, 0].child_axes[0]
+    box = rows[0, 0].patches[0]
+    assert inset.get_xlim() == pytest.approx((box.get_x(), box.get_x() + box.get_width()))
+    columns = np.nonzero(example().lesion.any(axis=0))[0]
+    assert inset.get_xlim()[0] < columns.min() and inset.get_xlim()[1] > columns.max()
+
+
+def test_rows_run_from_anterior_at_the_top_and_share_one_window():
+    figure = plots.comparison([example()], "C")
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom > top
+    left, right = figure.axes[0].get_xlim()
+    assert left < right  # the patient's right, column 0, is on the left
+    assert {axis.images[0].get_clim() for axis in figure.axes} == {plots.WINDOWS["t1ce"]}
+
+
+def test_every_contrast_has_a_window_and_every_method_its_colour(eight):
+    assert set(plots.WINDOWS) == set(tasks.LABELS)
+    assert len(set(plots.colours(eight).values())) == 8
+    assert plots.colours(eight[3:4])[eight[3]] == plots.colours(eight)[eight[3]]
+
+
+def test_nothing_is_cut_off_with_eight_methods(eight):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    scores = lesion_scores(eight)
+    for figure in (
+        plots.comparison([example(eight)] * 2, "A caption that is long enough to be broken. " * 8),
+        figures.fig1d(scores, "demo"),
+        figures.supp5(scores, "demo"),
+    ):
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.bbox.width, figure.bbox.height
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent()
+                assert box.x0 >= -1 and box.y0 >= -1, text
+                assert box.x1 <= width + 1 and box.y1 <= height + 1, text
+
+
+@pytest.mark.parametrize("name", ["fig1d", "supp5", "supp6"])
+def test_box_plots_count_slices_with_lesions(name):
+    figure = getattr(figures, name)(lesion_scores(), "demo")
+    words = plots.caption(figure)
+    assert "4 slices of 2 subjects" in words and "protocol masked" in words and "phantoms" in words
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels[:2] == ["PSNR$_T$ (dB)", "SSIM$_T$"]
+    assert ("MAE$_T$ (fraction of range)" in labels) == (name == "fig1d")
+
+
+def test_box_plots_without_lesions_say_so():
+    scores = lesion_scores()
+    with pytest.raises(MudiffError, match="no lesions"):
+        figures.supp6(scores[scores.dataset == "brats"], "demo")
+
+
+def test_infinite_scores_do_not_break_box_plots(tmp_path):
+    scores = lesion_scores()
+    scores.loc[scores.index[0], "psnr"] = np.inf
+    plots.save(figures.fig1d(scores, "demo"), tmp_path / "fig1d")
+
+
+def test_cohorts_shows_counts_and_availability():
+    counts = pd.DataFrame({"train": [214, 20], "val": [61, 2], "test": [30, 5]}, index=["brats", "isles"])
+    words = texts(pictures.cohorts(counts, "C"))
+    assert "  214 / 61 / 30" in words and "  20 / 2 / 5" in words
+    assert words.count("✗") == 6  # one target a task
+    assert words.count("✓") == 6 * 3
+    assert words.count("–") == 4 * 1 + 2 * 1  # BraTS has no DWI, ISLES no T1CE
+
+
+def test_shared_pictures_draw():
+    stack = np.stack([example().truth] * 2)
+    lesion = np.stack([example().lesion, 0 * example().lesion])
+    montage = figures.montage({"t1": stack, "dwi": stack}, "One subject.", lesion)
+    assert len(montage.axes) == 4 and len(montage.axes[0].collections) == 1
+    steps = figures.normalisation_steps(
+        1000 * stack,
+        {"clipped": 900 * stack, "0 to 1": stack},
+        {"before": stack[0], "after": stack[1]},
+        "t1",
+        "C",
+    )
+    assert {"raw", "clipped", "0 to 1", "before", "after"} <= set(texts(steps))
+    log = pd.DataFrame(
+        {"epoch": [0.5, 1.0], "loss/supervised": [0.3, 0.2], "validation/psnr": [np.nan, 15.0]}
+    )
+    curves = figures.loss_curves({"mudiff": log, "linear": log[["epoch", "validation/psnr"]]}, "C")
+    assert [len(axis.lines) for axis in curves.axes] == [1, 2]
+    assert curves.axes[1].lines[0].get_ydata().tolist() == [15.0]
+
+
+class FakeSlices:
+    """Two subjects of three slices; the lesion is largest in the last slice of the first, none in the second."""
+
+    subjects = ("a", "b")
+
+    def subject(self, name):
+        return np.arange(3) + 3 * self.subjects.index(name)
+
+    def images(self, indices, contrast):
+        return np.stack([2 * example().truth * (1 - 0.1 * i) - 1 for i in indices])
+
+    def brain(self, indices):
+        return np.stack([example().brain for _ in indices])
+
+    def lesion(self, indices):
+        return np.stack([example().lesion.astype(np.uint8) * (i == 2) for i in indices])
+
+
+@pytest.fixture
+def fake_runs(monkeypatch, tmp_path):
+    slices = FakeSlices()
+
+    def open_slices(folder, split):
+        if split == "val":
+            raise MudiffError("empty split")
+        return slices
+
+    def read_synthetic(folder, subject):
+        return (slices.images(slices.subject(subject), None) + 1) / 2
+
+    for name, module in {
+        "data": SimpleNamespace(open_slices=open_slices),
+        "sample": SimpleNamespace(read_synthetic=read_synthetic),
+    }.items():
+        monkeypatch.setitem(sys.modules, f"mudiff.{name}", module)
+        monkeypatch.setattr(mudiff, name, module, raising=False)
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    for dataset in ("isles", "brats"):
+        paths.prepared("smoke", dataset).mkdir(parents=True)
+
+
+def test_examples_take_the_largest_lesion_or_the_middle(fake_runs):
+    rows = figures.examples("smoke", "brats")
+    assert [row.target for row in rows] == [t for d, t in config.profile("smoke").runs if d == "brats"]
+    assert np.allclose(rows[0].truth, example().truth * 0.8, atol=1e-6)  # slice 2
+    assert rows[0].ssim["mudiff"] == pytest.approx((1, 1))
+    second = figures.examples("smoke", "brats", first=1)
+    assert np.allclose(second[0].truth, example().truth * 0.6, atol=1e-6)  # slice 4, the middle one
+    assert np.isnan(second[0].ssim["mudiff"][1])
+    assert len(figures.examples("smoke", "brats", first=1, count=2)) == 4  # one subject is left
+    assert len(figures.examples("smoke", "brats", first=7)) == 4  # none is left: from the start
+    with pytest.raises(MudiffError, match="healthy"):
+        figures.examples("smoke", "healthy")
+
+
+@pytest.mark.parametrize("name", ["fig1a", "fig3a", "fig3b", "supp1", "supp2"])
+def test_artefacts_from_a_profile(fake_runs, name):
+    figure = getattr(figures, name)("smoke")
+    words = plots.caption(figure)
+    assert "phantoms" in words and "profile smoke" in words
+    assert len(figure.axes) >= 2
+
+
+def test_subject_counts_orders_datasets_and_takes_empty_splits(fake_runs):
+    counts = figures.subject_counts("smoke")
+    assert counts.index.tolist() == ["brats", "isles"]
+    assert counts.loc["brats"].to_dict() == {"train": 2, "val": 0, "test": 2}
