@@ -2,7 +2,7 @@
 
     make reproduce                                   # profile demo
     make smoke                                       # profile smoke
-    snakemake --config profile=paper 'data_root={brats: /data/brats}'
+    snakemake --config profile=paper 'data_root={brats: /data/brats, isles: /data/isles}'
 
 A run's `recipe` is the fingerprint of its settings: a change re-plans exactly the runs that it concerns.
 """

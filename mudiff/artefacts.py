@@ -93,9 +93,7 @@ def gallery(folder: Path) -> Any:
 
 def _thumbnail(path: Path, title: str, width: int = 360) -> str:
     if path.suffix == ".csv":
-        import pandas as pd
-
-        return pd.read_csv(path).head(4).iloc[:, :5].to_html(index=False, border=0, na_rep="NA")
+        return _preview(path)
     from PIL import Image
 
     with Image.open(path) as image:
@@ -104,6 +102,18 @@ def _thumbnail(path: Path, title: str, width: int = 360) -> str:
         image.convert("RGB").save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+
+
+def _preview(path: Path) -> str:
+    """Return the PSNR columns of a table, which fit into a thumbnail."""
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    small = frame[frame["metric"] == "psnr"].pivot_table(
+        index=["dataset", "target"], columns="method", values="mean", sort=False
+    )
+    caption = f"<small>PSNR in dB, protocol {html.escape(frame['protocol'][0])}</small>"
+    return caption + small.round(2).reset_index().to_html(index=False, border=0)
 
 
 BASELINES = "Pix2Pix, pGAN, MM-GAN, Hi-Net, DDPM and SynDiff"

@@ -148,6 +148,7 @@ def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
                     raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
                     iopub_timeout=SECONDS_FOR_OUTPUTS,
                 )
+            _drop_widgets(temporary)
         except papermill.PapermillExecutionError as error:
             temporary.replace(failed)
             if error.ename == "MudiffError":
@@ -162,6 +163,19 @@ def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
             raise NotebookFailedError(f"{source}: outputs were lost ({str(error).splitlines()[0]})") from None
     failed.unlink(missing_ok=True)
     return output
+
+
+def _drop_widgets(path: Path) -> None:
+    """Remove progress bars and other live widgets, which are dead in a file."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            view = "application/vnd.jupyter.widget-view+json"
+            cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+    nbformat.write(book, path)
 
 
 @contextlib.contextmanager

@@ -218,7 +218,7 @@ main { flex: 1 1 auto; max-width: 62rem; min-width: 0; padding: 1.5rem 2.5rem 4r
 h1 { font-size: 1.8rem; line-height: 1.25; } h2 { margin-top: 2.2rem; font-size: 1.3rem; }
 .anchor-link, .prompt { display: none; }
 img { max-width: 100%; height: auto; }
-math[display=block] { margin: 1rem 0; font-size: 1.1em; overflow: auto hidden; }
+math[display=block] { margin: 1rem 0; font-size: 1.1em; padding-block: .4rem; overflow: auto hidden; }
 pre { margin: .5rem 0; padding: .6rem .8rem; overflow-x: auto; font-size: .84rem; line-height: 1.45; }
 .highlight pre { background: #f7f7f5; border: 1px solid #e6e6e1; border-radius: .4rem; }
 .output_area pre { background: none; border-left: 3px solid #cdd6df; white-space: pre-wrap; }

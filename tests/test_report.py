@@ -12,6 +12,11 @@ from PIL import Image
 from mudiff import artefacts, report
 from mudiff.errors import MudiffError
 
+TABLE = (
+    b"dataset,target,method,protocol,metric,mean\n"
+    b"brats,t1ce,mudiff,masked,psnr,21.5\nbrats,t1ce,mudiff,masked,mae,0.05\n"
+)
+
 
 def png(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
@@ -26,7 +31,7 @@ def project(tmp_path, monkeypatch):
     figures = tmp_path / "figures" / "smoke"
     figures.mkdir(parents=True)
     for name in artefacts.files():
-        (figures / name).write_bytes(png() if name.endswith(".png") else b"a,b\n1,2\n")
+        (figures / name).write_bytes(png() if name.endswith(".png") else TABLE)
     executed = tmp_path / "results" / "smoke" / "executed"
     executed.mkdir(parents=True)
     v4 = nbformat.v4
@@ -63,6 +68,7 @@ def test_the_report_is_complete_and_needs_no_network(project):
         a.suffixes == artefacts.FIGURE for a in artefacts.ARTEFACTS.values()
     )
     assert "02_training_brats_t1ce.html" in parsed["index.html"].links
+    assert (index.read_text().count("<td>21.5</td>"), index.read_text().count("0.05")) == (2, 0)
     assert {f"figures/{name}" for name in artefacts.files()} <= set(parsed["index.html"].links)
 
 
