@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.settings import Settings
 from mudiff.errors import MudiffError
 from mudiff.layers import conv3x3, fir_down, sinusoidal_embedding
+from mudiff.settings import Settings
 
 
 def _leaky(x: Tensor) -> Tensor:
