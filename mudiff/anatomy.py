@@ -116,13 +116,13 @@ def _tissues(
     lesions.replace_tissue(fractions, "gliosis", caps * fractions["white"])
 
     # Two random sheets cross in a line: veins on the surface and in the sulci.
-    lines = np.exp(-(grid.field(rng, 11.0)[brain] ** 2 + grid.field(rng, 11.0)[brain] ** 2) / 0.07)
+    lines = np.exp(-(grid.field(rng, 11.0)[brain] ** 2 + grid.field(rng, 11.0)[brain] ** 2) / 0.15)
     veins = lines * np.clip(3 * near_csf, 0, 1) * (1 - deep)
     middle = np.exp(-((where[0] / 2.0) ** 2))
     sinus = middle * np.clip(1.5 - depth / 4, 0, 1) * (where[2] > -10)
-    falx = 0.6 * middle * fractions["csf"] * (where[2] > 15)
+    falx = 0.8 * middle * fractions["csf"] * (where[2] > 15)
     choroid = np.clip(grid.field(rng, 5.0)[brain] - 0.3, 0, 1) * fractions["csf"] * deep * (where[1] < 0)
-    vessels = np.max([veins, sinus, falx, 0.6 * choroid], axis=0)
+    vessels = np.max([veins, sinus, falx, 0.8 * choroid], axis=0)
     lesions.replace_tissue(fractions, "blood", vessels)
     return fractions
 
@@ -133,13 +133,13 @@ def _vary(
     """Return how tissue properties change from place to place."""
     detail = template.sample("detail", where)
     sizes = {
-        "t1": (0.05, 0.035),
+        "t1": (0.035, 0.025),
         "t2": (0.05, 0.03),
         "pd": (0.02, 0.01),
         "adc": (0.06, 0.05),
         "uptake": (0.15, 0.12),
     }
-    slopes = {"t1": -0.05, "t2": -0.02}  # more myelin and iron: brighter on T1, both times shorter
+    slopes = {"t1": -0.04, "t2": -0.02}  # more myelin and iron: brighter on T1, both times shorter
     varied = {}
     for name, (slow, fast) in sizes.items():
         exponent = slow * grid.field(rng, 22.0)[brain] + fast * grid.field(rng, 4.0)[brain]

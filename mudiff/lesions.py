@@ -38,8 +38,8 @@ def _place(template: Template, rng: np.random.Generator, lateral: tuple[float, f
 
 def _plan_tumours(template: Template, rng: np.random.Generator) -> list[Lesion]:
     tumours = []
-    for part in range(1 + (rng.uniform() < 0.25)):
-        radius = rng.uniform(20, 27) / (1 + part)
+    for part in range(1 + (rng.uniform() < 0.4)):
+        radius = rng.uniform(22, 30) / (1 + 0.8 * part)
         tumours.append(
             Lesion(
                 _place(template, rng, (14, 45), "white"),
@@ -47,8 +47,8 @@ def _plan_tumours(template: Template, rng: np.random.Generator) -> list[Lesion]:
                 rng.uniform(0.8, 1.25, 3),
                 roughness=0.2,
                 mass=rng.uniform(0.15, 0.4),
-                extent=rng.uniform(5, 15),
-                rim=max(rng.uniform(0.25, 0.4) * radius, 3.0),
+                extent=rng.uniform(7, 16),
+                rim=max(rng.uniform(0.3, 0.5) * radius, 3.0),
             )
         )
     return tumours
