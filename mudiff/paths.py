@@ -55,8 +55,9 @@ def figures(profile: str) -> Path:
 
 def manifests() -> Path:
     """Return the folder of the published splits and reference values."""
-    folder = root() / "data_manifests"
-    return folder if folder.is_dir() else Path(__file__).resolve().parent / "data_manifests"
+    package = Path(__file__).resolve().parent
+    places = (root(), package.parent, package)  # the project, the checkout of the code, an installed wheel
+    return next((p / "data_manifests" for p in places if (p / "data_manifests").is_dir()), places[0])
 
 
 @contextlib.contextmanager

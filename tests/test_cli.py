@@ -1,0 +1,181 @@
+"""The command line: what it prints, its exit codes, and one clear line for every bad input."""
+
+import json
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from mudiff import cli, paths, released
+from mudiff.networks import StructureNetwork, TextureNetwork
+from mudiff.settings import Settings
+from tests.conftest import head, write_nifti
+
+TINY = [
+    "image_size=16", "width=4", "multipliers=1,2", "blocks=1", "embedding=8", "critic_width=4",
+    "critic_blocks=2", "epochs=1", "steps=2",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path / "project"))
+
+
+@pytest.fixture
+def mudiff(monkeypatch, capsys):
+    """Run the command: ``mudiff("verify", "--dataset", ...)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mudiff", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path):
+    root, manifest = cohort
+    manifest.to_csv(tmp_path / "split.csv", index=False)
+    task = ["--dataset", "brats", "--target", "T1CE", "--profile", "smoke", "--device", "cpu"]
+    task += [part for change in TINY for part in ("--set", change)]
+    data = ["--data-root", root, "--manifest", tmp_path / "split.csv", "--workers", 1]
+    code, out, err = mudiff("train", *task, *data)
+    assert code == 0, err
+    run = tmp_path / "project/results/smoke/runs/brats_t1ce_mudiff"
+    assert out.strip().endswith(str(run)) and (run / "weights.safetensors").is_file()
+
+    subject = root / "Brats18_E_1"
+    made = tmp_path / "out.nii.gz"
+    code, out, err = mudiff(
+        "synthesize",
+        "--run",
+        run,
+        "--subject",
+        subject,
+        "--target",
+        "t1ce",
+        "--output",
+        made,
+        "--device",
+        "cpu",
+    )
+    assert code == 0, err
+    real = subject / "Brats18_E_1_t1ce.nii.gz"
+    mask = subject / "Brats18_E_1_seg.nii.gz"
+    code, out, err = mudiff("evaluate", "--real", real, "--synthetic", real, "--mask", mask)
+    assert code == 0, err
+    assert json.loads(out)["subject"]["mae"] == 0
+    code, out, err = mudiff(
+        "evaluate", "--real", real, "--synthetic", made, "--mask", mask, "--protocol", "released"
+    )
+    assert code == 0, err
+    assert 0 < json.loads(out)["subject"]["psnr"] < 60
+
+
+def test_verify_and_prepare(mudiff, cohort, tmp_path):
+    root, manifest = cohort
+    manifest.to_csv(tmp_path / "split.csv", index=False)
+    arguments = [
+        "--dataset",
+        "brats",
+        "--data-root",
+        root,
+        "--manifest",
+        tmp_path / "split.csv",
+        "--workers",
+        1,
+    ]
+    assert mudiff("verify", *arguments)[0] == 0
+    bad = root / "Brats18_A_1/Brats18_A_1_t2.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:200])
+    code, out, _ = mudiff("verify", *arguments)
+    assert code == 1 and "Brats18_A_1" in out and "t2" in out.lower()
+    code, out, err = mudiff("prepare", *arguments, "--profile", "smoke")
+    assert code == 2 and "Brats18_A_1_t2.nii.gz" in err and "1 of 5" in err
+    prepared = paths.prepared("smoke", "brats")
+    assert len(list(prepared.rglob("*.masks.npy"))) == 4  # the others went through
+
+
+RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1", "--output", "o.nii"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verify", "--dataset", "brats", "--data-root", "nowhere"], "nowhere: data folder not found"),
+        (["verify", "--dataset", "oasis", "--data-root", "."], "choose one of brats"),
+        (["train", "--dataset", "brats", "--target", "pd"], "choose one of T1"),
+        (["train", "--dataset", "healthy", "--target", "t1ce"], "choose one of flair"),
+        (["train", "--dataset", "brats", "--target", "t1", "--method", "gan"], "choose one of mudiff"),
+        (["train", "--dataset", "brats", "--target", "t1", "--profile", "huge"], "choose one of smoke"),
+        (["train", "--dataset", "brats", "--target", "t1", "--variant", "x"], "choose one of released"),
+        (["train", "--dataset", "brats", "--target", "t1", "--set", "widht=8"], "setting 'widht' is unknown"),
+        (["train", "--dataset", "brats", "--target", "t1", "--set", "width=-4"], "must be above 0"),
+        (["train", "--dataset", "brats", "--target", "t1", "--set", "width"], "expected field=value"),
+        (["train", "--dataset", "brats", "--target", "t1", "--device", "cpu"], "mudiff prepare"),
+        (RUN, "no trained run here"),
+        (["synthesize"], "Missing option"),
+        (["nonsense"], "No such command"),
+        (["evaluate", "--real", "a.nii", "--synthetic", "b.nii", "--mask", "c.nii"], "a.nii: file not found"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):
+    code, out, err = mudiff(*arguments)
+    assert code == 2 and not out
+    assert err.count("\n") == 1 and err.startswith("mudiff: ") and words in err
+
+
+def test_volumes_that_cannot_be_used(mudiff, tmp_path, rng):
+    good = write_nifti(tmp_path / "good.nii.gz", head(rng))
+    flat = write_nifti(tmp_path / "flat.nii.gz", head(rng)[..., 0])
+    films = write_nifti(tmp_path / "films.nii.gz", np.stack([head(rng)] * 2, axis=-1))
+    zero = write_nifti(tmp_path / "zero.nii.gz", np.zeros((20, 26, 12), np.int16))
+    holes = head(rng).astype(np.float32)
+    holes[3, 4, 5] = np.nan
+    holes = write_nifti(tmp_path / "holes.nii.gz", holes)
+    other = write_nifti(tmp_path / "other.nii.gz", head(rng, (20, 26, 14)))
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no volume")
+    for bad, words in {
+        flat: "axes", films: "axes", zero: "every voxel is 0", holes: "NaN", other: "one grid", text: "text.nii.gz",
+    }.items():  # fmt: skip
+        code, out, err = mudiff("evaluate", "--real", good, "--synthetic", bad, "--mask", good)
+        assert code == 2 and not out, bad
+        assert err.count("\n") == 1 and words in err, err
+
+
+def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
+    settings = Settings(image_size=64, width=8, embedding=16)
+    files = []
+    for number, network in enumerate((StructureNetwork(settings, 3), TextureNetwork(settings, 3)), start=1):
+        keys = released.network_keys(network)
+        state = {f"module.{k}": (v.T if k.endswith(".W") else v).detach().clone() for k, v in keys.items()}
+        files.append(tmp_path / f"gen_diffusive_{number}.pth")
+        torch.save(state, files[-1])
+    arguments = ["--generator-1", files[0], "--generator-2", files[1], "--target", "T1CE"]
+    run = tmp_path / "run"
+    code, _, err = mudiff("import-released", *arguments, "--output", run)
+    assert code == 0, err
+    code, _, err = mudiff("import-released", *arguments, "--output", run)
+    assert code == 2 and "exists already" in err
+    swapped = ["--generator-1", files[1], "--generator-2", files[0], "--target", "T1CE"]
+    code, _, err = mudiff("import-released", *swapped, "--output", tmp_path / "other")
+    assert code == 2 and "gen_diffusive" in err and not (tmp_path / "other").exists()
+    root, _ = cohort
+    made = tmp_path / "t1ce.nii.gz"
+    task = ["--run", run, "--subject", root / "Brats18_A_1", "--target", "T1CE", "--output", made]
+    code, _, err = mudiff("synthesize", *task, "--device", "cpu")
+    assert code == 0, err
+    assert nibabel.load(made).shape == (20, 26, 12)
+
+
+def test_info_names_versions_and_profiles(mudiff):
+    code, out, _ = mudiff("info")
+    assert code == 0
+    for word in ("mudiff 0.1.0", "torch", "profile demo", "devices"):
+        assert word in out
