@@ -95,7 +95,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 f"{path}: the disk is full; free some space and run the same command again "
                 "(what stood there before is untouched)."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST):
             raise MudiffError(
                 f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
             ) from error

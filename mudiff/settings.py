@@ -211,7 +211,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             ]
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
-        if kind in (int, float) and isinstance(value, int | float | str):
+        if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
             if kind is int and float(value) != int(float(value)):
                 raise ValueError
             return kind(float(value)) if kind is int else float(value)
