@@ -123,7 +123,7 @@ PROFILES = {
         slices=dict.fromkeys(tasks.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=_LESION_RUNS,
-        epochs={("brats", "t1ce"): 8},
+        epochs={("brats", "t1ce"): 6},
     ),
     "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=_LESION_RUNS),
 }

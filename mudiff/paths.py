@@ -61,6 +61,24 @@ def manifests() -> Path:
 
 
 @contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder, met while `path` is written, into a `MudiffError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MudiffError(
+                f"{path}: the disk is full; free some space and run the same command again "
+                "(what stood there before is untouched)."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise MudiffError(
+                f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success and vanishes on failure.
 
@@ -79,27 +97,19 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix="".join(path.suffixes[-2:]))
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MudiffError(
-                f"{path}: the disk is full; free some space and run the same command again "
-                "(what stood there before is untouched)."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST):
-            raise MudiffError(
-                f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
-            ) from error
-        raise
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
+            handle, name = tempfile.mkstemp(
+                dir=path.parent, prefix=".tmp-", suffix="".join(path.suffixes[-2:])
+            )
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

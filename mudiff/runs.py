@@ -160,7 +160,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
 
 def append_log(folder: Path, line: dict[str, Any]) -> None:
     """Append one line to ``log.jsonl``."""
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+    path = folder / "log.jsonl"
+    with paths.explained(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

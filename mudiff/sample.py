@@ -1,6 +1,5 @@
 """Synthesis with a trained run: test slices, and whole volumes on their own grid."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -97,8 +96,9 @@ def synthesize_split(
     }
     began = time.monotonic()
     record = folder / "synthetic.json"
-    if record.is_file() and {k: paths.read_json(record).get(k) for k in key} != key:
-        shutil.rmtree(folder)  # made by this function from another run; nothing of a user's lies here
+    if folder.is_dir() and (not record.is_file() or {k: paths.read_json(record).get(k) for k in key} != key):
+        for old in folder.glob("*.npy"):  # of another run, or nobody knows of which
+            old.unlink()
     paths.write_json(record, key)
     count = 0
     for subject in tqdm(slices.subjects, desc=f"synthesise {key['run']}", unit="subject", disable=None):

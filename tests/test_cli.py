@@ -7,11 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from conftest import head, write_nifti
 
 from mudiff import cli, paths, released
 from mudiff.networks import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
-from tests.conftest import head, write_nifti
 
 TINY = [
     "image_size=16", "width=4", "multipliers=1,2", "blocks=1", "embedding=8", "critic_width=4",

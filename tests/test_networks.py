@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from mudiff import losses, released
-from mudiff.settings import Settings
 from mudiff.critic import Critic, attentive_mask, minibatch_std
 from mudiff.diffusion import Schedule
 from mudiff.errors import MudiffError
 from mudiff.layers import conv3x3, fir_down, fir_up, initialise
 from mudiff.networks import ContrastAdapter, StructureNetwork, TextureNetwork
+from mudiff.settings import Settings
 
 REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
 needs_reference = pytest.mark.skipif(
