@@ -37,10 +37,11 @@ class Tissue:
     flow: float = 1.0
 
 
-# Relaxation times lie between Wansapura et al. (J Magn Reson Imaging 1999) and Stanisz et al. (Magn Reson
-# Med 2005), both 3 T; T2* of Wansapura et al.; proton densities of Whittall et al. (Magn Reson Med 1997);
-# diffusion of Le Bihan et al. (J Magn Reson Imaging 2001). Tumour values of Hattingen et al. (Neuro-Oncology
-# 2013), stroke of Schlaug et al. (Neurology 1997), in round numbers.
+# Round numbers, oriented at the 3 T literature: relaxation times at Wansapura et al. (J Magn Reson Imaging
+# 1999) and Stanisz et al. (Magn Reson Med 2005), proton densities at Whittall et al. (Magn Reson Med 1997),
+# diffusion at Le Bihan et al. (J Magn Reson Imaging 2001), stroke at Schlaug et al. (Neurology 1997), oedema
+# and necrosis at Hattingen et al. (Neuro-Oncology 2013). The enhancing rim is our choice: short T2, so that
+# a network can tell from the other contrasts where contrast agent will gather.
 TISSUES = {
     "grey": Tissue(1.550, 0.098, 0.050, 0.82, 0.83, uptake=0.03),
     "white": Tissue(0.930, 0.072, 0.045, 0.70, 0.72, uptake=0.015),
