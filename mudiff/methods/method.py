@@ -1,5 +1,6 @@
 """The interface of a method: what the training loop and the sampler need to know, and nothing else."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -39,7 +40,7 @@ class Batch:
         return Batch(**moved | {"seeds": self.seeds})
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler.
 
     Attributes
@@ -65,6 +66,7 @@ class Method(nn.Module):
         """Where the method's numbers live."""
         return next(iter(self.state_dict().values())).device
 
+    @abstractmethod
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Learn from one batch.
 
@@ -80,8 +82,8 @@ class Method(nn.Module):
         dict of str to Tensor
             Name -> scalar loss, detached.
         """
-        raise NotImplementedError(type(self).__name__)
 
+    @abstractmethod
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
         """Return the target, (B, 1, H, W) in [-1, 1].
 
@@ -94,4 +96,3 @@ class Method(nn.Module):
         callback : callable, optional
             Called at each step of methods that have steps.
         """
-        raise NotImplementedError(type(self).__name__)
