@@ -29,30 +29,46 @@ def timed(work: Callable[[], object], repeats: int, device: torch.device) -> lis
     return seconds
 
 
-def measure(profile: str, device: torch.device, batch: int, repeats: int, changes: dict[str, str]) -> None:
-    """Print one line for a training step and one for sampling."""
-    settings = config.settings(profile, "brats", "t1ce", "mudiff", **changes)
+def work(settings: config.Settings, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Return a training step (one without the R1 penalty, as nine of ten are) and sampling of a batch."""
     method = build(settings).to(device)
     size, n = settings.image_size, len(settings.conditions)
     generator = torch.Generator().manual_seed(0)
     draw = lambda c: torch.rand(batch, c, size, size, generator=generator) * 2 - 1  # noqa: E731
     images = Batch(draw(1), draw(n), torch.ones(batch, 1, size, size) > 0, torch.arange(batch)).to(device)
-    # Step 1: without the R1 penalty, which comes every `r1_interval` steps only.
-    work = {
+    return {
         "training step": lambda: method.training_step(images, 1),
         "sampling": lambda: method.synthesize(images.conditions, images.seeds),
     }
-    for name, function in work.items():
+
+
+def count(settings: config.Settings) -> dict[str, float]:
+    """Return the FLOPs of one image, which torch counts from shapes alone."""
+    counted = {}
+    for name, function in work(settings, 1, torch.device("meta")).items():
         with FlopCounterMode(display=False) as counter:
             function()
-        flops = counter.get_total_flops() / batch
-        per_image = [s / batch for s in timed(function, repeats, device)]
-        median = statistics.median(per_image)
-        print(
-            f"{profile:6} {device.type:5} {size}x{size} width {settings.width:3} batch {batch:3} {name:14}"
-            f" {median:9.4f} s/image (min {min(per_image):.4f}, max {max(per_image):.4f})"
-            f" {flops / 1e9:9.2f} GFLOP/image {flops / 1e9 / median:8.1f} GFLOP/s"
+        counted[name] = counter.get_total_flops()
+    return counted
+
+
+def measure(profile: str, device: torch.device, batch: int, repeats: int, changes: dict[str, str]) -> None:
+    """Print one line for a training step and one for sampling; count only where `repeats` is 0."""
+    settings = config.settings(profile, "brats", "t1ce", "mudiff", **changes)
+    flops = count(settings)
+    size, functions = settings.image_size, work(settings, batch, device) if repeats else {}
+    for name, counted in flops.items():
+        line = (
+            f"{profile:6} {size}x{size} width {settings.width:3} {name:14} {counted / 1e9:9.2f} GFLOP/image"
         )
+        if repeats:
+            per_image = [s / batch for s in timed(functions[name], repeats, device)]
+            median = statistics.median(per_image)
+            line += f" on {device.type}, batch {batch}: {median:.4f} s/image"
+            line += (
+                f" (min {min(per_image):.4f}, max {max(per_image):.4f}), {counted / 1e9 / median:.1f} GFLOP/s"
+            )
+        print(line)
 
 
 def main() -> None:
@@ -61,7 +77,7 @@ def main() -> None:
     parser.add_argument("--profile", nargs="+", default=["smoke", "demo"], choices=list(config.PROFILES))
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--batch", type=int, help="default: the profile's")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="0 counts FLOPs only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """MU-Diff: two generators that learn together with a shared critic (Algorithm 1)."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,9 @@ class MUDiff(Method):
         }
 
     def _autocast(self) -> AbstractContextManager:
-        enabled = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def predict(
         self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: tuple | None = None
