@@ -31,7 +31,7 @@ def recipes(wildcards):
 
 def drawn(notebook):
     """Files that a notebook writes into figures/."""
-    return [f"figures/{NAME}/{file}" for file in artefacts.files(notebook)]
+    return [f"figures/{NAME}/{file}" for file in artefacts.files(notebook, DATASETS)]
 
 def synthetic():
     """Records of the synthetic slices of every run."""

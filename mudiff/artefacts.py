@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ PROTOCOLS = ("_released", "_masked")
 
 @dataclass(frozen=True)
 class Artefact:
-    """One figure or table: its notebook, its title, the files it is written as."""
+    """One figure or table: its notebook, its title, the files it is written as, the dataset it shows."""
 
     notebook: str
     title: str
     suffixes: tuple[str, ...] = FIGURE
     parts: tuple[str, ...] = ("",)
+    dataset: str | None = None  # None: whatever is there
 
     def files(self, name: str) -> list[str]:
         """Return the names of the files, which begin with the artefact's `name`."""
@@ -34,26 +36,31 @@ class Artefact:
 ARTEFACTS = {
     "fig1a": Artefact("00_overview", "Fig. 1a: subjects, splits and contrasts"),
     "table1": Artefact("04_whole_brain_metrics", "Table 1: accuracy in the whole brain", TABLE, PROTOCOLS),
-    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS"),
-    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES"),
-    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS"),
-    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES"),
+    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", dataset="brats"),
+    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", dataset="isles"),
+    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", dataset="brats"),
+    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES", dataset="isles"),
     "table2": Artefact("05_lesion_metrics", "Table 2: accuracy in the lesions", TABLE, PROTOCOLS),
     "fig1d": Artefact("05_lesion_metrics", "Fig. 1d: accuracy in the lesions, per method"),
-    "supp5": Artefact("05_lesion_metrics", "Supplementary Data 5: distributions on BraTS"),
-    "supp6": Artefact("05_lesion_metrics", "Supplementary Data 6: distributions on ISLES"),
+    "supp5": Artefact("05_lesion_metrics", "Supplementary Data 5: distributions on BraTS", dataset="brats"),
+    "supp6": Artefact("05_lesion_metrics", "Supplementary Data 6: distributions on ISLES", dataset="isles"),
 }
 """Every artefact there is so far, in the order of the notebooks."""
 
 
-def files(notebook: str | None = None) -> list[str]:
+def possible(name: str, datasets: Collection[str] | None = None) -> bool:
+    """Tell whether an artefact can be made from `datasets` (None: all of the paper's)."""
+    return datasets is None or ARTEFACTS[name].dataset in (None, *datasets)
+
+
+def files(notebook: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
     """Return the names of the files that `notebook` (or all of them) writes into the figures' folder."""
-    chosen = {k: a for k, a in ARTEFACTS.items() if notebook in (None, a.notebook)}
+    chosen = {k: a for k, a in ARTEFACTS.items() if notebook in (None, a.notebook) and possible(k, datasets)}
     return [file for name, artefact in chosen.items() for file in artefact.files(name)]
 
 
-def check_figures(folder: Path) -> None:
-    """Check that a figures' folder holds every artefact and nothing else.
+def check_figures(folder: Path, datasets: Collection[str] | None = None) -> None:
+    """Check that a figures' folder holds every artefact that `datasets` suffice for, and nothing else.
 
     Raises
     ------
@@ -61,12 +68,11 @@ def check_figures(folder: Path) -> None:
         If a file is missing, or is there and no notebook writes it: it may be left from another time.
     """
     there = {path.name for path in Path(folder).iterdir() if not path.name.startswith(".")}
-    if there - set(files()):
-        raise MudiffError(
-            f"{folder}: no notebook writes {', '.join(sorted(there - set(files())))}; delete it."
-        )
-    if set(files()) - there:
-        raise MudiffError(f"{folder}: {', '.join(sorted(set(files()) - there))} missing; run make reproduce.")
+    expected = set(files(datasets=datasets))
+    if there - expected:
+        raise MudiffError(f"{folder}: no notebook writes {', '.join(sorted(there - expected))}; delete it.")
+    if expected - there:
+        raise MudiffError(f"{folder}: {', '.join(sorted(expected - there))} missing; run make reproduce.")
 
 
 def gallery(folder: Path) -> Any:
@@ -82,7 +88,7 @@ def gallery(folder: Path) -> Any:
     tiles = []
     for name, artefact in ARTEFACTS.items():
         there = [Path(folder) / file for file in artefact.files(name) if (Path(folder) / file).exists()]
-        picture = _thumbnail(there[0], artefact.title) if there else "<p>not made yet</p>"
+        picture = _thumbnail(there[0], artefact.title) if there else "<p>not made</p>"
         names = " ".join(f'<code class="file">{path.name}</code>' for path in there)
         tiles.append(
             f'<figure class="tile">{picture}<figcaption><b>{html.escape(artefact.title)}</b><br>'

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mudiff import artefacts, config, paths
+from mudiff import artefacts, config, paths, tasks
 from mudiff.errors import MudiffError
 
 
@@ -108,11 +108,12 @@ def build(profile: str, figures: Path | None = None) -> Path:
     books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
     if not (executed / "14_report.ipynb").exists():
         raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
-    artefacts.check_figures(figures)
+    datasets = [name for name in tasks.DATASETS if paths.prepared(profile, name).is_dir()] or None
+    artefacts.check_figures(figures, datasets)
     folder = paths.results(profile) / "report"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
-    for name in artefacts.files():
+    for name in artefacts.files(datasets=datasets):
         shutil.copy(figures / name, folder / "figures" / name)
     rendered = {path.stem: render_notebook(path) for path in books}
     pages = {stem: "index.html" if stem == "14_report" else f"{stem}.html" for stem in rendered}

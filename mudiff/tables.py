@@ -96,6 +96,11 @@ def prepared_runs(profile: str) -> list[tuple[str, str]]:
     return runs
 
 
+def prepared_datasets(profile: str) -> list[str]:
+    """Return the datasets of `prepared_runs`, each once."""
+    return list(dict.fromkeys(dataset for dataset, _ in prepared_runs(profile)))
+
+
 def _score_run(slices: object, folder: object, target: str, region: str, dilate: bool) -> pd.DataFrame:
     """Score one run's subjects; `slices` is an opened ``mudiff.data.Slices``."""
     from mudiff import sample
