@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mudiff import config
 from mudiff.methods import Batch, build
-from mudiff.train import default_device
+from mudiff.runs import default_device
 
 
 def timed(work: Callable[[], object], repeats: int, device: torch.device) -> list[float]:

@@ -29,7 +29,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 def _device(name: str | None):
     import torch
 
-    from mudiff.train import default_device
+    from mudiff.runs import default_device
 
     if name is None:
         return default_device()
@@ -46,7 +46,7 @@ def verify(
     data_root: Root,
     manifest: Manifest = None,
     write_manifest: Annotated[Path | None, typer.Option(help="Draft a seeded split here and stop.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the drafted split.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of the drafted split.", min=0)] = 1024,
     workers: Workers = 2,
 ) -> None:
     """Check a data folder against its manifest; exit code 1 if anything is missing, odd or unreadable."""
@@ -134,6 +134,8 @@ def train(
         if not separator:
             raise MudiffError(f"--set {change}: expected field=value.")
         fields[name.strip()] = value.strip()
+    for name in fields.keys() & {"dataset", "target", "method", "variant"}:
+        raise MudiffError(f"--set {name}={fields[name]}: use --{name} {fields[name]}.")
     settings = config.settings(profile, dataset, target, method, variant, **fields)
     folder = paths.prepared(profile, dataset)
     if settings.preparation() != config.preparation(profile, dataset):
@@ -179,7 +181,11 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="released or masked.")] = "masked",
     dilate: Annotated[bool, typer.Option(help="Dilate the mask, as for ISLES.")] = False,
 ) -> None:
-    """Print PSNR, SSIM and MAE per slice and per subject as JSON."""
+    """Print PSNR, SSIM and MAE per slice and per subject as JSON.
+
+    Each volume is clipped to its own 1st to 99th percentile and scaled to [0, 1] first, so an error of the
+    overall brightness does not count here; it does in the tables of protocol masked.
+    """
     from mudiff import metrics, volumes
 
     loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
@@ -189,7 +195,8 @@ def evaluate(
     for name in ("real", "synthetic"):
         volume = loaded[name]
         unit = volumes.normalise(volume.data, "percentile", volume.path)
-        stacks.append(volumes.to_slices(unit, volume.affine, max(volume.data.shape))[0])
+        side = max(volumes.to_slices(unit, volume.affine, 8, wanted=1)[1].oriented[1:])
+        stacks.append(volumes.to_slices(unit, volume.affine, side)[0])  # at native size
     inside, _ = volumes.to_slices(loaded["mask"].data, loaded["mask"].affine, stacks[0].shape[1], order=0)
     print(json.dumps(metrics.evaluate_arrays(*stacks, inside, protocol, dilate), indent=2))
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mudiff.errors import MudiffError
+
 FIR = (1.0, 3.0, 3.0, 1.0)
 """The one-dimensional low-pass filter of every up- and downsampling (A-10)."""
 
@@ -52,8 +54,20 @@ def fir_blur(x: Tensor) -> Tensor:
 
 
 def group_count(channels: int) -> int:
-    """Return the number of groups for normalisation: four channels each, 32 groups at most."""
-    return max(1, min(channels // 4, 32))
+    """Return the number of groups for normalisation: four channels each, 32 groups at most.
+
+    Raises
+    ------
+    MudiffError
+        If that many groups do not divide the channels.
+    """
+    groups = max(1, min(channels // 4, 32))
+    if channels % groups:
+        raise MudiffError(
+            f"{channels} feature maps do not split into {groups} equal groups; "
+            "choose setting width as 4, 8, 12, 16, 32 or a multiple of 32."
+        )
+    return groups
 
 
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv2d:

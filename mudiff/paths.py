@@ -11,6 +11,8 @@ from typing import Any
 
 from mudiff.errors import MudiffError
 
+_NO_PLACE = (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 def root() -> Path:
     """Return the project's folder: ``MUDIFF_ROOT``, else the nearest parent that holds notebooks/."""
@@ -71,7 +73,7 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: the disk is full; free some space and run the same command again "
                 "(what stood there before is untouched)."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, *_NO_PLACE):
             raise MudiffError(
                 f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
             ) from error

@@ -182,7 +182,9 @@ def read_weights(source: str | Path | dict[str, Tensor]) -> dict[str, Tensor]:
         raise MudiffError(
             f"{source}: not a file of weights that can be read safely ({reason}); download it again."
         ) from None
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    ):
         raise MudiffError(
             f"{source}: holds no state dict (key -> tensor); pass gen_diffusive_1.pth or _2.pth."
         )
@@ -201,7 +203,9 @@ def infer_settings(weights: dict[str, Tensor], source: str = "weights", **change
         If the weights are not those of a released F1.
     """
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    modules = {int(key.split(".")[1]) for key in weights if key.startswith("all_modules.")}
+    modules = {
+        int(n) for n in (k.split(".")[1] for k in weights if k.startswith("all_modules.")) if n.isdigit()
+    }
     mappers = [k for k in modules if f"all_modules.{k}.conv1.weight" in weights]
     if "all_modules.0.weight" not in weights or len(mappers) < 2 or "z_transform.1.weight" not in weights:
         raise MudiffError(
@@ -273,14 +277,15 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
     folder = Path(folder)
     if folder.exists():
         raise MudiffError(f"{folder}: exists already; choose another --output.")
-    weights = [read_weights(generator_1), read_weights(generator_2)]
-    settings, n_conditions = infer_settings(weights[0], str(generator_1), dataset=dataset, target=target)
+    settings, n_conditions = infer_settings(
+        read_weights(generator_1), str(generator_1), dataset=dataset, target=target
+    )
     if n_conditions != len(settings.conditions):
         raise MudiffError(
             f"{generator_1}: takes {n_conditions} conditions, but {dataset} {target} has "
             f"{len(settings.conditions)}; pass the --dataset and --target of these weights."
         )
-    f1, f2 = load_networks(*weights)
+    f1, f2 = load_networks(generator_1, generator_2)
     named = {f"f1.{k}": v for k, v in f1.state_dict().items()}
     named |= {f"f2.{k}": v for k, v in f2.state_dict().items()}
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (generator_1, generator_2)]

@@ -27,12 +27,19 @@ from mudiff.methods import Method, build
 from mudiff.settings import RECIPE_VERSION, Settings
 
 
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder alone; wait while another living process holds it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, since a run of other settings is moved aside with all that is in it.
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+    with paths.explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, since a run of other settings is moved aside with all that is in it.
+        lock = (folder.parent / f".{folder.name}.lock").open("w")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -45,13 +52,13 @@ def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     """Make the folder belong to these settings and data; a run of others is moved aside, not deleted."""
     mine = {"settings": settings.to_dict(), "data": data_hash, "recipe": RECIPE_VERSION}
     path = folder / "settings.json"
-    if path.is_file():
-        theirs = paths.read_json(path)
-        if theirs == json.loads(json.dumps(mine)):
-            return
+    if path.is_file() and paths.read_json(path) == json.loads(json.dumps(mine)):
+        return
+    if folder.is_dir() and any(folder.iterdir()):  # other settings, or nobody knows which
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
-        folder.rename(aside)
+        with paths.explained(folder):
+            folder.rename(aside)
     paths.write_json(path, mine)
 
 
@@ -124,7 +131,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
     MudiffError
         If the folder holds no complete run, or weights of other settings.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -138,6 +145,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
     method = build(settings)
     try:
         weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            made_by = (file.metadata() or {}).get("fingerprint")
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
     expected = method.state_dict()
@@ -149,10 +158,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
         | (weights.keys() - expected.keys())
         | {n for n in weights.keys() & expected.keys() if weights[n].shape != expected[n].shape}
     )
-    if wrong:
+    if wrong or made_by != settings.fingerprint():
+        unlike = f"{len(wrong)} tensors differ, such as {wrong[0]}" if wrong else f"made by {made_by}"
         raise MudiffError(
-            f"{path}: weights of other settings than {folder / 'settings.json'} ({len(wrong)} tensors differ, "
-            f"such as {wrong[0]}); train the run again."
+            f"{path}: weights of other settings than {folder / 'settings.json'} ({unlike}); train the run again."
         )
     method.load_state_dict(weights, strict=False)
     return method.to(device).eval()

@@ -1,5 +1,6 @@
 """Synthesis with a trained run: test slices, and whole volumes on their own grid."""
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def synthesize_split(
     folder : Path
         Where to write.
     device : torch.device, optional
-        CPU by default.
+        The GPU if there is one, else the CPU.
     seed : int
         Seed of all slices.
 
@@ -81,15 +82,12 @@ def synthesize_split(
     """
     from tqdm.auto import tqdm
 
-    method = runs.load(run, device or "cpu")
+    method = runs.load(run, device or runs.default_device())
     data_hash = data.check(prepared, method.settings.preparation())
     slices = data.open_slices(prepared, split)
-    provenance = run / "provenance.json"
-    trained = paths.read_json(provenance) if provenance.is_file() else {}
     key = {
         "run": method.settings.run_name,
-        "fingerprint": method.settings.fingerprint(),
-        "trained_on": trained.get("data"),
+        "weights": hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest(),
         "data": data_hash,
         "split": split,
         "seed": seed,
@@ -183,7 +181,7 @@ def synthesize_volume(
     uncertainty : Path, optional
         NIfTI file for the standard deviation of the samples (two or more), in the same units.
     device : torch.device, optional
-        CPU by default.
+        The GPU if there is one, else the CPU.
     seed : int
         The seeds of all slices and samples derive from it.
 
@@ -199,13 +197,17 @@ def synthesize_volume(
     for path in filter(None, (output, uncertainty)):
         if not str(path).endswith((".nii", ".nii.gz")):
             raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
-    method = runs.load(run, device or "cpu")
+    method = runs.load(run, device or runs.default_device())
     settings = method.settings
     if tasks.contrast(target) != settings.target:
         raise MudiffError(
             f"{run}: this run makes {tasks.LABELS[settings.target]}, not {tasks.LABELS[tasks.contrast(target)]}; "
             "pass a run of the wanted target."
         )
+    outputs = [Path(path).resolve() for path in (output, uncertainty) if path is not None]
+    sources = {path.resolve() for path in layouts.find_contrasts(subject).values()}
+    if len(set(outputs)) < len(outputs) or sources & set(outputs):
+        raise MudiffError(f"{output}: is a file of the subject, or named twice; choose names of its own.")
     loaded = _load_conditions(method, Path(subject))
     stacks, background, geometry = [], True, None
     for volume in loaded.values():
@@ -223,8 +225,9 @@ def synthesize_volume(
     for k, part in tqdm(work, desc=f"synthesise {settings.run_name}", unit="batch", disable=None):
         seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
         x = _unit(method.synthesize(y[part].to(method.device), seeds))
-        total[part] += x
-        squares[part] += np.square(x, dtype=np.float64)
+        places = part.numpy()  # numpy takes a tensor of one element for a number
+        total[places] += x
+        squares[places] += np.square(x, dtype=np.float64)
     mean = total / samples
     results = [(output, mean)]
     if uncertainty is not None:

@@ -6,6 +6,7 @@ Letters such as A-2 point to the register in DIFFERENCES.md.
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -192,6 +193,19 @@ def _check(settings: Settings) -> None:
             raise MudiffError(f"setting {name} = {getattr(settings, name)!r}: must be above 0.")
     if settings.width % 4 or settings.critic_width % 4:
         raise MudiffError("settings width and critic_width must be multiples of 4 (group normalisation).")
+    if not all(math.isfinite(v) for v in vars(settings).values() if isinstance(v, float)):
+        raise MudiffError("settings must be finite numbers.")
+    for name in ("beta1", "beta2", "ema_decay"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise MudiffError(
+                f"setting {name} = {getattr(settings, name)!r}: must be at least 0 and below 1."
+            )
+    if not 0 < settings.beta_min < settings.beta_max:
+        raise MudiffError("settings beta_min and beta_max must be above 0, beta_max the larger one.")
+    if settings.validation_slices < 0 or not 0 <= settings.seed < 2**63:
+        raise MudiffError("settings validation_slices and seed must not be negative, nor seed above 2^63.")
+    if not settings.multipliers or min(settings.multipliers) < 1 or settings.embedding % 2:
+        raise MudiffError("setting multipliers must be 1 or more each, setting embedding must be even.")
     # A method's networks say which sizes they can take; here only what every method needs.
     if settings.image_size % 4:
         raise MudiffError(f"setting image_size = {settings.image_size}: must be a multiple of 4.")

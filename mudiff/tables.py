@@ -212,7 +212,7 @@ def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = No
     return (
         f"{title}. Data: {data or data_words(profile)}. Profile {profile}, protocol {protocol}: mean ± standard "
         f"deviation over {UNITS[protocol]}s (n: {n}). Best in bold, second best underlined. "
-        'Row "paper": the authors\' mean on real data; NA: not known.'
+        'Row "paper": the authors\' mean on real data, under protocol released; NA: not known.'
     )
 
 

@@ -19,11 +19,6 @@ from mudiff.sample import sample_slices
 from mudiff.settings import Settings
 
 
-def default_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def learning_rate(start: float, settings: Settings, epoch: int) -> float:
     """Return the learning rate of an epoch: constant, or a cosine down to the final one (A-4).
 
@@ -80,7 +75,8 @@ class WeightAverage:
 
     def __init__(self, method: Method, decay: float) -> None:
         self.method, self.decay = method, decay
-        self.average = {k: v.clone() for k, v in method.state_dict().items()} if decay else None
+        averaged = decay > 0 and method.optimisers  # a solution in closed form has nothing to average
+        self.average = {k: v.clone() for k, v in method.state_dict().items()} if averaged else None
 
     @torch.no_grad()
     def update(self) -> None:
@@ -162,6 +158,8 @@ class Trainer:
             if self.average.average is not None:
                 self.average.average = {k: v.to(self.device) for k, v in state["average"].items()}
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+            self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
+            self.counts = state["counts"]
         runs.cut_log(self.folder, self.step)
 
     def save(self) -> None:
@@ -173,6 +171,8 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
+            "sums": self.sums,
+            "counts": self.counts,
         }
         runs.save_state(self.folder, state)
 
@@ -196,7 +196,8 @@ class Trainer:
     def log(self, **extra: float) -> None:
         """Append the mean losses since the last line."""
         line = {"step": self.step, "epoch": self.step / self.per_epoch}
-        line["slices"] = self.step * self.settings.batch_size
+        epochs, place = divmod(self.step, self.per_epoch)
+        line["slices"] = epochs * len(self.slices) + place * self.settings.batch_size
         for name, optimiser in self.method.optimisers.items():
             line[f"lr/{name}"] = optimiser.param_groups[0]["lr"]
         for name, total in self.sums.items():
@@ -273,7 +274,7 @@ def train(
     SystemExit
         143, after SIGTERM: the state is saved and the same command resumes.
     """
-    device = device or default_device()
+    device = device or runs.default_device()
     data_hash = data.check(prepared, settings.preparation())
     with runs.locked(folder):
         runs.claim(folder, settings, data_hash)

@@ -117,6 +117,7 @@ RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1
         (["train", "--dataset", "brats", "--target", "t1", "--set", "widht=8"], "setting 'widht' is unknown"),
         (["train", "--dataset", "brats", "--target", "t1", "--set", "width=-4"], "must be above 0"),
         (["train", "--dataset", "brats", "--target", "t1", "--set", "width"], "expected field=value"),
+        (["train", "--dataset", "brats", "--target", "t1", "--set", "variant=text"], "use --variant text"),
         (["train", "--dataset", "brats", "--target", "t1", "--device", "cpu"], "mudiff prepare"),
         (RUN, "no trained run here"),
         (["synthesize"], "Missing option"),

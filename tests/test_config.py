@@ -37,7 +37,7 @@ def test_every_field_is_part_of_the_fingerprint():
     prints = {base.fingerprint()}
     for field in dataclasses.fields(base):
         value = getattr(base, field.name)
-        step = {bool: lambda v: not v, int: lambda v: v + 4, float: lambda v: v + 0.25}.get(type(value))
+        step = {bool: lambda v: not v, int: lambda v: v + 4, float: lambda v: v + 0.05}.get(type(value))
         changed = base.replace(**{field.name: other.get(field.name) or step(value)})
         prints.add(changed.fingerprint())
         assert config.Settings.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
@@ -55,6 +55,13 @@ def test_every_field_is_part_of_the_fingerprint():
         ({"mask": "none"}, "choose one of convolution"),
         ({"image_size": 30}, "multiple of 4"),
         ({"steps": 0}, "must be above 0"),
+        ({"beta1": 1.0}, "below 1"),
+        ({"ema_decay": -0.5}, "below 1"),
+        ({"beta_max": -5.0}, "beta_max"),
+        ({"weight_mask": float("nan")}, "finite"),
+        ({"validation_slices": -1}, "negative"),
+        ({"multipliers": (0, 1)}, "multipliers"),
+        ({"embedding": 33}, "even"),
         ({"speed": 1}, "unknown"),
     ],
 )

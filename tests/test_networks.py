@@ -280,6 +280,11 @@ def test_sizes_that_the_networks_cannot_take_are_named():
         StructureNetwork(Settings(image_size=68, multipliers=(1, 1, 1, 1), width=8, embedding=16), 1)
 
 
+def test_widths_that_do_not_split_into_groups_are_named():
+    with pytest.raises(MudiffError, match="equal groups"):
+        StructureNetwork(Settings(**SMALL | {"width": 24, "multipliers": (1, 2, 4)}), 3)
+
+
 def test_initialisation_is_seeded_and_starts_blocks_as_shortcuts():
     settings = Settings(**SMALL)
     a, b = StructureNetwork(settings, 2), StructureNetwork(settings, 2)

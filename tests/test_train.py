@@ -159,6 +159,15 @@ def test_a_complete_run_is_left_alone_and_other_settings_move_it_aside(prepared,
     assert len(aside) == 1 and (aside[0] / "weights.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_whose_settings_are_lost_is_not_taken_for_another(prepared, tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, prepared)
+    (folder / "settings.json").unlink()
+    fit(folder, prepared, seed=1)
+    assert equal(load_file(folder / "weights.safetensors"), fit(tmp_path / "other", prepared, seed=1))
+    assert len([p for p in tmp_path.iterdir() if p.name.startswith("run.")]) == 1
+
+
 def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(prepared, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     saved = torch.save
@@ -193,6 +202,12 @@ def test_damaged_files_are_named(prepared, tmp_path):
     values["settings"]["width"] = 8
     paths.write_json(folder / "settings.json", values)
     with pytest.raises(MudiffError, match="other settings"):
+        runs.load(folder)
+    fit(tmp_path / "other", prepared, seed=3)
+    weights.write_bytes((tmp_path / "other/weights.safetensors").read_bytes())
+    values["settings"]["width"] = 4
+    paths.write_json(folder / "settings.json", values)
+    with pytest.raises(MudiffError, match="made by"):  # same shapes, other settings
         runs.load(folder)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/state.pt").write_bytes(b"nothing")
@@ -246,7 +261,7 @@ def test_synthetic_slices_resume_and_belong_to_their_run(prepared, tmp_path):
         sample.read_synthetic(folder, "nobody")
 
 
-def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_subject):
+def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_subject, monkeypatch):
     fit(tmp_path / "run", prepared)
     affine = np.array([[0, 0, 1.5, -7], [-1, 0, 0, 3], [0, 2, 0, 11], [0, 0, 0, 1.0]])  # slices along axis 1
     files = write_subject(tmp_path / "mine", "someone", affine)
@@ -265,6 +280,21 @@ def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_sub
     )
     assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
     assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
+    monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
+    again = sample.synthesize_volume(
+        tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "2.nii", samples=2
+    )
+    np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
+    for output, uncertainty in ((files["t1"], None), (tmp_path / "x.nii", tmp_path / "x.nii")):
+        with pytest.raises(MudiffError, match="names of its own"):
+            sample.synthesize_volume(
+                tmp_path / "run",
+                tmp_path / "mine/someone",
+                "T1CE",
+                output,
+                samples=2,
+                uncertainty=uncertainty,
+            )
     with pytest.raises(MudiffError, match="makes T1CE"):
         sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T2", tmp_path / "o.nii")
     files["t2"].unlink()
