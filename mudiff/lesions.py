@@ -45,7 +45,7 @@ def _plan_tumours(template: Template, rng: np.random.Generator) -> list[Lesion]:
                 _place(template, rng, (14, 45), "white"),
                 radius,
                 rng.uniform(0.8, 1.25, 3),
-                roughness=0.2,
+                roughness=0.3,
                 mass=rng.uniform(0.15, 0.4),
                 extent=rng.uniform(7, 16),
                 rim=max(rng.uniform(0.3, 0.5) * radius, 3.0),
