@@ -115,8 +115,11 @@ def _preview(path: Path) -> str:
     import pandas as pd
 
     frame = pd.read_csv(path)
-    small = frame[frame["metric"] == "psnr"].pivot_table(
-        index=["dataset", "target"], columns="method", values="mean", sort=False
+    task = frame["dataset"].map(lambda d: tasks.DATASETS[d].label) + " " + frame["target"].map(tasks.LABELS)
+    frame = frame.assign(task=task, method=frame["method"].map(tasks.METHODS))
+    psnr = frame[frame["metric"] == "psnr"]
+    small = psnr.pivot_table(index="task", columns="method", values="mean", sort=False).rename_axis(
+        columns=None
     )
     caption = f"<small>PSNR in dB, protocol {html.escape(frame['protocol'][0])}</small>"
     return caption + small.round(2).reset_index().to_html(index=False, border=0)
