@@ -148,6 +148,38 @@ def _load_conditions(method: Method, folder: Path) -> dict[str, volumes.Volume]:
     return loaded
 
 
+def _check_request(subject: Path, output: Path, uncertainty: Path | None, samples: int) -> None:
+    """Check what `synthesize_volume` is asked for before anything is computed."""
+    if samples < 1 or (uncertainty is not None and samples < 2):
+        raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
+    for path in filter(None, (output, uncertainty)):
+        if not str(path).endswith((".nii", ".nii.gz")):
+            raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
+    outputs = [Path(path).resolve() for path in (output, uncertainty) if path is not None]
+    sources = {path.resolve() for path in layouts.find_contrasts(subject).values()}
+    if len(set(outputs)) < len(outputs) or sources & set(outputs):
+        raise MudiffError(f"{output}: is a file of the subject, or named twice; choose names of its own.")
+
+
+def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation over the samples, float64 (Z, S, S) each, of slices y (Z, n, S, S)."""
+    from tqdm.auto import tqdm
+
+    filled = torch.nonzero((y > -1).flatten(1).any(dim=1))[:, 0]  # empty slices stay 0 without sampling
+    # Sums of x and x^2 over the samples: memory does not grow with their number.
+    total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
+    work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
+    for k, part in tqdm(work, desc=f"synthesise {method.settings.run_name}", unit="batch", disable=None):
+        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
+        x = _unit(method.synthesize(y[part].to(method.device), seeds))
+        places = part.numpy()  # numpy takes a tensor of one element for a number
+        total[places] += x
+        squares[places] += np.square(x, dtype=np.float64)
+    mean = total / samples
+    variance = np.maximum(squares / samples - mean**2, 0) * samples / max(samples - 1, 1)
+    return mean, np.sqrt(variance)
+
+
 def synthesize_volume(
     run: Path,
     subject: Path,
@@ -190,13 +222,6 @@ def synthesize_volume(
     MudiffError
         If the run makes another target, a contrast is missing, or a volume cannot be used.
     """
-    from tqdm.auto import tqdm
-
-    if samples < 1 or (uncertainty is not None and samples < 2):
-        raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
-    for path in filter(None, (output, uncertainty)):
-        if not str(path).endswith((".nii", ".nii.gz")):
-            raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
     method = runs.load(run, device or runs.default_device())
     settings = method.settings
     if tasks.contrast(target) != settings.target:
@@ -204,10 +229,7 @@ def synthesize_volume(
             f"{run}: this run makes {tasks.LABELS[settings.target]}, not {tasks.LABELS[tasks.contrast(target)]}; "
             "pass a run of the wanted target."
         )
-    outputs = [Path(path).resolve() for path in (output, uncertainty) if path is not None]
-    sources = {path.resolve() for path in layouts.find_contrasts(subject).values()}
-    if len(set(outputs)) < len(outputs) or sources & set(outputs):
-        raise MudiffError(f"{output}: is a file of the subject, or named twice; choose names of its own.")
+    _check_request(Path(subject), output, uncertainty, samples)
     loaded = _load_conditions(method, Path(subject))
     stacks, background, geometry = [], True, None
     for volume in loaded.values():
@@ -218,21 +240,8 @@ def synthesize_volume(
     y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
     like = next(iter(loaded.values()))
 
-    filled = torch.nonzero((y > -1).flatten(1).any(dim=1))[:, 0]  # empty slices stay 0 without sampling
-    # Sums of x and x^2 over the samples: memory does not grow with their number.
-    total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
-    work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
-    for k, part in tqdm(work, desc=f"synthesise {settings.run_name}", unit="batch", disable=None):
-        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
-        x = _unit(method.synthesize(y[part].to(method.device), seeds))
-        places = part.numpy()  # numpy takes a tensor of one element for a number
-        total[places] += x
-        squares[places] += np.square(x, dtype=np.float64)
-    mean = total / samples
-    results = [(output, mean)]
-    if uncertainty is not None:
-        variance = np.maximum(squares / samples - mean**2, 0) * samples / (samples - 1)
-        results.append((uncertainty, np.sqrt(variance)))
+    mean, deviation = _sample_stack(method, y, samples, seed)
+    results = [(output, mean)] if uncertainty is None else [(output, mean), (uncertainty, deviation)]
     for path, stack in results:
         native = volumes.from_slices(stack.astype(np.float32), geometry)
         native[background] = 0
