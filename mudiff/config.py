@@ -9,6 +9,7 @@ from typing import Any
 
 from mudiff import tasks
 from mudiff.errors import MudiffError
+from mudiff.recipes import PUBLISHED, RECIPES
 from mudiff.settings import RECIPE_VERSION, Preparation, Settings
 
 __all__ = [
@@ -24,10 +25,9 @@ __all__ = [
 ]
 
 TEXT = {  # variant "text": the paper as written
-    "variant": "text",
     "beta1": 0.1,
     "beta2": 0.2,
-    "cosine": False,
+    "schedule": "constant",
     "r1_gamma": 0.0,
     "normalisation": "minmax",
     "critic_blocks": 4,
@@ -43,7 +43,8 @@ TEXT = {  # variant "text": the paper as written
     "detach_first": True,
     "order": "shuffled",
 }
-VARIANTS: dict[str, dict[str, Any]] = {"released": {}, "text": TEXT}
+VARIANTS = ("released", "text", "published")
+"""Common budget and the authors' training command; MU-Diff as its text says; a baseline's own budget."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,43 @@ class Profile:
         Slices per subject and dataset; empty for the paper's numbers.
     phantoms : dict of str to (int, int, int)
         Phantom subjects per dataset for training, validation and test; empty for real data.
-    runs : tuple of (str, str)
-        The (dataset, target) pairs that are trained.
-    methods : tuple of str
-        The methods that are trained for each of them.
+    runs : dict of (str, str) to tuple of str
+        (dataset, target) -> the methods that are trained for it.
     epochs : dict of (str, str) to int
-        Epochs of a (dataset, target) that differ from ``overrides["epochs"]``.
+        Epochs of a (dataset, target), for all its methods, where they are not ``overrides["epochs"]``.
+    sizes : dict of str to dict
+        Method -> fields of `Settings` that differ from ``overrides``.
     """
 
     name: str
     overrides: dict[str, Any]
     slices: dict[str, int]
     phantoms: dict[str, tuple[int, int, int]]
-    runs: tuple[tuple[str, str], ...]
-    methods: tuple[str, ...] = ("mudiff", "linear")
+    runs: dict[tuple[str, str], tuple[str, ...]]
     epochs: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every method that is trained for some task, in the order of the tables."""
+        used = {method for methods in self.runs.values() for method in methods}
+        return tuple(method for method in tasks.METHODS if method in used)
 
 
-_LESION_RUNS = (
-    ("brats", "t1ce"),
-    ("brats", "flair"),
-    ("brats", "t2"),
-    ("brats", "t1"),
-    ("isles", "flair"),
-    ("isles", "t1"),
-)
+_ALL = tuple(tasks.METHODS)
+_CLOSEST = ("syndiff", "mudiff", "linear")  # MU-Diff, the baseline that it builds on, and the floor
+# The chosen part of the matrix: every method for the contrast that is hardest and the one that lesions are
+# outlined on, the closest ones elsewhere.
+_PART = {
+    ("brats", "t1ce"): _ALL,  # the first is begun first: it is trained longest
+    ("brats", "flair"): _ALL,
+    ("brats", "t2"): _CLOSEST,
+    ("brats", "t1"): _CLOSEST,
+    ("isles", "flair"): _ALL,
+    ("isles", "t1"): _CLOSEST,
+    ("healthy", "flair"): _ALL,
+}
+_SMALL_U_NET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
 
 PROFILES = {
     "smoke": Profile(
@@ -102,7 +115,13 @@ PROFILES = {
         },
         slices=dict.fromkeys(tasks.DATASETS, 6),
         phantoms={"brats": (2, 1, 2), "isles": (2, 1, 2), "healthy": (1, 1, 1)},
-        runs=_LESION_RUNS,
+        runs=_PART,
+        sizes={
+            "pix2pix": _SMALL_U_NET,
+            "pgan": {"blocks": 2},
+            "mmgan": _SMALL_U_NET,
+            "ddpm": {"steps": 25},  # 1000 in "paper"
+        },
     ),
     "demo": Profile(
         "demo",
@@ -122,10 +141,16 @@ PROFILES = {
         },
         slices=dict.fromkeys(tasks.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
-        runs=_LESION_RUNS,
+        runs=_PART,
         epochs={("brats", "t1ce"): 6},
+        sizes={
+            "pix2pix": _SMALL_U_NET | {"width": 16, "critic_width": 16},
+            "pgan": {"width": 16, "critic_width": 16, "blocks": 3},
+            "mmgan": _SMALL_U_NET | {"width": 16, "critic_width": 16},
+            "ddpm": {"width": 16, "steps": 50},  # 1000 in "paper"
+        },
     ),
-    "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=_LESION_RUNS),
+    "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=tasks.RUNS),
 }
 
 
@@ -156,21 +181,35 @@ def preparation(profile_name: str, dataset: str) -> Preparation:
 def settings(
     profile_name: str, dataset: str, target: str, method: str, variant: str = "released", **changes: Any
 ) -> Settings:
-    """Return the settings of one run: defaults, then variant, profile and `changes`.
+    """Return the settings of one run: the method's recipe, then variant, profile and `changes`.
 
     Raises
     ------
     MudiffError
-        If a name is unknown or a value does not fit its field.
+        If a name is unknown, a variant does not belong to the method, or a value does not fit its field.
     """
-    chosen = profile(profile_name)
-    if variant not in VARIANTS:
-        raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+    chosen, method = profile(profile_name), tasks.method(method)
+    _check_variant(variant, method)
     fields: dict[str, Any] = {"dataset": dataset, "target": tasks.contrast(target), "method": method}
-    fields["slices"] = preparation(profile_name, dataset).slices
-    fields |= VARIANTS[variant] | chosen.overrides
+    fields |= {"variant": variant, "slices": preparation(profile_name, dataset).slices} | RECIPES[method]
+    fields |= TEXT if variant == "text" else {}
+    fields |= chosen.overrides | chosen.sizes.get(method, {})
     if (dataset, fields["target"]) in chosen.epochs:
         fields["epochs"] = chosen.epochs[dataset, fields["target"]]
     if method == "linear":
         fields["epochs"] = 1  # the least-squares fit sees each slice once
+    fields |= PUBLISHED[method] if variant == "published" else {}
     return Settings().replace(**fields | changes)
+
+
+def _check_variant(variant: str, method: str) -> None:
+    if variant not in VARIANTS:
+        raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
+    if variant == "text" and method in tasks.BASELINES:
+        raise MudiffError(
+            f"variant 'text' is MU-Diff's; method {method!r} has 'released' (common budget) and 'published'."
+        )
+    if variant == "published" and method not in PUBLISHED:
+        raise MudiffError(
+            f"variant 'published' is for baselines; method {method!r} has 'released' and 'text'."
+        )

@@ -204,9 +204,19 @@ class DecoderLevel(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """H: the U-Net of Eq. 19 (section "Model architecture"; details of register D-7 and D-8)."""
+    """H: the U-Net of Eq. 19 (section "Model architecture"; details of register D-7 and D-8).
 
-    def __init__(self, inputs: int, settings: Settings) -> None:
+    Parameters
+    ----------
+    inputs : int
+        Channels of the features that enter.
+    settings : Settings
+        Widths, levels and blocks.
+    images : int
+        Channels of the image that the input pyramid starts from.
+    """
+
+    def __init__(self, inputs: int, settings: Settings, images: int = 1) -> None:
         super().__init__()
         widths = [settings.width * m for m in settings.multipliers]
         sides = [settings.image_size >> level for level in range(len(widths))]
@@ -220,7 +230,7 @@ class EncoderDecoder(nn.Module):
         self.latent = LatentEmbedding(settings.latent, settings.embedding)
 
         self.encoder = nn.ModuleList()
-        skips, channels, pyramid = [inputs], inputs, 1
+        skips, channels, pyramid = [inputs], inputs, images
         for level, width in enumerate(widths):
             last = level == len(widths) - 1
             self.encoder.append(EncoderLevel(channels, width, settings, attention[level], last, pyramid))
@@ -246,7 +256,7 @@ class EncoderDecoder(nn.Module):
         ----------
         f_c : Tensor (B, C, H, W)
             Features of the images, Eq. 9 or 18.
-        x_t : Tensor (B, 1, H, W)
+        x_t : Tensor (B, images, H, W)
             The noisy target, start of the input pyramid.
         t : Tensor (B,)
             Time steps 0 .. T-1.

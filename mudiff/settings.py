@@ -15,7 +15,7 @@ from typing import Any
 from mudiff import tasks
 from mudiff.errors import MudiffError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by every change that alters numbers; part of every fingerprint."""
 
 
@@ -46,7 +46,7 @@ class Settings:
     dataset: str = "brats"
     target: str = "t1ce"
     method: str = "mudiff"
-    variant: str = "released"  # "released" (authors' training command) or "text" (paper as written)
+    variant: str = "released"  # or "text" (the paper as written), or a baseline's "published" budget
     seed: int = 1024  # A-7: not in the paper
 
     # Slices
@@ -54,7 +54,7 @@ class Settings:
     slices: int = 80
     normalisation: str = "percentile"  # B-4
 
-    # Networks
+    # Networks; `recipes.py` has each baseline's sizes
     width: int = 64  # feature maps of the first level
     multipliers: tuple[int, ...] = (1, 2, 4)  # widths of the levels, in units of `width`
     blocks: int = 2  # residual blocks per encoder level; the decoder has one more (D-8)
@@ -70,6 +70,8 @@ class Settings:
     mapper_activation: str = "silu"  # D-5: "silu" (code) or "relu" (text)
     mapper_skip: bool = False  # D-5: "residual" blocks without (code) or with a skip (text)
     mapper_normalises: str = "features"  # D-5: Eq. 13 applied to conv1's "features" (code) or the "input"
+    levels: int = 8  # halvings in the U-Nets of Pix2Pix and MM-GAN
+    dropout: float = 0.0  # of a baseline's generator, in training only
 
     # Diffusion
     steps: int = 4  # T
@@ -87,6 +89,9 @@ class Settings:
     mask_noise: str = "independent"  # C-3: noise of the two posterior samples in Eq. 29, or "shared"
     detach_first: bool = False  # C-4: cut x^{p1} on its way into F2, so that L^2 trains F2 alone
     critic_real_weight: float = 1.0  # C-5: 1 (code) or 2 (Eq. 27 summed over both networks)
+    weight_perceptual: float = 0.0  # pGAN: of the VGG16 features
+    vgg16: str = ""  # pGAN: file with the weights of VGG16; without one the perceptual term is off
+    weight_reconstruction: float = 0.0  # Hi-Net: of the conditions' own reconstructions
 
     # Optimisation
     epochs: int = 30  # A-7
@@ -95,8 +100,9 @@ class Settings:
     critic_learning_rate: float = 1e-4
     beta1: float = 0.5  # A-2: 0.5 (code) or 0.1 (text)
     beta2: float = 0.9  # A-2: 0.9 (code) or 0.2 (text)
-    cosine: bool = True  # A-4: cosine schedule of all optimisers
-    final_learning_rate: float = 1e-5  # A-4
+    schedule: str = "cosine"  # A-4: learning rates fall as a "cosine" (code), stay "constant", or "linear"
+    final_learning_rate: float = 1e-5  # A-4: where the cosine ends
+    constant_part: float = 0.5  # part of the epochs before "linear" starts to fall to 0
     r1_gamma: float = 1.0  # A-5: R1 penalty on the critic, 0 is off
     r1_interval: int = 10  # A-5: steps between two penalties
     ema_decay: float = 0.0  # A-6: 0 is off (as the released command runs), 0.999 what it names
@@ -161,7 +167,7 @@ class Settings:
 
 
 _CHOICES = {
-    "variant": ("released", "text"),
+    "variant": ("released", "text", "published"),
     "normalisation": ("percentile", "minmax"),
     "gates": ("all", "pair"),
     "pairs": ("cyclic", "chain"),
@@ -172,12 +178,13 @@ _CHOICES = {
     "reduction": ("mean", "sum"),
     "mask": ("convolution", "trained", "channel_mean"),
     "mask_noise": ("independent", "shared"),
+    "schedule": ("cosine", "linear", "constant"),
     "order": ("fixed", "shuffled"),
     "precision": ("float32", "bfloat16"),
     "checkpoint": ("best", "last"),
 }
 _POSITIVE = (
-    "image_size", "slices", "width", "blocks", "embedding", "latent", "critic_width", "critic_blocks",
+    "image_size", "slices", "width", "blocks", "embedding", "latent", "levels", "critic_width", "critic_blocks",
     "steps", "epochs", "batch_size", "learning_rate", "critic_learning_rate", "r1_interval", "validate_every",
 )  # fmt: skip
 
@@ -193,9 +200,11 @@ def _check(settings: Settings) -> None:
             raise MudiffError(f"setting {name} = {getattr(settings, name)!r}: must be above 0.")
     if settings.width % 4 or settings.critic_width % 4:
         raise MudiffError("settings width and critic_width must be multiples of 4 (group normalisation).")
+    if settings.vgg16 and settings.method != "pgan":
+        raise MudiffError("setting vgg16: only method pgan has a perceptual term; leave it out.")
     if not all(math.isfinite(v) for v in vars(settings).values() if isinstance(v, float)):
         raise MudiffError("settings must be finite numbers.")
-    for name in ("beta1", "beta2", "ema_decay"):
+    for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part"):
         if not 0 <= getattr(settings, name) < 1:
             raise MudiffError(
                 f"setting {name} = {getattr(settings, name)!r}: must be at least 0 and below 1."

@@ -1,4 +1,4 @@
-"""The paper's tables as data: datasets, contrasts, targets, methods."""
+"""The paper's tables as data: datasets, contrasts, targets, methods, and the runs made of them."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,20 @@ from mudiff.errors import MudiffError
 LABELS = {"t1": "T1", "t1ce": "T1CE", "t2": "T2", "flair": "FLAIR", "dwi": "DWI"}
 """Contrast name in code and file names -> name in figures and tables."""
 
-METHODS = {"mudiff": "MU-Diff", "linear": "Linear"}
-"""Method name in code and file names -> name in figures and tables."""
+METHODS = {
+    "pix2pix": "Pix2Pix",
+    "pgan": "pGAN",
+    "mmgan": "MM-GAN",
+    "hinet": "Hi-Net",
+    "ddpm": "DDPM",
+    "syndiff": "SynDiff",
+    "mudiff": "MU-Diff",
+    "linear": "Linear",
+}
+"""Method name in code and file names -> name in figures and tables: the paper's seven, and our floor."""
+
+BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
+"""The methods that the paper compares MU-Diff with (section "Competing methods")."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,14 @@ DATASETS = {
     ),
     "open_ms": Dataset("open_ms", "Open MS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
 }
+
+RUNS = {
+    (name, target): tuple(METHODS)
+    for name in ("brats", "isles", "healthy")
+    for target in DATASETS[name].targets
+}
+"""The paper's whole matrix: (dataset, target) -> the methods trained for it (Tables 1 and 2, Supplementary
+Data 4), with the linear floor beside them."""
 
 
 def dataset(name: str) -> Dataset:

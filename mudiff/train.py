@@ -20,14 +20,18 @@ from mudiff.settings import Settings
 
 
 def learning_rate(start: float, settings: Settings, epoch: int) -> float:
-    """Return the learning rate of an epoch: constant, or a cosine down to the final one (A-4).
+    """Return the learning rate of an epoch: constant, a cosine down to the final one (A-4), or linear to 0.
 
-    A start below the final rate stays as it is.
+    "linear" is constant for `constant_part` of the epochs and would reach 0 in the first epoch after the
+    last. For the cosine, a start below the final rate stays as it is.
     """
-    final = settings.final_learning_rate
-    if not settings.cosine or start <= final:
-        return start
-    return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    if settings.schedule == "cosine" and start > settings.final_learning_rate:
+        final = settings.final_learning_rate
+        return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    if settings.schedule == "linear":
+        constant = settings.constant_part * settings.epochs
+        return start * min(1.0, (settings.epochs - epoch) / (settings.epochs - constant))
+    return start
 
 
 def epoch_order(count: int, settings: Settings, epoch: int) -> np.ndarray:
@@ -71,7 +75,10 @@ def validation_psnr(method: Method, slices: data.Slices) -> float:
 
 
 class WeightAverage:
-    """Exponential moving average of a method's weights (register A-6); off when the decay is 0."""
+    """Exponential moving average of a method's weights (register A-6); off when the decay is 0.
+
+    The decay is warmed up as (1 + step) / (10 + step), so that early averages are not the first draw.
+    """
 
     def __init__(self, method: Method, decay: float) -> None:
         self.method, self.decay = method, decay
@@ -79,12 +86,13 @@ class WeightAverage:
         self.average = {k: v.clone() for k, v in method.state_dict().items()} if averaged else None
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the present weights."""
+    def update(self, step: int) -> None:
+        """Move the average towards the present weights, after `step` earlier updates."""
         if self.average is not None:
+            decay = min(self.decay, (1 + step) / (10 + step))
             for name, value in self.method.state_dict().items():
                 if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - self.decay)
+                    self.average[name].lerp_(value, 1 - decay)
                 else:
                     self.average[name].copy_(value)
 
@@ -187,7 +195,7 @@ class Trainer:
         indices = order[place * size : (place + 1) * size]
         batch = make_batch(self.slices, indices, self.settings, self.step).to(self.device)
         values = self.method.training_step(batch, self.step)
-        self.average.update()
+        self.average.update(self.step)
         self.step += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value

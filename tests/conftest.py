@@ -8,6 +8,9 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+
+from mudiff.methods import Batch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("MUDIFF_REAL_DATA", REPOSITORY / "../shared/data"))
@@ -63,3 +66,10 @@ def cohort(tmp_path: Path, write_subject: Callable[..., dict[str, Path]]) -> tup
         write_subject(tmp_path / "raw", f"Brats18_{name}_1")
     rows = [(f"BraTS19_{name}_1", split, "") for name, split in splits.items()]
     return tmp_path / "raw", pd.DataFrame(rows, columns=["subject", "split", "reason"])
+
+
+def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
+    """Return a batch of uniform noise, all of it brain, seeded by its size."""
+    g = torch.Generator().manual_seed(count)
+    draw = lambda channels: torch.rand(count, channels, size, size, generator=g) * 2 - 1  # noqa: E731
+    return Batch(draw(1), draw(conditions), torch.ones(count, 1, size, size) > 0, torch.arange(count))

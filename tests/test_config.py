@@ -32,13 +32,14 @@ def test_every_field_is_part_of_the_fingerprint():
         "normalisation": "minmax", "gates": "pair", "pairs": "chain", "gated_term": "concatenation",
         "mapper_activation": "relu", "mapper_normalises": "input", "posterior": "printed", "reduction": "sum",
         "mask": "trained", "mask_noise": "shared", "order": "shuffled", "precision": "bfloat16",
-        "checkpoint": "last",
+        "checkpoint": "last", "schedule": "linear", "vgg16": "vgg16.pth",
     }  # fmt: skip
     prints = {base.fingerprint()}
     for field in dataclasses.fields(base):
         value = getattr(base, field.name)
         step = {bool: lambda v: not v, int: lambda v: v + 4, float: lambda v: v + 0.05}.get(type(value))
-        changed = base.replace(**{field.name: other.get(field.name) or step(value)})
+        needs = {"method": "pgan"} if field.name == "vgg16" else {}
+        changed = base.replace(**{field.name: other.get(field.name) or step(value)} | needs)
         prints.add(changed.fingerprint())
         assert config.Settings.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
     assert len(prints) == 1 + len(dataclasses.fields(base))
@@ -50,7 +51,10 @@ def test_every_field_is_part_of_the_fingerprint():
         ({"width": "x"}, "expected a value of type int"),
         ({"width": 2.5}, "expected a value of type int"),
         ({"width": 6}, "multiples of 4"),
-        ({"cosine": "maybe"}, "expected a value of type bool"),
+        ({"mapper_skip": "maybe"}, "expected a value of type bool"),
+        ({"schedule": "steps"}, "choose one of cosine"),
+        ({"constant_part": 1.0}, "below 1"),
+        ({"vgg16": "vgg16.pth"}, "only method pgan"),
         ({"epochs": True}, "expected a value of type int"),
         ({"mask": "none"}, "choose one of convolution"),
         ({"image_size": 30}, "multiple of 4"),
@@ -72,9 +76,9 @@ def test_wrong_values_are_named(change, words):
 
 def test_command_line_texts_become_values():
     settings = config.Settings().replace(
-        epochs="3", multipliers="1,2", cosine="false", beta1="0.1", image_size="1e2"
+        epochs="3", multipliers="1,2", critic_minibatch_std="false", beta1="0.1", image_size="1e2"
     )
-    assert (settings.epochs, settings.multipliers, settings.cosine) == (3, (1, 2), False)
+    assert (settings.epochs, settings.multipliers, settings.critic_minibatch_std) == (3, (1, 2), False)
     assert (settings.beta1, settings.image_size) == (0.1, 100)
 
 
@@ -82,7 +86,7 @@ def test_the_text_variant_differs_in_what_the_register_says_and_learns():
     settings = config.settings("smoke", "brats", "t1ce", "mudiff", "text")
     released = config.settings("smoke", "brats", "t1ce", "mudiff")
     differing = {k for k, v in settings.to_dict().items() if released.to_dict()[k] != v}
-    assert differing == set(config.TEXT) and settings.run_name == "brats_t1ce_mudiff_text"
+    assert differing == {"variant", *config.TEXT} and settings.run_name == "brats_t1ce_mudiff_text"
     method = build(settings)
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, 1, 64, 64, generator=g), torch.rand(2, 3, 64, 64, generator=g)
@@ -96,7 +100,7 @@ def test_the_text_variant_differs_in_what_the_register_says_and_learns():
 def test_profiles_hold_runs_that_exist(name):
     profile = config.profile(name)
     for dataset, target in profile.runs:
-        for method in profile.methods:
+        for method in profile.runs[dataset, target]:
             settings = config.settings(name, dataset, target, method)
             assert settings.preparation() == config.preparation(name, dataset)
             assert target not in settings.conditions

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROWS = (
-    "errors paths tasks settings config",
+    "errors paths tasks settings recipes config",
     "metrics",
     "layouts volumes manifests parallel slices data verify atlas anatomy lesions signals phantom motion",
     "layers networks critic diffusion losses",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import some_slices
 
 from mudiff.methods import Batch, build
 from mudiff.settings import Settings
@@ -11,12 +12,6 @@ SMALL = {
     "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
     "critic_blocks": 2,
 }  # fmt: skip
-
-
-def some_batch(size: int = 3, n: int = 3) -> Batch:
-    g = torch.Generator().manual_seed(size)
-    draw = lambda c: torch.rand(size, c, 16, 16, generator=g) * 2 - 1  # noqa: E731
-    return Batch(draw(1), draw(n), torch.ones(size, 1, 16, 16, dtype=torch.bool), torch.arange(size))
 
 
 VARIATIONS = [
@@ -40,7 +35,7 @@ def test_every_parameter_learns_in_one_step_or_two(change):
     method = build(Settings(**SMALL | change))
     before = {k: v.clone() for k, v in method.named_parameters()}
     for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
-        values = method.training_step(some_batch(), step)
+        values = method.training_step(some_slices(3), step)
     still = [k for k, v in method.named_parameters() if torch.equal(v, before[k])]
     # C-1: only "trained" moves the attention convolution.
     untrained = [] if change.get("mask") == "trained" else ["attention.weight", "attention.bias"]
@@ -53,7 +48,7 @@ def test_each_departure_changes_the_result():
     def weights_after_two_steps(**change):
         method = build(Settings(**SMALL | change))
         for step in range(2):
-            method.training_step(some_batch(), step)
+            method.training_step(some_slices(3), step)
         return torch.cat([p.detach().flatten() for p in [*method.f1.parameters(), *method.f2.parameters()]])
 
     base = weights_after_two_steps()
@@ -63,7 +58,7 @@ def test_each_departure_changes_the_result():
 
 
 def test_first_network_learns_from_the_second_unless_cut():
-    batch = some_batch()
+    batch = some_slices(3)
 
     def first_gradient(**change) -> float:
         method = build(Settings(**SMALL | change))
@@ -83,12 +78,12 @@ def test_first_network_learns_from_the_second_unless_cut():
 def trained():
     method = build(Settings(**SMALL))
     for step in range(3):
-        method.training_step(some_batch(), step)
+        method.training_step(some_slices(3), step)
     return method.eval()
 
 
 def test_a_slice_depends_on_its_seed_alone(trained):
-    y = some_batch(5).conditions
+    y = some_slices(5).conditions
     seeds = torch.tensor([7, 8, 9, 10, 11])
     together = trained.synthesize(y, seeds)
     order = torch.tensor([4, 2, 0, 1, 3])
@@ -100,7 +95,7 @@ def test_a_slice_depends_on_its_seed_alone(trained):
 
 
 def test_callback_sees_every_step_and_the_average_is_the_sample(trained):
-    y, seen = some_batch(2).conditions, []
+    y, seen = some_slices(2).conditions, []
     x = trained.synthesize(y, torch.tensor([1, 2]), seen.append)
     assert [step["t"] for step in seen] == [3, 2, 1, 0]
     last = seen[-1]  # at t = 0 the posterior mean is the prediction itself: Eq. 31 averages both networks
@@ -112,8 +107,8 @@ def test_training_does_not_touch_the_global_random_state():
     torch.manual_seed(5)
     method = build(Settings(**SMALL))
     state = torch.random.get_rng_state()
-    method.training_step(some_batch(), 0)
-    method.synthesize(some_batch().conditions, torch.arange(3))
+    method.training_step(some_slices(3), 0)
+    method.synthesize(some_slices(3).conditions, torch.arange(3))
     assert torch.equal(state, torch.random.get_rng_state())
 
 

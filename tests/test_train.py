@@ -224,7 +224,10 @@ def test_schedule_and_order_follow_the_settings():
     settings = Settings(epochs=10)
     assert train.learning_rate(1e-3, settings, 0) == pytest.approx(1e-3)
     assert train.learning_rate(1e-3, settings, 5) == pytest.approx((1e-3 + 1e-5) / 2)
-    assert train.learning_rate(1e-3, settings.replace(cosine=False), 9) == 1e-3
+    assert train.learning_rate(1e-3, settings.replace(schedule="constant"), 9) == 1e-3
+    linear = settings.replace(schedule="linear", constant_part=0.4)
+    rates = [train.learning_rate(6e-4, linear, epoch) for epoch in (0, 4, 5, 9)]
+    assert rates == pytest.approx([6e-4, 6e-4, 5e-4, 1e-4])
     fixed = [train.epoch_order(20, settings, epoch) for epoch in range(2)]
     assert (fixed[0] == fixed[1]).all() and sorted(fixed[0]) == list(range(20))
     drawn = [train.epoch_order(20, settings.replace(order="shuffled"), epoch) for epoch in range(2)]

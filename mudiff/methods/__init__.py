@@ -16,8 +16,23 @@ def build(settings: Settings) -> Method:
     settings : Settings
         Method, its sizes, dataset and target (which fix the number of conditions).
     """
+    from mudiff.methods.ddpm import DDPM
+    from mudiff.methods.hinet import HiNet
     from mudiff.methods.linear import Linear
+    from mudiff.methods.mmgan import MMGAN
     from mudiff.methods.mudiff import MUDiff
+    from mudiff.methods.pgan import PGAN
+    from mudiff.methods.pix2pix import Pix2Pix
+    from mudiff.methods.syndiff import SynDiff
 
-    kind = {"mudiff": MUDiff, "linear": Linear}[settings.method]
-    return kind(settings, torch.Generator().manual_seed(settings.seed))
+    kinds: dict[str, type[Method]] = {
+        "pix2pix": Pix2Pix,
+        "pgan": PGAN,
+        "mmgan": MMGAN,
+        "hinet": HiNet,
+        "ddpm": DDPM,
+        "syndiff": SynDiff,
+        "mudiff": MUDiff,
+        "linear": Linear,
+    }
+    return kinds[settings.method](settings, torch.Generator().manual_seed(settings.seed))

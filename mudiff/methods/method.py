@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from mudiff.settings import Settings
 
 Callback = Callable[[dict[str, Tensor]], None]
-"""Receives ``t``, ``x_t``, ``x_p1`` and ``x_p2`` at each sampling step."""
+"""Receives ``t``, ``x_t`` and the prediction of x_0, ``x_p1`` (of MU-Diff also ``x_p2``), at each sampling step."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class Method(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the method's numbers live."""
         return next(iter(self.state_dict().values())).device
+
+    def _autocast(self) -> AbstractContextManager:
+        """Return the context in which networks run: mixed precision where the settings ask for it."""
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:

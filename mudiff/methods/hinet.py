@@ -1,0 +1,177 @@
+"""Hi-Net (Zhou et al. 2020): an auto-encoder for each contrast, fused at three scales."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mudiff.methods.adversarial import Adversarial, Drop, check_multiple, distance, leaky, least_squares
+from mudiff.methods.method import Batch
+from mudiff.settings import Settings
+
+
+class Convolution(nn.Module):
+    """A 3x3 convolution, BatchNorm and an activation: leaky on the way down, ReLU on the way up."""
+
+    def __init__(self, inputs: int, outputs: int, slope: float) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
+        self.slope = slope
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return (B, outputs, H, W) from h (B, inputs, H, W)."""
+        return F.leaky_relu(self.norm(self.conv(h)), self.slope)
+
+
+DOWN, UP = 0.2, 0.0
+"""Slopes of the activations."""
+
+
+def _chain(*widths: int, slope: float) -> nn.Sequential:
+    return nn.Sequential(*(Convolution(a, b, slope) for a, b in pairwise(widths)))
+
+
+def _double(h: Tensor) -> Tensor:
+    return F.interpolate(h, scale_factor=2)
+
+
+class Encoder(nn.Module):
+    """Of one contrast: three stages of two convolutions, each followed by a halving."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        stages = ((1, w, w), (w, 2 * w, 2 * w), (2 * w, 4 * w, 4 * w))
+        self.stages = nn.ModuleList(_chain(*widths, slope=DOWN) for widths in stages)
+
+    def forward(self, h: Tensor) -> list[Tensor]:
+        """Return the halved features of each stage, of an image (B, 1, H, W)."""
+        features = []
+        for stage in self.stages:
+            h = F.max_pool2d(stage(h), 2)
+            features.append(h)
+        return features
+
+
+class Decoder(nn.Module):
+    """Of one contrast: back to its own image, without skips."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        stages = ((4 * w, 4 * w), (4 * w, 4 * w, 2 * w), (2 * w, 2 * w, w), (w, w))
+        self.stages = nn.ModuleList(_chain(*widths, slope=UP) for widths in stages)
+        self.last = nn.Conv2d(w, 1, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the contrast (B, 1, H, W) in [-1, 1]."""
+        for k, stage in enumerate(self.stages):
+            h = stage(_double(h) if k else h)
+        return torch.tanh(self.last(h))
+
+
+class MixedFusion(nn.Module):
+    """The mixed fusion block: sum, product and maximum of the contrasts, and the fusion so far."""
+
+    def __init__(self, inputs: int, outputs: int, slope: float, first: bool = False) -> None:
+        super().__init__()
+        self.mix = Convolution(3 * inputs, inputs, slope)
+        self.merge = Convolution(inputs * (1 if first else 2), outputs, slope)
+
+    def forward(self, features: Tensor, before: Tensor | None = None) -> Tensor:
+        """Return (B, outputs, H, W) from the contrasts' features (n, B, C, H, W) and the fusion so far."""
+        h = self.mix(torch.cat([features.sum(dim=0), features.prod(dim=0), features.amax(dim=0)], dim=1))
+        return self.merge(h if before is None else torch.cat([before, h], dim=1))
+
+
+class FusionNetwork(nn.Module):
+    """The generator: encoders and decoders of the contrasts, the fusion between, the synthesis after it."""
+
+    def __init__(self, n_conditions: int, settings: Settings) -> None:
+        super().__init__()
+        check_multiple(settings, 8, 8, "Hi-Net's generator")
+        w = settings.width
+        self.encoders = nn.ModuleList(Encoder(w) for _ in range(n_conditions))
+        self.decoders = nn.ModuleList(Decoder(w) for _ in range(n_conditions))
+        self.down = nn.ModuleList(
+            [
+                MixedFusion(w, 2 * w, DOWN, first=True),
+                MixedFusion(2 * w, 4 * w, DOWN),
+                MixedFusion(4 * w, 4 * w, DOWN),
+            ]
+        )
+        self.bottleneck = _chain(4 * w, 8 * w, slope=DOWN)
+        self.widen = _chain(8 * w, 4 * w, slope=UP)
+        self.up = nn.ModuleList(
+            [MixedFusion(4 * w, 2 * w, UP), MixedFusion(2 * w, w, UP), MixedFusion(w, w, UP)]
+        )
+        self.end = _chain(w, w, slope=UP)
+        self.last = nn.Conv2d(w, 1, 3, padding=1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return the target and each condition's reconstruction, (B, 1+n, H, W) in [-1, 1]."""
+        encoded = [encoder(y[:, i : i + 1]) for i, encoder in enumerate(self.encoders)]
+        scales = [torch.stack(features) for features in zip(*encoded, strict=True)]  # (n, B, C, h, w) each
+        h = None
+        for k, (fusion, features) in enumerate(zip(self.down, scales, strict=True)):
+            h = fusion(features, h if k == 0 else F.max_pool2d(h, 2))
+        h = self.widen(self.bottleneck(h))
+        for fusion, features in zip(self.up, reversed(scales), strict=True):
+            h = _double(fusion(features, h))
+        target = torch.tanh(self.last(self.end(h)))
+        deepest = [decoder(features[-1]) for decoder, features in zip(self.decoders, encoded, strict=True)]
+        return torch.cat([target, *deepest], dim=1)
+
+
+class ImageCritic(nn.Module):
+    """Judges the target alone, without the conditions: four halvings and a map of patches."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        halvings = settings.critic_blocks
+        check_multiple(settings, 1, 2 ** (halvings + 1) + 1, f"Hi-Net's critic of {halvings} halvings")
+        widths = [1] + [settings.critic_width * 2**k for k in range(halvings)]
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[2:])
+        self.last = nn.Conv2d(widths[-1], 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, 1, h, w) of x (B, 1, H, W)."""
+        h = leaky(self.down[0](x))
+        for conv, norm in zip(self.down[1:], self.norms, strict=True):
+            h = leaky(norm(conv(h)))
+        return self.last(h)
+
+
+class HiNet(Adversarial):
+    """Fusion network and unconditional critic: least squares, L1 (100), reconstructions (20).
+
+    Trained on whole slices in place of four overlapping corners of 128 pixels; BatchNorm with torch's own
+    epsilon (the released critic passes 0.8 in its place). The generator steps before the critic.
+    """
+
+    critic_first = False
+
+    def __init__(self, settings: Settings, generator: torch.Generator) -> None:
+        super().__init__(settings)
+        self.generator = FusionNetwork(len(settings.conditions), settings)
+        self.critic = ImageCritic(settings)
+        self._finish(generator)
+
+    def generate(self, conditions: Tensor, drop: Drop) -> Tensor:
+        """Return the target and the conditions' reconstructions, (B, 1+n, H, W)."""
+        return self.generator(conditions)
+
+    def critic_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+        """Return half the squared distance of true patches from 1 and of generated ones from 0."""
+        true, false = self.critic(batch.target), self.critic(made[:, :1])
+        return {"critic": (least_squares(true, 1) + least_squares(false, 0)) / 2}
+
+    def generator_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+        """Return the squared distance from 1, L1 of the target, and L1 summed over the reconstructions."""
+        settings, n = self.settings, batch.conditions.shape[1]
+        reconstruction = n * distance(made[:, 1:], batch.conditions)
+        return {
+            "adversarial": settings.weight_adversarial * least_squares(self.critic(made[:, :1]), 1),
+            "supervised": settings.weight_supervised * distance(made[:, :1], batch.target),
+            "reconstruction": settings.weight_reconstruction * reconstruction,
+        }

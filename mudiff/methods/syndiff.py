@@ -1,0 +1,49 @@
+"""SynDiff (Ozbey et al. 2023), supervised: adversarial diffusion with one network and no cycle."""
+
+import torch
+from torch import Tensor, nn
+
+from mudiff.layers import conv3x3
+from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
+from mudiff.networks import EncoderDecoder
+from mudiff.settings import Settings
+
+
+class ConcatenationNetwork(nn.Module):
+    """NCSN++ on x_t and the conditions, concatenated as channels: MU-Diff's H without mappers."""
+
+    def __init__(self, settings: Settings, n_conditions: int) -> None:
+        super().__init__()
+        self.input = conv3x3(1 + n_conditions, settings.width)
+        self.encoder_decoder = EncoderDecoder(settings.width, settings, images=1 + n_conditions)
+
+    def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Return the prediction of x_0, (B, 1, H, W) in [-1, 1]; arguments as for F1."""
+        images = torch.cat([x_t, conditions], dim=1)  # (B, 1+n, H, W)
+        return self.encoder_decoder(self.input(images), images, t, z)
+
+
+class SynDiff(AdversarialDiffusion):
+    """SynDiff without its cycle-consistent module, trained on pairs (section "Competing methods").
+
+    The network has one output channel; the published one has as many as inputs and uses the first.
+
+    Parameters
+    ----------
+    settings : Settings
+        Sizes and every named departure.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    def __init__(self, settings: Settings, generator: torch.Generator) -> None:
+        super().__init__(settings)
+        self.network = ConcatenationNetwork(settings, len(settings.conditions))
+        self._finish(list(self.network.parameters()), generator)
+
+    def predict(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: None = None
+    ) -> tuple[Tensor]:
+        """Return the prediction of x_0, (B, 1, H, W) in [-1, 1]."""
+        with self._autocast():
+            return (self.network(x_t, conditions, t, z).float(),)
