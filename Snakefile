@@ -17,28 +17,34 @@ PROFILE = profiles.profile(NAME)
 DATA_ROOT = config.get("data_root", {})  # dataset -> folder of your own volumes; phantoms where none is given
 MANIFEST = config.get("manifest", {})  # dataset -> CSV with columns subject, split; the published split else
 DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
-RUNS = [(dataset, target) for dataset, target in PROFILE.runs if dataset in DATASETS]
-METHODS = list(PROFILE.methods)
+JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS = f"results/{NAME}"
 EXECUTED = f"{RESULTS}/executed"
 RUN = f"&> {{log}} {sys.executable} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
 DRAW = RUN + f" -p figures_dir figures/{NAME}"
-TASK = RUN + " -p dataset {wildcards.dataset} -p target {wildcards.target} -p methods {params.methods:q}"
+TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
-def recipes(wildcards):
-    """Fingerprints of the runs of one (dataset, target)."""
-    return [profiles.settings(NAME, wildcards.dataset, wildcards.target, m).fingerprint() for m in METHODS]
+def recipes(dataset, target, methods):
+    """Fingerprints of the runs of one job."""
+    return [profiles.settings(NAME, dataset, target, m).fingerprint() for m in methods]
 
-def drawn(notebook):
-    """Files that a notebook writes into figures/."""
-    return [f"figures/{NAME}/{file}" for file in artefacts.files(notebook, DATASETS)]
+def files(folder, file, jobs=JOBS):
+    """One file of every run of some jobs, in runs/ or synthetic/."""
+    return [f"{RESULTS}/{folder}/{d}_{t}_{m}/{file}" for d, t, methods in map(JOBS.get, jobs) for m in methods]
 
-def synthetic():
-    """Records of the synthetic slices of every run."""
-    return [f"{RESULTS}/synthetic/{d}_{t}_{m}/synthetic.json" for d, t in RUNS for m in METHODS]
+PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
+SLICES = files("synthetic", "synthetic.json")
+SCORED = [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")]
+ANALYSES = {  # notebook -> what it reads, the modules that make its numbers, what is said while it runs
+    "00_overview": (PREPARED, "figures pictures", "Drawing the overview"),
+    "04_whole_brain_metrics": (SLICES, "metrics scores tables figures plots", "Scoring whole brains"),
+    "05_lesion_metrics": (SLICES, "metrics scores tables figures plots", "Scoring lesions"),
+    "06_significance": (SCORED, "stats significance", "Testing differences"),
+    "12_generalisation": (SCORED, "cohorts generalisation supplements", "Trying other subjects"),
+}
 
 
-wildcard_constraints: dataset="|".join(DATASETS), target="[a-z0-9]+"
+wildcard_constraints: dataset="|".join(DATASETS)
 
 
 rule all:
@@ -61,77 +67,60 @@ rule prepare:
     shell: RUN + " -p dataset {wildcards.dataset} -p data_root {params.root:q} -p manifest {params.manifest:q}"
 
 
-rule train:
-    """02: all methods of one (dataset, target). Resume state lies undeclared beside the weights."""
-    input:
-        notebook="notebooks/02_training.ipynb",
-        prepared=EXECUTED + "/01_data_preparation_{dataset}.ipynb",
-    output:
-        executed=EXECUTED + "/02_training_{dataset}_{target}.ipynb",
-        # update: Snakemake leaves them in place, so a finished run is found finished and not trained again.
-        weights=update([RESULTS + "/runs/{dataset}_{target}_" + f"{m}/weights.safetensors" for m in METHODS]),
-    params: recipe=recipes, methods=str(METHODS)
-    log: RESULTS + "/logs/02_training_{dataset}_{target}.log"
-    message: "Training for {wildcards.target} of {wildcards.dataset}: progress in " + RESULTS + "/runs/*/log.jsonl"
-    shell: TASK
+for job, task in JOBS.items():
+    rule:
+        """02: the methods of one job. Resume state lies undeclared beside the weights."""
+        name: f"train_{job}"
+        input:
+            notebook="notebooks/02_training.ipynb",
+            prepared=f"{EXECUTED}/01_data_preparation_{task[0]}.ipynb",
+        output:
+            executed=f"{EXECUTED}/02_training_{job}.ipynb",
+            # update: Snakemake leaves them in place, so a finished run is found finished and not trained again.
+            weights=update(files("runs", "weights.safetensors", [job])),
+        params: recipe=recipes(*task), task=[*task[:2], str(task[2])]
+        log: f"{RESULTS}/logs/02_training_{job}.log"
+        message: f"Training {job}: progress in {RESULTS}/runs/*/log.jsonl"
+        shell: TASK
+
+    rule:
+        """03: synthetic test slices of one job, and one whole volume."""
+        name: f"sample_{job}"
+        input:
+            notebook="notebooks/03_sampling.ipynb",
+            trained=[f"{EXECUTED}/02_training_{job}.ipynb", *files("runs", "weights.safetensors", [job])],
+        output:
+            executed=f"{EXECUTED}/03_sampling_{job}.ipynb",
+            slices=update(files("synthetic", "synthetic.json", [job])),
+        params: recipe=recipes(*task), task=[*task[:2], str(task[2])], root=DATA_ROOT.get(task[0], "None")
+        log: f"{RESULTS}/logs/03_sampling_{job}.log"
+        message: f"Synthesising {job}"
+        shell: TASK + " -p data_root {params.root:q}"
 
 
-rule sample:
-    """03: synthetic test slices and one whole volume of one (dataset, target)."""
-    input:
-        notebook="notebooks/03_sampling.ipynb",
-        trained=rules.train.output,
-    output:
-        executed=EXECUTED + "/03_sampling_{dataset}_{target}.ipynb",
-        slices=update([RESULTS + "/synthetic/{dataset}_{target}_" + f"{m}/synthetic.json" for m in METHODS]),
-    params: recipe=recipes, methods=str(METHODS), root=lambda w: DATA_ROOT.get(w.dataset, "None")
-    log: RESULTS + "/logs/03_sampling_{dataset}_{target}.log"
-    message: "Synthesising {wildcards.target} of {wildcards.dataset}"
-    shell: TASK + " -p data_root {params.root:q}"
-
-
-rule overview:
-    """00: cohorts, networks, environment."""
-    input:
-        notebook="notebooks/00_overview.ipynb",
-        prepared=expand(EXECUTED + "/01_data_preparation_{dataset}.ipynb", dataset=DATASETS),
-        code="mudiff/figures.py",
-    output: executed=EXECUTED + "/00_overview.ipynb", drawn=drawn("00_overview")
-    log: RESULTS + "/logs/00_overview.log"
-    message: "Drawing the overview"
-    shell: DRAW
-
-
-rule whole_brain:
-    """04: Table 1, Fig. 3, Supplementary Data 1 and 2."""
-    input:
-        notebook="notebooks/04_whole_brain_metrics.ipynb",
-        slices=synthetic(),
-        code=expand("mudiff/{module}.py", module=["metrics", "tables", "figures"]),
-    output: executed=EXECUTED + "/04_whole_brain_metrics.ipynb", drawn=drawn("04_whole_brain_metrics")
-    log: RESULTS + "/logs/04_whole_brain_metrics.log"
-    message: "Scoring whole brains"
-    shell: DRAW
-
-
-rule lesions:
-    """05: Table 2, Fig. 1d, Supplementary Data 5 and 6."""
-    input:
-        notebook="notebooks/05_lesion_metrics.ipynb",
-        slices=synthetic(),
-        code=expand("mudiff/{module}.py", module=["metrics", "tables", "figures"]),
-    output: executed=EXECUTED + "/05_lesion_metrics.ipynb", drawn=drawn("05_lesion_metrics")
-    log: RESULTS + "/logs/05_lesion_metrics.log"
-    message: "Scoring lesions"
-    shell: DRAW
+for notebook, (read, modules, said) in ANALYSES.items():
+    rule:
+        """A notebook that draws figures and tables."""
+        name: notebook[3:]
+        input:
+            notebook=f"notebooks/{notebook}.ipynb",
+            read=read,
+            code=[f"mudiff/{module}.py" for module in modules.split()],
+        output:
+            executed=f"{EXECUTED}/{notebook}.ipynb",
+            drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, DATASETS)],
+        log: f"{RESULTS}/logs/{notebook}.log"
+        message: said
+        shell: DRAW
 
 
 rule summary:
     """14: every artefact and every claim."""
     input:
         notebook="notebooks/14_report.ipynb",
-        executed=[rules.overview.output, rules.whole_brain.output, rules.lesions.output],
-        code="mudiff/artefacts.py",
+        executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
+        drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=DATASETS)],
+        code=["mudiff/artefacts.py", "mudiff/claims.py"],
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
@@ -142,7 +131,7 @@ rule report:
     """The HTML pages."""
     input:
         notebook=rules.summary.output.executed,
-        executed=[f"{EXECUTED}/{n}_{d}_{t}.ipynb" for n in ("02_training", "03_sampling") for d, t in RUNS],
+        executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n in ("02_training", "03_sampling") for job in JOBS],
         code="mudiff/report.py",
     output: f"{RESULTS}/report/index.html"
     log: RESULTS + "/logs/report.log"

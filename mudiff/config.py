@@ -67,6 +67,8 @@ class Profile:
         Epochs of a (dataset, target), for all its methods, where they are not ``overrides["epochs"]``.
     sizes : dict of str to dict
         Method -> fields of `Settings` that differ from ``overrides``.
+    apart : bool
+        Whether each run is a job of its own, as a cluster needs it, or one job has all methods of a task.
     """
 
     name: str
@@ -76,12 +78,19 @@ class Profile:
     runs: dict[tuple[str, str], tuple[str, ...]]
     epochs: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    apart: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Every method that is trained for some task, in the order of the tables."""
         used = {method for methods in self.runs.values() for method in methods}
         return tuple(method for method in tasks.METHODS if method in used)
+
+    def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
+        """Return name -> dataset, target and the methods that one process trains."""
+        if self.apart:
+            return {f"{d}_{t}_{m}": (d, t, [m]) for (d, t), methods in self.runs.items() for m in methods}
+        return {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
 
 
 _ALL = tuple(tasks.METHODS)
@@ -150,7 +159,7 @@ PROFILES = {
             "ddpm": {"width": 16, "steps": 50},  # 1000 in "paper"
         },
     ),
-    "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=tasks.RUNS),
+    "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=tasks.RUNS, apart=True),
 }
 
 

@@ -273,9 +273,8 @@ def workflow(profile: str, arguments: list[str]) -> None:
     """
     import fcntl
 
-    # The first pair is the one with the longest training: it starts first, the others fill the other core.
-    dataset, target = config.profile(profile).runs[0]
-    first = f"results/{profile}/executed/02_training_{dataset}_{target}.ipynb"
+    # The first job is the one with the longest training: it starts first, the others fill the other core.
+    first = f"results/{profile}/executed/02_training_{next(iter(config.profile(profile).jobs()))}.ipynb"
     os.chdir(paths.root())
     memory = Path(".snakemake")
     memory.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from mudiff import losses, released
 from mudiff.critic import Critic, attentive_mask, minibatch_std
 from mudiff.diffusion import Schedule
 from mudiff.errors import MudiffError
-from mudiff.layers import conv3x3, fir_down, fir_up, initialise
+from mudiff.layers import ResidualBlock, conv3x3, fir_down, fir_up, initialise
 from mudiff.networks import ContrastAdapter, StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 
@@ -332,3 +332,16 @@ def test_r1_penalty_of_a_linear_critic():
     x = torch.zeros(2, 1, 2, 2, requires_grad=True)
     w = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
     assert losses.r1_penalty((x * w).sum(dim=(1, 2, 3)), x).item() == pytest.approx(30.0)
+
+
+def test_residual_branches_start_at_zero_and_everything_else_does_not():
+    settings = Settings(image_size=64, critic_width=4, embedding=16)
+    critic = Critic(settings)
+    network = StructureNetwork(settings.replace(width=8, multipliers=(1, 2), blocks=1), 2)
+    for module in (critic, network):
+        initialise(module, torch.Generator().manual_seed(0))
+    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
+    last = [block.conv2 for block in (*critic.blocks, *blocks)] + [network.encoder_decoder.output]
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in last)
+    first = [block.conv1 for block in (*critic.blocks, *blocks)]
+    assert all(layer.weight.abs().max() > 1e-2 for layer in first)
