@@ -101,7 +101,7 @@ def examples(profile: str, dataset: str, first: int = 0, count: int = 1) -> list
             place = int(area.argmax()) if area.any() else len(indices) // 2
             here = indices[place : place + 1]
             synthetic = {}
-            for method in chosen.methods:
+            for method in chosen.runs[dataset, target]:
                 folder = paths.synthetic(profile, config.settings(profile, dataset, target, method).run_name)
                 synthetic[method] = sample.read_synthetic(folder, subject)[place]
             truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
@@ -161,7 +161,9 @@ def supp2(profile: str) -> "Figure":
 
 
 def fig1d(scores: pd.DataFrame, profile: str) -> "Figure":
-    """Draw Fig. 1d: PSNR, SSIM and MAE in the lesions per dataset and method, all tasks together.
+    """Draw Fig. 1d: PSNR, SSIM and MAE in the lesions per dataset and method.
+
+    A dataset's tasks are taken together, as far as every method was trained for them.
 
     Parameters
     ----------
@@ -170,10 +172,21 @@ def fig1d(scores: pd.DataFrame, profile: str) -> "Figure":
     profile : str
         Name of the profile.
     """
-    chosen = _slices(scores, None)
+    every = _slices(scores, None)
+    chosen = _comparable(every)
     groups = chosen.dataset.map({name: d.label for name, d in tasks.DATASETS.items()})
-    text = f"Lesion scores of all tasks of a dataset. {_counted(chosen)} {_about(profile)}"
-    return plots.boxes(chosen, groups, _AXES, text)
+    drawn = chosen.groupby("dataset", sort=False).target.unique()
+    names = [f"{tasks.dataset(d).label} {', '.join(map(tasks.LABELS.get, t))}" for d, t in drawn.items()]
+    left = " Tasks that some method was not trained for are left out." if len(chosen) < len(every) else ""
+    text = f"Lesion scores, tasks of a dataset together ({'; '.join(names)}).{left} {_counted(chosen)}"
+    return plots.boxes(chosen, groups, _AXES, f"{text} {_about(profile)}")
+
+
+def _comparable(chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return the tasks that have every method of their dataset: a method with easier tasks would look better."""
+    methods = chosen.groupby("dataset").method.transform("nunique")
+    full = chosen.groupby(["dataset", "target"]).method.transform("nunique") == methods
+    return chosen[full] if full.any() else chosen
 
 
 def supp5(scores: pd.DataFrame, profile: str) -> "Figure":
@@ -213,4 +226,6 @@ def _counted(chosen: pd.DataFrame) -> str:
         parts.append(
             f"{tasks.dataset(name).label} {len(slices)} slices of {slices.subject.nunique()} subjects"
         )
-    return f"Boxes over the slices with a lesion ({'; '.join(parts)}), protocol masked."
+    trained = chosen.groupby(["dataset", "target"]).method.nunique()
+    gaps = " A method without a box was not trained for the task." if trained.min() < trained.max() else ""
+    return f"Boxes over the slices with a lesion ({'; '.join(parts)}), protocol masked.{gaps}"

@@ -139,7 +139,7 @@ def normalisation_steps(
 
 
 def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
-    """Draw training losses and validation PSNR over the epochs.
+    """Draw validation PSNR of all methods over the epochs, and the training losses of each in its own panel.
 
     Parameters
     ----------
@@ -148,21 +148,40 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
     text : str
         The caption.
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    losses = {
+        m: [c for c in log if c.startswith("loss/") and log[c].notna().any()] for m, log in logs.items()
+    }
+    shown = [method for method in logs if losses[method]]
+    columns = min(3, 1 + len(shown))
+    rows = -(-(1 + len(shown)) // columns)
     with plots.style():
-        figure = plots.new_figure(7.2, 2.6)
-        left, right = figure.subplots(1, 2)
-        for (method, log), dash in zip(logs.items(), ("-", "--", ":", "-.") * 3, strict=False):
-            label = tasks.METHODS[method]
-            losses = [c for c in log if c.startswith("loss/") and log[c].notna().any()]
-            for name, colour in zip(losses, plots.COLOURS, strict=False):
-                left.plot(log.epoch, log[name], dash, color=colour, lw=1.2, label=f"{label}: {name[5:]}")
-            curve = log.dropna(subset=["validation/psnr"])
-            colour = plots.colours([method])[method]
-            right.plot(curve.epoch, curve["validation/psnr"], f"o{dash}", color=colour, ms=3, label=label)
-        left.set(xlabel="epoch", ylabel="loss", yscale="log")
-        right.set(xlabel="epoch", ylabel="validation PSNR, masked (dB)")
-        for axis in (left, right):
-            if axis.lines:
-                axis.legend(fontsize=6.5)
+        figure = plots.new_figure(3.2 * columns, 2.2 * rows)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for method, colour in plots.colours(list(logs)).items():
+            curve = logs[method].dropna(subset=["validation/psnr"])
+            axes[0].plot(
+                curve.epoch, curve["validation/psnr"], "o-", color=colour, ms=3, label=tasks.METHODS[method]
+            )
+        axes[0].set(title="Validation", xlabel="epoch", ylabel="PSNR, masked (dB)")
+        for axis, method in zip(axes[1:], shown, strict=False):
+            for name, colour in zip(losses[method], plots.COLOURS, strict=False):
+                axis.plot(
+                    "epoch",
+                    name,
+                    data=logs[method].dropna(subset=[name]),
+                    color=colour,
+                    lw=1.2,
+                    label=name[5:],
+                )
+            axis.set(title=tasks.METHODS[method], xlabel="epoch", ylabel="loss", yscale="log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(NullLocator())
+        for axis in axes[: 1 + len(shown)]:
+            axis.legend(fontsize=7, handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
+        for axis in axes[1 + len(shown) :]:
+            axis.remove()
         plots.add_caption(figure, text)
     return figure

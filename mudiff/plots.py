@@ -6,7 +6,7 @@ Matplotlib is imported where it is used. No function here reads a file.
 import contextlib
 import io
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,9 @@ WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
 
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#56b4e9", "#ece133")
-"""Seaborn's "colorblind" palette; methods take them in the order of `tasks.METHODS`."""
+"""Seaborn's "colorblind" palette."""
+
+_OF_METHODS = (1, 2, 3, 4, 5, 7, 0, 6, 8)  # for the order of `tasks.METHODS`: MU-Diff is blue, the floor grey
 
 MARK = "#ffb000"
 """Colour of lesion boxes on grey images."""
@@ -128,10 +130,15 @@ def _png(figure: "Figure") -> bytes:
         dpi = max(90.0, 0.95 * dpi * (MAX_PNG / size) ** 0.5)  # the size goes with the number of dots
 
 
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return methods, each once, in the order of `tasks.METHODS`."""
+    return sorted(set(methods), key=list(tasks.METHODS).index)
+
+
 def colours(methods: Sequence[str]) -> dict[str, str]:
     """Return the colour of each method; a method has the same one in every figure."""
     order = list(tasks.METHODS)
-    return {m: COLOURS[order.index(m) % len(COLOURS)] for m in methods}
+    return {m: COLOURS[_OF_METHODS[order.index(m) % len(COLOURS)]] for m in methods}
 
 
 def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:
@@ -176,7 +183,7 @@ class Example:
     truth : array (S, S)
         Ground truth in [0, 1].
     synthetic : dict of str to array (S, S)
-        Method -> synthesis in [0, 1].
+        Method -> synthesis in [0, 1]; without the methods that were not trained for the task.
     brain, lesion : array of bool (S, S)
         Masks; the lesion may be empty.
     ssim : dict of str to (float, float)
@@ -195,36 +202,51 @@ class Example:
 def comparison(examples: Sequence[Example], text: str) -> "Figure":
     """Draw test slices (rows) beside their syntheses by each method (columns), lesions enlarged.
 
+    A method that was not trained for a row's task has an empty panel there that says so.
+
     Parameters
     ----------
     examples : sequence of Example
-        At least one, all with the same methods.
+        At least one.
     text : str
         The caption.
     """
-    methods = list(examples[0].synthetic)
-    side = min(1.7, 11 / (1 + len(methods)))  # inches of an image
+    methods = ordered(method for example in examples for method in example.synthetic)
+    lesions = any(example.lesion.any() for example in examples)
+    side = min(1.7, 10 / (1 + len(methods)))  # inches of an image
     with style():
-        figure = new_figure(side * (1 + len(methods)) + 0.35, (side + 0.36) * len(examples) + 0.25)
+        figure = new_figure(
+            side * (1 + len(methods)) + 0.35, (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25
+        )
         axes = figure.subplots(len(examples), 1 + len(methods), squeeze=False)
         for row, example in zip(axes, examples, strict=True):
-            view, zoom, corner = _views(example.brain, example.lesion)
-            images = [example.truth, *example.synthetic.values()]
-            for axis, image in zip(row, images, strict=True):
-                sides = "bottom" if "upper" in corner else "top"  # where the inset is not
-                show(axis, image, example.target, sides if axis is row[0] else "")
-                axis.set(xlim=view[1], ylim=view[0][::-1])
-                if zoom:
-                    _inset(axis, image, example.target, zoom, corner)
+            _panel(row[0], example, example.truth, sides=True)
             row[0].set_ylabel(example.label)
             for axis, method in zip(row[1:], methods, strict=True):
+                if method not in example.synthetic:
+                    bare(axis)
+                    axis.text(0.5, 0.5, "not trained", transform=axis.transAxes, ha="center", va="center",
+                              color="0.45")  # fmt: skip
+                    continue
+                _panel(axis, example, example.synthetic[method])
                 brain, lesion = (("–" if np.isnan(s) else f"{s:.3f}") for s in example.ssim[method])
-                axis.set_xlabel(f"SSIM$_B$ {brain}\nSSIM$_T$ {lesion}", fontsize=7, labelpad=2)
+                words = f"SSIM$_B$ {brain}" + (f"\nSSIM$_T$ {lesion}" if lesions else "")
+                axis.set_xlabel(words, fontsize=7, labelpad=2)
         names = ["Ground truth", *(tasks.METHODS[method] for method in methods)]
         for axis, name in zip(axes[0], names, strict=True):
             axis.set_title(name, fontsize=8.5)
         add_caption(figure, text)
     return figure
+
+
+def _panel(axis: "Axes", example: Example, image: np.ndarray, sides: bool = False) -> None:
+    """Show one image of an example, cropped to the head, with its lesion enlarged."""
+    view, zoom, corner = _views(example.brain, example.lesion)
+    free = "bottom" if "upper" in corner else "top"  # where the inset is not
+    show(axis, image, example.target, free if sides else "")
+    axis.set(xlim=view[1], ylim=view[0][::-1])
+    if zoom:
+        _inset(axis, image, example.target, zoom, corner)
 
 
 Range = tuple[float, float]
@@ -270,7 +292,7 @@ def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], t
     """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
 
     Boxes are the quartiles, whiskers reach 1.5 interquartile ranges, points are beyond. Undefined and
-    infinite scores are left out.
+    infinite scores are left out. A group has the boxes of the methods that it has, around its name.
 
     Parameters
     ----------
@@ -283,28 +305,43 @@ def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], t
     text : str
         The caption.
     """
-    import seaborn
+    from matplotlib.patches import Patch
 
-    frame = scores.replace([np.inf, -np.inf], np.nan)
-    frame = frame.assign(group=groups, Method=frame.method.map(tasks.METHODS))
-    methods = list(frame.method.unique())
-    palette = {tasks.METHODS[m]: colour for m, colour in colours(methods).items()}
-    width = 0.2 * groups.nunique() * (len(methods) + 2) + 0.8
+    frame = scores.replace([np.inf, -np.inf], np.nan).assign(group=groups)
+    places, middles = _places(frame)
+    palette, line = colours(ordered(frame.method)), {"color": "0.15", "lw": 0.8}
+    width = 0.2 * (max(places.values()) + 1) + 0.8
     columns = len(metrics) if width * len(metrics) < 9 else 1  # side by side where there is room
     rows = len(metrics) // columns
     with style():
         figure = new_figure(max(4.5, width * columns), 2.2 * rows + 0.4)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            seaborn.boxplot(
-                frame, x="group", y=metric, hue="Method", palette=palette, ax=axis, width=0.8, gap=0.12,
-                linewidth=0.8, fliersize=1.5, saturation=1, legend=axis is axes[0],
+            values = {key: part[metric].dropna() for key, part in frame.groupby(["group", "method"])}
+            drawn = axis.boxplot(
+                [values[key] for key in places], positions=list(places.values()), widths=0.85, patch_artist=True,
+                manage_ticks=False, boxprops=dict(line), whiskerprops=line, capprops=line, medianprops=line,
+                flierprops={"marker": "o", "ms": 1.5, "mew": 0.8},
             )  # fmt: skip
-            axis.set(xlabel="", ylabel=label)
+            for (_, method), box in zip(places, drawn["boxes"], strict=True):
+                box.set_facecolor(palette[method])
+            axis.set(ylabel=label, xticks=list(middles.values()), xticklabels=list(middles))
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.set_axisbelow(True)
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].get_legend().remove()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
+        handles = [
+            Patch(fc=colour, ec="0.15", lw=0.8, label=tasks.METHODS[m]) for m, colour in palette.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
         add_caption(figure, text)
     return figure
+
+
+def _places(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+    """Return where the box of each (group, method) stands, and the middle of each group."""
+    places, middles, x = {}, {}, 0.0
+    for group, part in frame.groupby("group", sort=False):
+        methods = ordered(part.method)
+        places |= {(group, method): x + i for i, method in enumerate(methods)}
+        middles[group] = x + (len(methods) - 1) / 2
+        x += len(methods) + 1.5
+    return places, middles

@@ -45,12 +45,8 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
 
 
-@pytest.fixture
-def eight(monkeypatch):
-    """Eight methods, as many as there will be."""
-    names = {f"method{i}": f"Method {i}" for i in range(8)}
-    monkeypatch.setattr(tasks, "METHODS", names)
-    return list(names)
+EIGHT = list(tasks.METHODS)
+CLOSEST = ("syndiff", "mudiff", "linear")
 
 
 def test_written_files_are_stable_small_and_carry_the_caption(tmp_path):
@@ -117,19 +113,41 @@ def test_rows_run_from_anterior_at_the_top_and_share_one_window():
     assert {axis.images[0].get_clim() for axis in figure.axes} == {plots.WINDOWS["t1ce"]}
 
 
-def test_every_contrast_has_a_window_and_every_method_its_colour(eight):
+def test_every_contrast_has_a_window_and_every_method_its_colour():
     assert set(plots.WINDOWS) == set(tasks.LABELS)
-    assert len(set(plots.colours(eight).values())) == 8
-    assert plots.colours(eight[3:4])[eight[3]] == plots.colours(eight)[eight[3]]
+    assert len(set(plots.colours(EIGHT).values())) == len(EIGHT) == 8
+    assert plots.colours(EIGHT[3:4])[EIGHT[3]] == plots.colours(EIGHT)[EIGHT[3]]
 
 
-def test_nothing_is_cut_off_with_eight_methods(eight):
+def test_a_method_that_was_not_trained_leaves_an_empty_panel():
+    figure = plots.comparison([example(CLOSEST), example(EIGHT)], "C")
+    axes = np.array(figure.axes, object).reshape(2, 9)
+    titles = [axis.get_title() for axis in axes[0]]
+    assert titles == ["Ground truth", *tasks.METHODS.values()]  # in the order of the tables
+    empty = [not axis.images for axis in axes[0]]
+    assert empty == [False] + [method not in CLOSEST for method in EIGHT]
+    assert texts(figure).count("not trained") == 5 and all(axis.images for axis in axes[1])
+    shown = axes[0, 1 + EIGHT.index("mudiff")].images[0].get_array()
+    assert np.allclose(shown, example(CLOSEST).synthetic["mudiff"])
+
+
+def test_without_any_lesion_only_the_brain_has_a_score():
+    words = " ".join(texts(plots.comparison([example(lesion=False)], "C")))
+    assert "SSIM$_B$ 0.900" in words and "SSIM$_T$" not in words
+
+
+def test_nothing_is_cut_off_with_eight_methods():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    scores = lesion_scores(eight)
+    scores = lesion_scores(EIGHT)
+    scores = scores[(scores.target != "t2") | scores.method.isin(CLOSEST)]
+    log = pd.DataFrame({"epoch": [0.5, 1.0], "loss/supervised": [0.3, 0.2], "validation/psnr": [9.0, 15.0]})
     for figure in (
-        plots.comparison([example(eight)] * 2, "A caption that is long enough to be broken. " * 8),
+        figures.loss_curves(dict.fromkeys(EIGHT, log), "C"),
+        plots.comparison(
+            [example(EIGHT), example(CLOSEST)], "A caption that is long enough to be broken. " * 8
+        ),
         figures.fig1d(scores, "demo"),
         figures.supp5(scores, "demo"),
     ):
@@ -140,6 +158,42 @@ def test_nothing_is_cut_off_with_eight_methods(eight):
                 box = text.get_window_extent()
                 assert box.x0 >= -1 and box.y0 >= -1, text
                 assert box.x1 <= width + 1 and box.y1 <= height + 1, text
+
+
+def boxes_of(axis):
+    """Return (place, face colour) of the boxes of an axis, from left to right."""
+    from matplotlib.patches import PathPatch
+
+    found = [patch for patch in axis.patches if isinstance(patch, PathPatch)]
+    return [(box.get_path().vertices[:4, 0].mean(), box.get_facecolor()) for box in found]
+
+
+def test_boxes_stand_around_the_name_of_their_group():
+    from matplotlib.colors import to_rgba
+
+    scores = lesion_scores(EIGHT[::-1])  # whatever the order of the rows
+    scores = scores[(scores.target != "t2") | scores.method.isin(CLOSEST)]
+    figure = figures.supp5(scores, "demo")
+    assert "A method without a box was not trained" in plots.caption(figure)
+    palette = plots.colours(EIGHT)
+    for axis in figure.axes:
+        boxes = boxes_of(axis)
+        assert [colour for _, colour in boxes] == [to_rgba(palette[m]) for m in (*EIGHT, *CLOSEST)]
+        middles = [np.mean([place for place, _ in part]) for part in (boxes[:8], boxes[8:])]
+        assert axis.get_xticks() == pytest.approx(middles)
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["T1CE", "T2"]
+
+
+def test_fig1d_pools_only_tasks_that_every_method_has():
+    scores = lesion_scores(EIGHT)
+    easy = (scores.target == "t2") & scores.method.isin(CLOSEST)
+    scores.loc[easy, "psnr"] += 100
+    scores = scores[(scores.target != "t2") | easy]
+    figure = figures.fig1d(scores, "demo")
+    words = plots.caption(figure)
+    assert "(BraTS T1CE; ISLES T1). Tasks that some method was not trained for are left out." in words
+    assert figure.axes[0].get_ylim()[1] < 50
+    assert "left out" not in plots.caption(figures.fig1d(lesion_scores(), "demo"))
 
 
 @pytest.mark.parametrize("name", ["fig1d", "supp5", "supp6"])
@@ -190,8 +244,10 @@ def test_shared_pictures_draw():
         {"epoch": [0.5, 1.0], "loss/supervised": [0.3, 0.2], "validation/psnr": [np.nan, 15.0]}
     )
     curves = figures.loss_curves({"mudiff": log, "linear": log[["epoch", "validation/psnr"]]}, "C")
-    assert [len(axis.lines) for axis in curves.axes] == [1, 2]
-    assert curves.axes[1].lines[0].get_ydata().tolist() == [15.0]
+    validation, losses = curves.axes  # no panel for the method that has no losses
+    assert [line.get_label() for line in validation.lines] == ["MU-Diff", "Linear"]
+    assert validation.lines[0].get_ydata().tolist() == [15.0]
+    assert losses.get_title() == "MU-Diff" and [line.get_label() for line in losses.lines] == ["supervised"]
 
 
 class FakeSlices:
@@ -240,13 +296,15 @@ def test_examples_take_the_largest_lesion_or_the_middle(fake_runs):
     assert [row.target for row in rows] == [t for d, t in config.profile("smoke").runs if d == "brats"]
     assert np.allclose(rows[0].truth, example().truth * 0.8, atol=1e-6)  # slice 2
     assert rows[0].ssim["mudiff"] == pytest.approx((1, 1))
+    methods = {row.target: tuple(row.synthetic) for row in rows}
+    assert methods == {t: m for (d, t), m in config.profile("smoke").runs.items() if d == "brats"}
     second = figures.examples("smoke", "brats", first=1)
     assert np.allclose(second[0].truth, example().truth * 0.6, atol=1e-6)  # slice 4, the middle one
     assert np.isnan(second[0].ssim["mudiff"][1])
     assert len(figures.examples("smoke", "brats", first=1, count=2)) == 4  # one subject is left
     assert len(figures.examples("smoke", "brats", first=7)) == 4  # none is left: from the start
-    with pytest.raises(MudiffError, match="healthy"):
-        figures.examples("smoke", "healthy")
+    with pytest.raises(MudiffError, match="open_ms"):
+        figures.examples("smoke", "open_ms")
 
 
 @pytest.mark.parametrize("name", ["fig1a", "fig3a", "fig3b", "supp1", "supp2"])
