@@ -1,133 +1,38 @@
-"""Tables 1 and 2: scores of every run, their means and deviations, and the files made of them.
+"""Tables of scores, such as Tables 1 and 2: means and deviations, and the files made of them.
 
 A table is one tidy, numeric frame (`table`); `wide`, `markdown` and `latex` only show it. All take any
 number of datasets, targets and methods.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from mudiff import config, metrics, paths, tasks
+from mudiff import budget, config, metrics, paths, tasks
 from mudiff.errors import MudiffError
+from mudiff.scores import REGIONS, prepared_datasets, prepared_runs, score_runs
 
-REGIONS = ("brain", "lesion")
-"""Regions of the scores: Table 1 has the brain, Table 2 the lesions."""
+__all__ = [
+    "FLOOR", "REGIONS", "UNITS", "caption", "data_words", "latex", "markdown", "prepared_datasets",
+    "prepared_runs", "reference_values", "score_runs", "table", "wide", "write",
+]  # fmt: skip
 
 UNITS = {"released": "slice", "masked": "subject"}
 """Protocol -> what mean and standard deviation are taken over (F-7)."""
 
+FLOOR = "linear"
+"""The method that is shown but not ranked: it is ours, no method of the paper."""
+
 _DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
 _DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
 _HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
-
-
-def score_runs(
-    profile: str,
-    region: str = "brain",
-    runs: Sequence[tuple[str, str]] | None = None,
-    methods: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Score the synthetic test slices of a profile's runs under both protocols.
-
-    Parameters
-    ----------
-    profile : str
-        Name of the profile; its prepared data and synthetic slices must exist.
-    region : {"brain", "lesion"}
-        For ``lesion``, datasets without lesion masks are left out and the ISLES masks are dilated (section
-        "Evaluation procedure").
-    runs : sequence of (dataset, target), optional
-        Which tasks; by default the profile's whose dataset is prepared.
-    methods : sequence of str, optional
-        Which methods; by default the profile's.
-
-    Returns
-    -------
-    DataFrame
-        One row per score: dataset, target, method, region, protocol, unit ("slice" or "subject"), subject,
-        slice (number in the volume; missing for subjects), psnr, ssim, mae. NaN where there is no lesion.
-
-    Raises
-    ------
-    MudiffError
-        If the region is unknown, or data or a run is missing; the message names the command that makes it.
-    """
-    from mudiff import data  # these load torch, the rest of this module does not need it
-
-    if region not in REGIONS:
-        raise MudiffError(f"region {region!r} is unknown: choose one of {', '.join(REGIONS)}.")
-    frames = []
-    for dataset, target in prepared_runs(profile) if runs is None else runs:
-        if region == "lesion" and not tasks.dataset(dataset).lesions:
-            continue
-        slices = data.open_slices(paths.prepared(profile, dataset), "test")
-        for method in methods or config.profile(profile).methods:
-            name = config.settings(profile, dataset, target, method).run_name
-            folder = paths.synthetic(profile, name)
-            if not folder.is_dir():
-                raise MudiffError(
-                    f"{folder}: run {name} has no synthetic test slices; make them with "
-                    f"`snakemake --config profile={profile}`."
-                )
-            scores = _score_run(slices, folder, target, region, tasks.dataset(dataset).dilate)
-            scores[["dataset", "target", "method", "region"]] = [dataset, target, method, region]
-            frames.append(scores)
-    columns = ["dataset", "target", "method", "region", "protocol", "unit", "subject", "slice"]
-    return pd.concat(frames, ignore_index=True)[[*columns, *metrics.METRICS]]
-
-
-def prepared_runs(profile: str) -> list[tuple[str, str]]:
-    """Return the profile's (dataset, target) pairs whose dataset is prepared.
-
-    Raises
-    ------
-    MudiffError
-        If none is.
-    """
-    runs = [run for run in config.profile(profile).runs if paths.prepared(profile, run[0]).is_dir()]
-    if not runs:
-        raise MudiffError(
-            f"{paths.results(profile) / 'prepared'}: no dataset is prepared; run "
-            f"`snakemake --config profile={profile}`, or `mudiff prepare` on your own data."
-        )
-    return runs
-
-
-def prepared_datasets(profile: str) -> list[str]:
-    """Return the datasets of `prepared_runs`, each once."""
-    return list(dict.fromkeys(dataset for dataset, _ in prepared_runs(profile)))
-
-
-def _score_run(slices: object, folder: object, target: str, region: str, dilate: bool) -> pd.DataFrame:
-    """Score one run's subjects; `slices` is an opened ``mudiff.data.Slices``."""
-    from mudiff import sample
-
-    rows = []
-    for subject in slices.subjects:
-        indices = slices.subject(subject)
-        numbers = slices.index["slice"].to_numpy()[indices]
-        real = (slices.images(indices, target) + 1) / 2  # [-1, 1] -> [0, 1]  # (Z, S, S)
-        synthetic = sample.read_synthetic(folder, subject)
-        mask = slices.brain(indices) if region == "brain" else slices.lesion(indices)
-        if synthetic.shape != real.shape:
-            raise MudiffError(
-                f"{folder}: subject {subject} has synthetic slices {synthetic.shape} but prepared ones "
-                f"{real.shape}; delete the folder and make it again."
-            )
-        for protocol in metrics.PROTOCOLS:
-            per_slice, whole = metrics.score_subject(
-                real, synthetic, mask, protocol, dilate and region == "lesion"
-            )
-            common = {"protocol": protocol, "subject": str(subject)}
-            rows += [
-                common | {"unit": "slice", "slice": int(number)} | scores
-                for number, scores in zip(numbers, per_slice, strict=True)
-            ]
-            rows.append(common | {"unit": "subject", "slice": None} | whole)
-    return pd.DataFrame(rows).astype({"slice": "Int64"})
+_CELL = ["dataset", "target", "metric"]
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$\infty$"}
+)
 
 
 def reference_values() -> pd.DataFrame:
@@ -148,9 +53,10 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Tidy and numeric, in the order of `scores`: dataset, target, method, region, protocol, unit, metric,
-        mean, sd, n (units with a defined value), rank (1 is best among the methods), paper (the paper's
-        mean, NaN where unknown).
+        Tidy, in the order of `scores`: dataset, target, method, region, protocol, unit, metric, mean, sd, n
+        (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean, NaN
+        where unknown), run (folder of the run that the numbers come from) and fingerprint (of its settings).
+        A method that was not trained for a task has no rows there.
 
     Raises
     ------
@@ -168,20 +74,21 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     rows = []
     keys = ["dataset", "target", "method", "region"]
     for key, group in chosen.groupby(keys, sort=False):
+        source = {name: group[name].iloc[0] if name in group else None for name in ("run", "fingerprint")}
         for metric in metrics.METRICS:
             values = group[metric].dropna().to_numpy(float)
             rows.append(
                 dict(zip(keys, key, strict=True))
                 | {"protocol": protocol, "unit": UNITS[protocol], "metric": metric}
                 | {"mean": values.mean() if len(values) else math.nan, "sd": _deviation(values, protocol)}
-                | {"n": len(values), "paper": known[metric].get(key, math.nan)}
+                | {"n": len(values), "rank": pd.NA, "paper": known[metric].get(key, math.nan)}
+                | source
             )
     frame = pd.DataFrame(rows)
     # "Larger is better" for all but MAE; equal means share a rank.
-    merit = frame["mean"].where(frame.metric != "mae", -frame["mean"])
-    groups = [frame.dataset, frame.target, frame.metric]
-    frame.insert(len(frame.columns) - 1, "rank", merit.groupby(groups).rank(method="min", ascending=False))
-    return frame.astype({"rank": "Int64"})
+    merit = frame["mean"].where(frame.metric != "mae", -frame["mean"])[frame.method != FLOOR]
+    ranks = merit.groupby([frame[name] for name in _CELL]).rank(method="min", ascending=False)
+    return frame.assign(rank=ranks.astype("Int64"))
 
 
 def _deviation(values: np.ndarray, protocol: str) -> float:
@@ -193,7 +100,7 @@ def _deviation(values: np.ndarray, protocol: str) -> float:
 
 
 def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = None) -> str:
-    """Return a table's caption: title, data, profile, protocol, what the cells hold and n.
+    """Return a table's caption: title, data, profile, protocol, what the cells hold, n, and how it was trained.
 
     Parameters
     ----------
@@ -209,11 +116,25 @@ def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = No
     protocol = frame.protocol.iloc[0]
     counts = frame.groupby("dataset", sort=False).n.max()
     n = ", ".join(f"{tasks.dataset(name).label} {count}" for name, count in counts.items())
-    return (
+    sentences = [
         f"{title}. Data: {data or data_words(profile)}. Profile {profile}, protocol {protocol}: mean ± standard "
-        f"deviation over {UNITS[protocol]}s (n: {n}). Best in bold, second best underlined. "
-        'Row "paper": the authors\' mean on real data, under protocol released; NA: not known.'
-    )
+        f"deviation over {UNITS[protocol]}s (n: {n}). Best in bold, second best underlined.",
+        _floor_words(frame),
+        'Row "paper": the authors\' mean on real data, under protocol released. NA: not trained for this task; '
+        "of the paper, not known.",
+        budget.words(profile, frame) if frame["run"].notna().all() else "",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _floor_words(frame: pd.DataFrame) -> str:
+    """Return a sentence on the floor, and on the cells in which it is better than the best method."""
+    cells = frame[frame.method == FLOOR].merge(frame[frame["rank"] == 1].drop_duplicates(_CELL), on=_CELL)
+    if cells.empty:
+        return ""
+    gain = (cells.mean_x - cells.mean_y).where(cells.metric != "mae", cells.mean_y - cells.mean_x)
+    count = f"{int((gain > 0).sum()) or 'none'} of {len(cells)} cells"
+    return f"{tasks.METHODS[FLOOR]}, the floor, is not ranked; it is better than the best in {count}."
 
 
 def data_words(profile: str) -> str:
@@ -239,11 +160,10 @@ def wide(frame: pd.DataFrame, mark: dict[int, str] | None = None, plus_minus: st
         Columns (dataset, target, metric) as labels; one further row "<method> (paper)" for each method of
         which the paper's values are known for some task, NA where not.
     """
-    columns = frame[["dataset", "target", "metric"]].drop_duplicates().itertuples(index=False)
-    columns = [tuple(column) for column in columns]
+    columns = [tuple(column) for column in frame[_CELL].drop_duplicates().itertuples(index=False)]
     cells = {(r.method, r.dataset, r.target, r.metric): r for r in frame.itertuples()}
     texts: dict[str, list[str]] = {}
-    for method in frame.method.unique():
+    for method in sorted(frame.method.unique(), key=list(tasks.METHODS).index):
         own = [cells.get((method, *column)) for column in columns]
         texts[tasks.METHODS[method]] = [_cell(row, mark or {}, plus_minus) for row in own]
         if method in set(reference_values().method):
@@ -251,10 +171,8 @@ def wide(frame: pd.DataFrame, mark: dict[int, str] | None = None, plus_minus: st
                 "NA" if row is None else _number(row.paper, row.metric) for row in own
             ]
     labels = [(tasks.DATASETS[d].label, tasks.LABELS[t], _HEADINGS[m]) for d, t, m in columns]
-    names = ["dataset", "target", "metric"]
-    result = pd.DataFrame.from_dict(
-        texts, orient="index", columns=pd.MultiIndex.from_tuples(labels, names=names)
-    )
+    heads = pd.MultiIndex.from_tuples(labels, names=_CELL)
+    result = pd.DataFrame.from_dict(texts, orient="index", columns=heads)
     return result.rename_axis("method")
 
 
@@ -287,7 +205,7 @@ def markdown(frame: pd.DataFrame, text: str) -> str:
 def latex(frame: pd.DataFrame, text: str) -> str:
     """Return a table as LaTeX (packages booktabs and graphicx), one tabular per dataset."""
     shown = wide(frame, {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}, r"$\pm$")
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
+    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{text.translate(_LATEX)}}}"]
     for dataset in shown.columns.unique(0):
         block = shown[dataset]
         targets = list(block.columns.unique(0))
@@ -302,7 +220,7 @@ def latex(frame: pd.DataFrame, text: str) -> str:
             r"\toprule",
             rf"{dataset} & {heads} \\",
             rules,
-            " & " + " & ".join(_escape(metric) for _, metric in block.columns) + r" \\",
+            " & " + " & ".join(metric.translate(_LATEX) for _, metric in block.columns) + r" \\",
             r"\midrule",
             *(
                 " & ".join(cell.replace("∞", r"$\infty$") for cell in row) + r" \\"
@@ -313,14 +231,6 @@ def latex(frame: pd.DataFrame, text: str) -> str:
             r"\par\medskip",
         ]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def _escape(text: str) -> str:
-    for plain, escaped in (("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(plain, escaped)
-    for plain, escaped in (("±", r"$\pm$"), ("↑", r"$\uparrow$"), ("↓", r"$\downarrow$"), ("∞", r"$\infty$")):
-        text = text.replace(plain, escaped)
-    return text
 
 
 def write(frame: pd.DataFrame, path: object, text: str) -> None:

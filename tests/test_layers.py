@@ -11,7 +11,8 @@ ROWS = (
     "methods",
     "runs sample train released",
     "stats cka fid segment",
-    "plots pictures tables figures artefacts report",
+    "scores budget plots pictures tables figures claims artefacts report "
+    "cohorts generalisation supplements significance",
     "notebook cli",
 )
 LEVELS = {module: level for level, row in enumerate(ROWS) for module in row.split()}

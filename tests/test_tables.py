@@ -1,14 +1,10 @@
-"""Scores of runs and the tables made of them."""
-
-import sys
-from types import SimpleNamespace
+"""Tables: their numbers, ranks, captions and files."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import mudiff
-from mudiff import config, metrics, paths, tables, tasks
+from mudiff import config, metrics, tables, tasks
 from mudiff.errors import MudiffError
 
 
@@ -29,7 +25,10 @@ TWO = {
     ("brats", "t1ce", "linear"): [16.0, 17.0],
     ("isles", "t1", "mudiff"): [18.0, 18.5],
     ("isles", "t1", "linear"): [19.0, 21.0],
+    ("brats", "t1ce", "syndiff"): [16.4, 17.4],
+    ("isles", "t1", "syndiff"): [18.6, 18.7],
 }
+PGAN = {("isles", "t1", "pgan"): [17.0, 18.0]}
 
 
 def entry(frame, **where):
@@ -63,7 +62,33 @@ def test_ranks_know_that_small_mae_is_good():
     result = tables.table(scores(TWO), "masked")
     for metric in metrics.METRICS:
         assert entry(result, target="t1ce", method="mudiff", metric=metric)["rank"] == 1
-        assert entry(result, target="t1", method="linear", metric=metric)["rank"] == 1
+        assert entry(result, target="t1", method="syndiff", metric=metric)["rank"] == 1
+        assert entry(result, target="t1", method="mudiff", metric=metric)["rank"] == 2
+
+
+def test_the_floor_is_shown_last_and_not_ranked():
+    result = tables.table(scores(TWO), "masked")
+    assert result[result.method == "linear"]["rank"].isna().all() and (result.method == "linear").any()
+    assert result[result.method != "linear"]["rank"].notna().all()
+    assert tables.wide(result).index.tolist() == ["SynDiff", "MU-Diff", "MU-Diff (paper)", "Linear"]
+    text = tables.caption(result, "T", "demo")
+    assert "Linear, the floor, is not ranked; it is better than the best in 3 of 6 cells." in text
+    worse = result[result.target == "t1ce"]
+    assert "better than the best in none of 3 cells" in tables.caption(worse, "T", "demo")
+    assert "floor" not in tables.caption(result[result.method != "linear"], "T", "demo")
+
+
+def test_a_method_that_was_not_trained_is_na():
+    frame = scores({k: v for k, v in TWO.items() if k != ("brats", "t1ce", "syndiff")} | PGAN)
+    result = tables.table(frame, "masked")
+    shown = tables.wide(result)
+    assert shown.index.tolist() == ["pGAN", "SynDiff", "MU-Diff", "MU-Diff (paper)", "Linear"]
+    assert (shown.loc["SynDiff", "BraTS"] == "NA").all() and (shown.loc["pGAN", "BraTS"] == "NA").all()
+    assert (shown.loc["pGAN", "ISLES"] != "NA").all()
+    assert entry(result, target="t1ce", method="mudiff", metric="psnr")["rank"] == 1
+    for text in (tables.markdown(result, "C"), tables.latex(result, "C")):
+        assert text.count("NA") == 3 + 3  # not trained
+    assert "NA: not trained for this task" in tables.caption(result, "T", "demo")
 
 
 def test_paper_values_stand_beside_ours_for_the_brain_only():
@@ -78,7 +103,9 @@ def test_paper_values_stand_beside_ours_for_the_brain_only():
 
 def test_reference_values_cover_the_tasks_with_a_source():
     known = tables.reference_values()
-    assert set(zip(known.dataset, known.target, strict=True)) == set(config.profile("paper").runs)
+    assert set(zip(known.dataset, known.target, strict=True)) == {
+        run for run in config.profile("paper").runs if run[0] != "healthy"
+    }
     assert known.source.str.len().gt(20).all()
     assert (
         known.psnr.between(15, 35).all() and known.ssim.between(0, 1).all() and known.mae.between(0, 1).all()
@@ -90,16 +117,17 @@ def test_markdown_marks_best_and_second():
     assert text.startswith("The caption.\n")
     brats = next(line for line in text.splitlines() if line.startswith("| MU-Diff |"))
     assert "**22.00 ± 2.83**" in brats
-    assert "<u>16.50 ± 0.71</u>" in text
+    assert "<u>16.90 ± 0.71</u>" in text
     assert text.count("| BraTS |") == 1 and text.count("| ISLES |") == 1
     blocks = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert set(blocks) == {5}  # every row has as many cells as its heading
 
 
 def test_latex_marks_and_escapes():
-    text = tables.latex(tables.table(scores(TWO), "masked"), "Over 90 % & more: a_b ± c.")
-    assert r"\textbf{22.00 $\pm$ 2.83}" in text and r"\underline{16.50 $\pm$ 0.71}" in text
-    assert r"\caption{Over 90 \% \& more: a\_b $\pm$ c.}" in text
+    text = tables.latex(tables.table(scores(TWO), "masked"), r"Over 90 % & more: a_b ± c^2 {d}\ ~ $5 #1.")
+    assert r"\textbf{22.00 $\pm$ 2.83}" in text and r"\underline{16.90 $\pm$ 0.71}" in text
+    escaped = r"a\_b $\pm$ c\textasciicircum{}2 \{d\}\textbackslash{} \textasciitilde{} \$5 \#1."
+    assert rf"\caption{{Over 90 \% \& more: {escaped}}}" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert text.isascii()
 
@@ -133,12 +161,25 @@ def test_written_files_are_stable_and_numeric(tmp_path):
     assert "paper" in back and back.paper.isna().any()
 
 
-def test_eight_methods_fit(monkeypatch):
-    names = {f"method{i}": f"Method {i}" for i in range(8)}
-    monkeypatch.setattr(tasks, "METHODS", names)
-    frame = scores({("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(names)})
-    text = tables.markdown(tables.table(frame, "masked"), "C")
-    assert text.count("**") == 2 * 6 and text.count("<u>") == 6
+def test_eight_methods_fit():
+    methods = list(tasks.METHODS)
+    values = {("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(methods)}
+    result = tables.table(scores(values), "masked")
+    text = tables.markdown(result, "C")
+    assert len(methods) == 8 and text.count("**") == 2 * 6 and text.count("<u>") == 6
+    best = next(line for line in text.splitlines() if "**" in line)
+    assert best.startswith("| MU-Diff |")  # the floor is better, but not ranked
+    assert "better than the best in 6 of 6 cells" in tables.caption(result, "T", "demo")
+    assert text.splitlines()[-1].startswith("| Linear |")
+
+
+def test_every_number_names_its_run(tmp_path):
+    frame = scores(TWO)
+    frame = frame.assign(run=frame.dataset + "_" + frame.method, fingerprint="f" + frame.method)
+    tables.write(tables.table(frame, "masked"), tmp_path / "table1", "C")
+    back = pd.read_csv(tmp_path / "table1.csv")
+    assert (back.run == back.dataset + "_" + back.method).all()
+    assert (back.fingerprint == "f" + back.method).all()
 
 
 def test_unknown_protocol_or_empty_scores_raise():
@@ -146,91 +187,3 @@ def test_unknown_protocol_or_empty_scores_raise():
         tables.table(scores(TWO), "mine")
     with pytest.raises(MudiffError, match="score the runs again"):
         tables.table(scores(TWO), "released")
-
-
-class FakeSlices:
-    """Two subjects of three slices each; the lesion of the second is empty."""
-
-    subjects = ("a", "b")
-    index = pd.DataFrame({"subject": list("aaabbb"), "slice": [40, 41, 42, 50, 51, 52]})
-
-    def subject(self, name):
-        return np.flatnonzero(self.index.subject == name)
-
-    def images(self, indices, contrast):
-        grid = np.linspace(-1, 1, 16 * 16, dtype=np.float32).reshape(16, 16)
-        return np.stack([grid * (0.5 + i / 12) for i in indices])
-
-    def brain(self, indices):
-        return np.ones((len(indices), 16, 16), bool)
-
-    def lesion(self, indices):
-        masks = np.zeros((len(indices), 16, 16), np.uint8)
-        masks[np.asarray(indices) < 3, 6:9, 6:9] = 4
-        return masks
-
-
-@pytest.fixture
-def fake_runs(monkeypatch, tmp_path):
-    """Stand in for prepared data and for synthetic slices that are 0.1 too bright."""
-    slices = FakeSlices()
-
-    def read_synthetic(folder, subject):
-        real = (slices.images(slices.subject(subject), None) + 1) / 2
-        return np.clip(real + (0.1 if "mudiff" in folder.name else 0.2), 0, 1)
-
-    for name, module in {
-        "data": SimpleNamespace(open_slices=lambda folder, split: slices),
-        "sample": SimpleNamespace(read_synthetic=read_synthetic),
-    }.items():
-        monkeypatch.setitem(sys.modules, f"mudiff.{name}", module)
-        monkeypatch.setattr(mudiff, name, module, raising=False)
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    for dataset, target in config.profile("smoke").runs:
-        for method in config.profile("smoke").methods:
-            paths.synthetic("smoke", f"{dataset}_{target}_{method}").mkdir(parents=True)
-        paths.prepared("smoke", dataset).mkdir(parents=True, exist_ok=True)
-    return tmp_path
-
-
-def test_score_runs_covers_runs_methods_protocols(fake_runs):
-    frame = tables.score_runs("smoke", "brain")
-    runs = len(config.profile("smoke").runs) * len(config.profile("smoke").methods)
-    assert len(frame) == runs * 2 * (6 + 2)  # both protocols; six slices and two subjects
-    assert frame[frame.unit == "subject"].slice.isna().all()
-    assert set(frame[frame.unit == "slice"].slice) == {40, 41, 42, 50, 51, 52}
-    masked = frame[(frame.protocol == "masked") & (frame.unit == "subject")].groupby("method").mae.max()
-    assert masked["mudiff"] == pytest.approx(0.1, abs=0.01) and masked["linear"] > 0.15
-
-
-def test_score_runs_lesion_dilates_isles_and_skips_lesion_free(fake_runs, monkeypatch):
-    seen = set()
-    real = metrics.score_subject
-
-    def spy(*args):
-        seen.add(args[4])
-        return real(*args)
-
-    monkeypatch.setattr(metrics, "score_subject", spy)
-    frame = tables.score_runs("smoke", "lesion")
-    assert seen == {True, False}
-    assert frame[frame.subject == "b"].psnr.isna().all()
-    assert frame[frame.subject == "a"].mae.notna().all()
-
-
-def test_score_runs_takes_what_is_prepared_or_chosen(fake_runs):
-    paths.prepared("smoke", "isles").rmdir()
-    assert set(tables.score_runs("smoke").dataset) == {"brats"}
-    chosen = tables.score_runs("smoke", runs=[("brats", "t2")], methods=["linear"])
-    assert set(chosen.target) == {"t2"} and set(chosen.method) == {"linear"}
-    paths.prepared("smoke", "brats").rmdir()
-    with pytest.raises(MudiffError, match="no dataset is prepared"):
-        tables.score_runs("smoke")
-
-
-def test_missing_run_names_the_command(fake_runs):
-    paths.synthetic("smoke", "brats_t2_linear").rmdir()
-    with pytest.raises(MudiffError, match=r"brats_t2_linear.*snakemake --config profile=smoke"):
-        tables.score_runs("smoke")
-    with pytest.raises(MudiffError, match="brain, lesion"):
-        tables.score_runs("smoke", "liver")
