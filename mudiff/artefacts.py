@@ -1,4 +1,4 @@
-"""The artefacts: which notebook makes which figure or table, and what they say of the paper's claims."""
+"""The artefacts: which notebook makes which figure or table, and from which datasets."""
 
 import base64
 import html
@@ -6,13 +6,10 @@ import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mudiff import tasks
 from mudiff.errors import MudiffError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIGURE, TABLE = (".png", ".svg"), (".csv", ".md", ".tex")
 PROTOCOLS = ("_released", "_masked")
@@ -20,37 +17,62 @@ PROTOCOLS = ("_released", "_masked")
 
 @dataclass(frozen=True)
 class Artefact:
-    """One figure or table: its notebook, its title, the files it is written as, the dataset it shows."""
+    """One figure or table: its notebook, its title, the files it is written as, the datasets it can show."""
 
     notebook: str
     title: str
     suffixes: tuple[str, ...] = FIGURE
     parts: tuple[str, ...] = ("",)
-    dataset: str | None = None  # None: whatever is there
+    datasets: tuple[str, ...] = ()  # one of them is enough; empty: whatever is there
 
     def files(self, name: str) -> list[str]:
         """Return the names of the files, which begin with the artefact's `name`."""
         return [name + part + suffix for part in self.parts for suffix in self.suffixes]
 
 
+_LESIONS = ("brats", "isles")
+
 ARTEFACTS = {
     "fig1a": Artefact("00_overview", "Fig. 1a: subjects, splits and contrasts"),
-    "table1": Artefact("04_whole_brain_metrics", "Table 1: accuracy in the whole brain", TABLE, PROTOCOLS),
-    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", dataset="brats"),
-    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", dataset="isles"),
-    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", dataset="brats"),
-    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES", dataset="isles"),
-    "table2": Artefact("05_lesion_metrics", "Table 2: accuracy in the lesions", TABLE, PROTOCOLS),
-    "fig1d": Artefact("05_lesion_metrics", "Fig. 1d: accuracy in the lesions, per method"),
-    "supp5": Artefact("05_lesion_metrics", "Supplementary Data 5: distributions on BraTS", dataset="brats"),
-    "supp6": Artefact("05_lesion_metrics", "Supplementary Data 6: distributions on ISLES", dataset="isles"),
+    "table1": Artefact(
+        "04_whole_brain_metrics", "Table 1: accuracy in the whole brain", TABLE, PROTOCOLS, _LESIONS
+    ),
+    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", datasets=("brats",)),
+    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", datasets=("isles",)),
+    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", datasets=("brats",)),
+    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES", datasets=("isles",)),
+    "table2": Artefact("05_lesion_metrics", "Table 2: accuracy in the lesions", TABLE, PROTOCOLS, _LESIONS),
+    "fig1d": Artefact("05_lesion_metrics", "Fig. 1d: accuracy in the lesions, per method", datasets=_LESIONS),
+    "supp5": Artefact(
+        "05_lesion_metrics", "Supplementary Data 5: distributions on BraTS", datasets=("brats",)
+    ),
+    "supp6": Artefact(
+        "05_lesion_metrics", "Supplementary Data 6: distributions on ISLES", datasets=("isles",)
+    ),
+    "significance": Artefact(
+        "06_significance", "Significance of the differences", TABLE + FIGURE, datasets=_LESIONS
+    ),
+    "supp3": Artefact(
+        "12_generalisation", "Supplementary Data 3: an unseen scanner", TABLE + FIGURE, datasets=("brats",)
+    ),
+    "supp4a": Artefact(
+        "12_generalisation", "Supplementary Data 4a: synthesis on healthy brains", datasets=("healthy",)
+    ),
+    "supp4b": Artefact(
+        "12_generalisation",
+        "Supplementary Data 4b: accuracy on healthy brains",
+        TABLE,
+        PROTOCOLS,
+        ("healthy",),
+    ),
 }
 """Every artefact there is so far, in the order of the notebooks."""
 
 
 def possible(name: str, datasets: Collection[str] | None = None) -> bool:
     """Tell whether an artefact can be made from `datasets` (None: all of the paper's)."""
-    return datasets is None or ARTEFACTS[name].dataset in (None, *datasets)
+    wanted = ARTEFACTS[name].datasets
+    return datasets is None or not wanted or not set(wanted).isdisjoint(datasets)
 
 
 def files(notebook: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
@@ -88,10 +110,11 @@ def gallery(folder: Path) -> Any:
     tiles = []
     for name, artefact in ARTEFACTS.items():
         there = [Path(folder) / file for file in artefact.files(name) if (Path(folder) / file).exists()]
-        picture = _thumbnail(there[0], artefact.title) if there else "<p>not made</p>"
+        pictures = [path for path in there if path.suffix == ".png"]
+        shown = _thumbnail((pictures or there)[0], artefact.title) if there else "<p>not made</p>"
         names = " ".join(f'<code class="file">{path.name}</code>' for path in there)
         tiles.append(
-            f'<figure class="tile">{picture}<figcaption><b>{html.escape(artefact.title)}</b><br>'
+            f'<figure class="tile">{shown}<figcaption><b>{html.escape(artefact.title)}</b><br>'
             f'{names}<br>from <a href="{artefact.notebook}.ipynb">{artefact.notebook}</a></figcaption></figure>'
         )
     return HTML('<div class="gallery">' + "".join(tiles) + "</div>")
@@ -111,72 +134,17 @@ def _thumbnail(path: Path, title: str, width: int = 360) -> str:
 
 
 def _preview(path: Path) -> str:
-    """Return the PSNR columns of a table, which fit into a thumbnail."""
+    """Return the best methods of each task by PSNR, which fit into a thumbnail."""
     import pandas as pd
 
     frame = pd.read_csv(path)
-    task = frame["dataset"].map(lambda d: tasks.DATASETS[d].label) + " " + frame["target"].map(tasks.LABELS)
-    frame = frame.assign(task=task, method=frame["method"].map(tasks.METHODS))
-    psnr = frame[frame["metric"] == "psnr"]
-    small = psnr.pivot_table(index="task", columns="method", values="mean", sort=False).rename_axis(
-        columns=None
+    psnr = frame[(frame["metric"] == "psnr") & frame["rank"].isin((1, 2))]
+    task = psnr["dataset"].map(lambda d: tasks.DATASETS[d].label) + " " + psnr["target"].map(tasks.LABELS)
+    cell = psnr["method"].map(tasks.METHODS) + psnr["mean"].map(" {:.2f}".format)
+    place = psnr["rank"].map({1: "best", 2: "second best"})
+    small = cell.groupby([task.rename("task"), place], sort=False).agg(", ".join).unstack()
+    small = (
+        small.reindex(index=task.unique(), columns=["best", "second best"]).fillna("–").rename_axis("task")
     )
-    caption = f"<small>PSNR in dB, protocol {html.escape(frame['protocol'][0])}</small>"
-    return caption + small.round(2).reset_index().to_html(index=False, border=0)
-
-
-BASELINES = "Pix2Pix, pGAN, MM-GAN, Hi-Net, DDPM and SynDiff"
-METRICS = {"psnr": ("PSNR", 1, "{:+.2f} dB"), "ssim": ("SSIM", 1, "{:+.3f}"), "mae": ("MAE", -1, "{:+.4f}")}
-
-
-def claims(brain: "pd.DataFrame", lesion: "pd.DataFrame") -> "pd.DataFrame":
-    """Compare the paper's claims with the scores at hand.
-
-    Parameters
-    ----------
-    brain, lesion : pandas.DataFrame
-        Scores of the whole brain and of the lesions, as `mudiff.tables.score_runs` returns them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns claim, where, ours, tolerance, verdict. A claim about a difference holds where the mean
-        paired difference per subject is beyond two standard errors in every metric, does not hold where
-        it is beyond them on the wrong side in any, and cannot be decided otherwise.
-    """
-    import pandas as pd
-
-    rows = []
-    for scores, region, where in ((brain, "whole brain", "Table 1"), (lesion, "lesions", "Table 2")):
-        rows.append(
-            (f"MU-Diff beats {BASELINES}: {region}", where, "baselines not trained", "", "cannot be decided")
-        )
-        masked = scores[(scores["protocol"] == "masked") & (scores["unit"] == "subject")]
-        for (dataset, target), part in masked.groupby(["dataset", "target"], sort=False):
-            label = f"{tasks.LABELS[target]} on {tasks.dataset(dataset).label}"
-            claim = f"MU-Diff beats a linear fit: {region}, {label}"
-            rows.append((claim, f"{where}; the linear floor is ours", *_compare(part)))
-    return pd.DataFrame(rows, columns=["claim", "where", "ours", "tolerance", "verdict"])
-
-
-def _compare(part: "pd.DataFrame") -> tuple[str, str, str]:
-    """Return MU-Diff minus Linear in words, the tolerance, and the verdict."""
-    tolerance = "2 standard errors"
-    wide = {
-        metric: part.pivot_table(index="subject", columns="method", values=metric, observed=True)
-        for metric in METRICS
-    }
-    if not {"mudiff", "linear"} <= set(wide["psnr"].columns):
-        return "not trained", tolerance, "cannot be decided"
-    words, signs = [], []
-    for metric, (name, better, shape) in METRICS.items():
-        difference = (wide[metric]["mudiff"] - wide[metric]["linear"]).dropna()
-        words.append(f"{name} {shape.format(difference.mean())}")
-        error = difference.std() / len(difference) ** 0.5 if len(difference) > 2 else float("inf")
-        signs.append(better * difference.mean() / error if error > 0 else 0.0)
-    verdict = "cannot be decided"
-    if min(signs) > 2:
-        verdict = "holds"
-    elif min(signs) < -2:
-        verdict = "does not hold"
-    return f"{', '.join(words)}; n = {len(difference)} subjects", tolerance, verdict
+    text = f"<small>PSNR in dB, protocol {html.escape(frame['protocol'][0])}</small>"
+    return text + small.rename_axis(columns=None).reset_index().to_html(index=False, border=0)

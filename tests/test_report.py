@@ -1,20 +1,20 @@
-"""The HTML report stands alone; claims are decided by the numbers."""
+"""The HTML report stands alone and shows every artefact."""
 
 import base64
 import io
 
 import nbformat
-import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from mudiff import artefacts, report
+from mudiff import artefacts, report, tasks
 from mudiff.errors import MudiffError
 
 TABLE = (
-    b"dataset,target,method,protocol,metric,mean\n"
-    b"brats,t1ce,mudiff,masked,psnr,21.5\nbrats,t1ce,mudiff,masked,mae,0.05\n"
+    b"dataset,target,method,protocol,metric,mean,rank\n"
+    b"brats,t1ce,mudiff,masked,psnr,21.5,1\nbrats,t1ce,mudiff,masked,mae,0.05,1\n"
+    b"brats,t1ce,hinet,masked,psnr,20.75,2\nbrats,t1ce,ddpm,masked,psnr,19.5,3\n"
+    b"isles,t1,syndiff,masked,psnr,18.5,1\nisles,t1,linear,masked,psnr,30.0,NA\n"
 )
 
 
@@ -64,11 +64,14 @@ def test_the_report_is_complete_and_needs_no_network(project):
         parsed[page] = report._Sources()
         parsed[page].feed((index.parent / page).read_text())
         assert all(source.startswith("data:image/png;base64,") for source in parsed[page].loaded)
-    assert len(parsed["index.html"].loaded) == sum(
-        a.suffixes == artefacts.FIGURE for a in artefacts.ARTEFACTS.values()
-    )
+    pictures = [".png" in artefact.suffixes for artefact in artefacts.ARTEFACTS.values()]
+    assert len(parsed["index.html"].loaded) == sum(pictures)
     assert "02_training_brats_t1ce.html" in parsed["index.html"].links
-    assert (index.read_text().count("<td>21.5</td>"), index.read_text().count("0.05")) == (2, 0)
+    text = index.read_text()
+    assert (
+        text.count("<td>MU-Diff 21.50</td>") == text.count("<td>Hi-Net 20.75</td>") == pictures.count(False)
+    )
+    assert not any(number in text for number in ("0.05", "19.5", "30.0"))
     assert {f"figures/{name}" for name in artefacts.files()} <= set(parsed["index.html"].links)
 
 
@@ -104,6 +107,28 @@ def test_a_page_that_needs_something_else_is_refused(tmp_path, tag):
         report.check_pages(tmp_path)
 
 
+def test_the_gallery_prefers_pictures(tmp_path, monkeypatch):
+    both = artefacts.Artefact("06_significance", "Both", artefacts.TABLE + artefacts.FIGURE)
+    monkeypatch.setattr(artefacts, "ARTEFACTS", {"both": both})
+    for name in both.files("both"):
+        (tmp_path / name).write_bytes(png() if name.endswith(".png") else TABLE)
+    text = artefacts.gallery(tmp_path).data
+    assert text.count("<img") == 1 and "<table" not in text
+    assert all(f">{name}</code>" in text for name in both.files("both"))
+    (tmp_path / "both.png").unlink()
+    text = artefacts.gallery(tmp_path).data
+    assert "SynDiff 18.50" in text and "<td>–</td>" in text  # nothing is second to the one that is ranked
+    assert "not made" in artefacts.gallery(tmp_path / "elsewhere").data
+
+
+def test_artefacts_need_one_of_their_datasets():
+    assert artefacts.possible("table1", ["isles"]) and artefacts.possible("table1")
+    assert not artefacts.possible("table1", ["healthy"]) and not artefacts.possible("fig3a", ["isles"])
+    assert artefacts.possible("fig1a", ["healthy"])
+    named = {dataset for artefact in artefacts.ARTEFACTS.values() for dataset in artefact.datasets}
+    assert named <= set(tasks.DATASETS)
+
+
 def test_stale_and_missing_figures_are_errors(project, capsys):
     figures = project / "figures" / "smoke"
     (figures / "fig9z.png").write_bytes(png())
@@ -119,33 +144,3 @@ def test_a_report_without_executed_notebooks_names_the_command(tmp_path, monkeyp
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     assert report.main(["smoke"]) == 2
     assert "run the notebooks with make reproduce" in capsys.readouterr().err
-
-
-def scores(gains: dict[str, float], subjects: int = 6, noise: float = 0.1) -> pd.DataFrame:
-    """Subject scores in which MU-Diff is better than Linear by `gains` (target -> dB)."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for target, gain in gains.items():
-        for subject in range(subjects):
-            level = rng.normal(20, 3)
-            for method, more in (("mudiff", gain + rng.normal(0, noise)), ("linear", 0.0)):
-                quality = {"psnr": level + more, "ssim": 0.7 + more / 50, "mae": 0.1 - more / 500}
-                keys = {"dataset": "brats", "target": target, "method": method, "protocol": "masked"}
-                rows.append(keys | {"unit": "subject", "subject": str(subject)} | quality)
-    return pd.DataFrame(rows)
-
-
-def test_claims_hold_fail_or_stay_open():
-    frame = scores({"t1ce": 2.0, "flair": -2.0, "t2": 0.0})
-    verdicts = artefacts.claims(frame, frame.iloc[:0]).set_index("claim")["verdict"].to_dict()
-    floor = "MU-Diff beats a linear fit: whole brain, {} on BraTS"
-    assert verdicts[floor.format("T1CE")] == "holds"
-    assert verdicts[floor.format("FLAIR")] == "does not hold"
-    assert verdicts[floor.format("T2")] == "cannot be decided"
-    assert [v for claim, v in verdicts.items() if "SynDiff" in claim] == ["cannot be decided"] * 2
-
-
-def test_two_subjects_decide_nothing():
-    frame = artefacts.claims(scores({"t1ce": 5.0}, subjects=2), scores({"t1ce": 5.0}, subjects=2))
-    assert set(frame["verdict"]) == {"cannot be decided"}
-    assert frame["ours"].str.contains("n = 2 subjects").sum() == 2
