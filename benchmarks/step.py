@@ -1,6 +1,6 @@
 """Seconds per image of a training step and of sampling, with the FLOPs that torch counts.
 
-python -m benchmarks.step --profile demo --device cpu --batch 4
+python -m benchmarks.step --profile demo --method mudiff syndiff --device cpu --batch 4
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mudiff import config
+from mudiff import config, tasks
 from mudiff.methods import Batch, build
 from mudiff.runs import default_device
 
@@ -45,6 +45,7 @@ def work(settings: config.Settings, batch: int, device: torch.device) -> dict[st
 def count(settings: config.Settings) -> dict[str, float]:
     """Return the FLOPs of one image, which torch counts from shapes alone."""
     counted = {}
+    settings = settings.replace(dropout=0.0)  # torch has no random numbers on the device that only counts
     for name, function in work(settings, 1, torch.device("meta")).items():
         with FlopCounterMode(display=False) as counter:
             function()
@@ -52,14 +53,17 @@ def count(settings: config.Settings) -> dict[str, float]:
     return counted
 
 
-def measure(profile: str, device: torch.device, batch: int, repeats: int, changes: dict[str, str]) -> None:
+def measure(
+    profile: str, method: str, device: torch.device, batch: int, repeats: int, changes: dict[str, str]
+) -> None:
     """Print one line for a training step and one for sampling; count only where `repeats` is 0."""
-    settings = config.settings(profile, "brats", "t1ce", "mudiff", **changes)
+    settings = config.settings(profile, "brats", "t1ce", method, **changes)
     flops = count(settings)
     size, functions = settings.image_size, work(settings, batch, device) if repeats else {}
     for name, counted in flops.items():
         line = (
-            f"{profile:6} {size}x{size} width {settings.width:3} {name:14} {counted / 1e9:9.2f} GFLOP/image"
+            f"{profile:6} {method:8} {size}x{size} width {settings.width:3} {name:14} "
+            f"{counted / 1e9:10.2f} GFLOP/image"
         )
         if repeats:
             per_image = [s / batch for s in timed(functions[name], repeats, device)]
@@ -75,6 +79,7 @@ def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--profile", nargs="+", default=["smoke", "demo"], choices=list(config.PROFILES))
+    parser.add_argument("--method", nargs="+", default=["mudiff"], choices=list(tasks.METHODS))
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--batch", type=int, help="default: the profile's")
     parser.add_argument("--repeats", type=int, default=5, help="0 counts FLOPs only")
@@ -86,7 +91,8 @@ def main() -> None:
     for profile in arguments.profile:
         batch = arguments.batch or config.settings(profile, "brats", "t1ce", "mudiff").batch_size
         changes = dict(item.split("=", 1) for item in arguments.set)
-        measure(profile, torch.device(arguments.device), batch, arguments.repeats, changes)
+        for method in arguments.method:
+            measure(profile, method, torch.device(arguments.device), batch, arguments.repeats, changes)
 
 
 if __name__ == "__main__":

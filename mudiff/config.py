@@ -151,12 +151,12 @@ PROFILES = {
         slices=dict.fromkeys(tasks.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=_PART,
-        epochs={("brats", "t1ce"): 6},
+        epochs={("brats", "t1ce"): 4},
         sizes={
             "pix2pix": _SMALL_U_NET | {"width": 16, "critic_width": 16},
             "pgan": {"width": 16, "critic_width": 16, "blocks": 3},
             "mmgan": _SMALL_U_NET | {"width": 16, "critic_width": 16},
-            "ddpm": {"width": 16, "steps": 50},  # 1000 in "paper"
+            "ddpm": {"steps": 25},  # 1000 in "paper"
         },
     ),
     "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=tasks.RUNS, apart=True),
