@@ -88,6 +88,9 @@ def test_a_method_that_was_not_trained_is_na():
     assert entry(result, target="t1ce", method="mudiff", metric="psnr")["rank"] == 1
     for text in (tables.markdown(result, "C"), tables.latex(result, "C")):
         assert text.count("NA") == 3 + 3  # not trained
+    for block in tables.latex(result, "C").split(r"\begin{tabular}")[1:]:
+        rows = [line for line in block.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert {line.count("&") for line in rows} == {3} and len(rows) == 6
     assert "NA: not trained for this task" in tables.caption(result, "T", "demo")
 
 
