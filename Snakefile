@@ -37,8 +37,8 @@ SLICES = files("synthetic", "synthetic.json")
 SCORED = [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")]
 ANALYSES = {  # notebook -> what it reads, the modules that make its numbers, what is said while it runs
     "00_overview": (PREPARED, "figures pictures", "Drawing the overview"),
-    "04_whole_brain_metrics": (SLICES, "metrics scores tables figures plots", "Scoring whole brains"),
-    "05_lesion_metrics": (SLICES, "metrics scores tables figures plots", "Scoring lesions"),
+    "04_whole_brain_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring whole brains"),
+    "05_lesion_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring lesions"),
     "06_significance": (SCORED, "stats significance", "Testing differences"),
     "12_generalisation": (SCORED, "cohorts generalisation supplements", "Trying other subjects"),
 }

@@ -305,11 +305,13 @@ def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], t
     text : str
         The caption.
     """
+    import seaborn
     from matplotlib.patches import Patch
 
     frame = scores.replace([np.inf, -np.inf], np.nan).assign(group=groups)
     places, middles = _places(frame)
-    palette, line = colours(ordered(frame.method)), {"color": "0.15", "lw": 0.8}
+    frame = frame.assign(place=[places[key] for key in zip(frame.group, frame.method, strict=True)])
+    palette = colours(ordered(frame.method))
     width = 0.2 * (max(places.values()) + 1) + 0.8
     columns = len(metrics) if width * len(metrics) < 9 else 1  # side by side where there is room
     rows = len(metrics) // columns
@@ -317,15 +319,11 @@ def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], t
         figure = new_figure(max(4.5, width * columns), 2.2 * rows + 0.4)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            values = {key: part[metric].dropna() for key, part in frame.groupby(["group", "method"])}
-            drawn = axis.boxplot(
-                [values[key] for key in places], positions=list(places.values()), widths=0.85, patch_artist=True,
-                manage_ticks=False, boxprops=dict(line), whiskerprops=line, capprops=line, medianprops=line,
-                flierprops={"marker": "o", "ms": 1.5, "mew": 0.8},
+            seaborn.boxplot(
+                frame, x="place", y=metric, hue="method", hue_order=list(palette), palette=palette, ax=axis,
+                native_scale=True, dodge=False, width=0.85, linewidth=0.8, fliersize=1.5, saturation=1, legend=False,
             )  # fmt: skip
-            for (_, method), box in zip(places, drawn["boxes"], strict=True):
-                box.set_facecolor(palette[method])
-            axis.set(ylabel=label, xticks=list(middles.values()), xticklabels=list(middles))
+            axis.set(xlabel="", ylabel=label, xticks=list(middles.values()), xticklabels=list(middles))
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.set_axisbelow(True)
         handles = [

@@ -165,7 +165,7 @@ def boxes_of(axis):
     from matplotlib.patches import PathPatch
 
     found = [patch for patch in axis.patches if isinstance(patch, PathPatch)]
-    return [(box.get_path().vertices[:4, 0].mean(), box.get_facecolor()) for box in found]
+    return sorted((box.get_path().vertices[:4, 0].mean(), box.get_facecolor()) for box in found)
 
 
 def test_boxes_stand_around_the_name_of_their_group():

@@ -78,7 +78,9 @@ def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
     before = snakefile.read_text()
     changed = 'for m in methods] + ["new"] * (dataset == "brats" and target == "t1ce")'
     try:
-        snakefile.write_text(before.replace("fingerprint() for m in methods]\n", f"fingerprint() {changed}\n", 1))
+        snakefile.write_text(
+            before.replace("fingerprint() for m in methods]\n", f"fingerprint() {changed}\n", 1)
+        )
         counts = planned(snakemake(finished, "-n"))
     finally:
         snakefile.write_text(before)
