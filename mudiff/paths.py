@@ -50,6 +50,11 @@ def synthetic(profile: str, name: str) -> Path:
     return results(profile) / "synthetic" / name
 
 
+def unseen(profile: str, dataset: str) -> Path:
+    """Return the folder of a test cohort that no training of the profile saw: its slices and syntheses."""
+    return results(profile) / "unseen" / dataset
+
+
 def figures(profile: str) -> Path:
     """Return ``results/<profile>/figures``, where interactive runs of the notebooks draw."""
     return results(profile) / "figures"

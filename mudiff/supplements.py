@@ -1,0 +1,240 @@
+"""Supplementary Data 3 and 4: the table of known and unseen subjects, and the pictures."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mudiff import cohorts, metrics, paths, plots, sample, signals, tables, tasks
+from mudiff.cohorts import Chosen, Cohort
+from mudiff.generalisation import COHORTS, REGIONS
+from mudiff.plots import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["caption", "examples", "latex", "markdown", "save", "scanner_settings", "supp3", "supp4a", "write"]
+
+_SETTINGS = {
+    "tr": "TR (s)",
+    "te": "TE (s)",
+    "flip": "flip angle (°)",
+    "dose": "contrast agent (standard doses)",
+    "null": "inversion time (1 nulls CSF)",
+    "b": "b (s/mm²)",
+    "thickness": "slice thickness (mm)",
+    "coil": "coil inhomogeneity (SD of log)",
+    "snr": "signal over noise",
+}
+_DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
+_HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
+
+
+def scanner_settings(dataset: str) -> pd.DataFrame:
+    """Return the ranges of the settings of the known and of the unseen phantoms' scanner.
+
+    The healthy cohort's T1 is not in it: that is a gradient echo with settings of its own.
+    """
+    rows = {
+        (tasks.LABELS[contrast], _SETTINGS[name]): [
+            _range(signals.SCANNERS[scanner][contrast][name]) for scanner in (0, cohorts.SCANNER)
+        ]
+        for contrast in tasks.dataset(dataset).contrasts
+        if (dataset, contrast) != ("healthy", "t1")
+        for name in signals.SCANNERS[0][contrast]
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=["contrast", "setting"])
+    return pd.DataFrame(list(rows.values()), index, columns=["known", "unseen"])
+
+
+def _range(limits: tuple[float, float]) -> str:
+    return " to ".join(f"{limit:g}" for limit in dict.fromkeys(limits))
+
+
+def caption(unseen: Cohort, chosen: Chosen) -> str:
+    """Return the caption of the table of known and unseen subjects.
+
+    Parameters
+    ----------
+    unseen : Cohort
+        The cohort that the table compares with the known one.
+    chosen : mapping of str to sequence of str
+        Target -> methods in the table.
+    """
+    own = cohorts.known(unseen.profile, unseen.dataset)
+    return (
+        f"Generalisation without retraining. Trained on: {_of_training(unseen)}. Known: {own.words}. Unseen: "
+        f"{unseen.words}. {_differences(unseen)}"
+        f"Profile {unseen.profile}. Mean ± standard deviation over subjects (protocol masked) or slices (protocol "
+        "released). Change: unseen − known; in brackets its 95 % interval (Welch), over subjects only. "
+        f"The runs are those of Table 1.{_left_out(unseen, chosen)}"
+    )
+
+
+def _differences(unseen: Cohort) -> str:
+    """Return in words what sets the unseen phantoms' scanner apart; nothing for data of the reader's own."""
+    if not unseen.phantoms:
+        return ""
+    frame = scanner_settings(unseen.dataset)
+    unlike = frame[frame.known != frame.unseen].index.get_level_values(1).unique()
+    return f"Other ranges of {', '.join(name.split(' (')[0] for name in unlike)}; other brains. "
+
+
+def markdown(frame: pd.DataFrame, text: str) -> str:
+    """Return the table as Markdown, one block per region, protocol and target, `text` as its caption."""
+    lines = [text, ""]
+    for title, heads, body in _blocks(frame):
+        lines += [f"| {title} | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+        lines += [f"| {' | '.join(cells)} |" for cells in body] + [""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def latex(frame: pd.DataFrame, text: str) -> str:
+    """Return the table as LaTeX (packages booktabs and graphicx), one tabular per block of `markdown`."""
+    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
+    for title, heads, body in _blocks(frame):
+        lines += [
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+            r"\toprule",
+            " & ".join(_escape(cell) for cell in (title, *heads)) + r" \\",
+            r"\midrule",
+            *(" & ".join(_escape(cell) for cell in cells) + r" \\" for cells in body),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\medskip",
+        ]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _escape(text: str) -> str:
+    for plain, escaped in (
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("±", r"$\pm$"),
+        ("↑", r"$\uparrow$"),
+        ("↓", r"$\downarrow$"),
+    ):
+        text = text.replace(plain, escaped)
+    return text.replace("−", "$-$").replace("²", "$^2$").replace("∞", r"$\infty$")
+
+
+def _blocks(frame: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, headings and rows of texts of each region, protocol and target."""
+    blocks = []
+    for (region, protocol, target), part in frame.groupby(["region", "protocol", "target"], sort=False):
+        n = " + ".join(str(part[f"{name}_n"].max()) for name in COHORTS)
+        title = f"{tasks.LABELS[target]}, {REGIONS[region].lower()}, {protocol} ({n} {part.unit.iloc[0]}s)"
+        heads = [f"{_HEADINGS[m]} {name}" for m in metrics.METRICS for name in (*COHORTS, "change")]
+        cells = {(row.method, row.metric): _cells(row) for row in part.itertuples()}
+        body = [
+            [tasks.METHODS[method], *(text for metric in metrics.METRICS for text in cells[method, metric])]
+            for method in part.method.unique()
+        ]
+        blocks.append((title, heads, body))
+    return blocks
+
+
+def _cells(row: object) -> list[str]:
+    """Return mean and deviation of both cohorts, and the change, of one metric."""
+    digits = _DECIMALS[row.metric]
+    texts = []
+    for name in COHORTS:
+        mean, deviation = getattr(row, name), getattr(row, f"{name}_sd")
+        texts.append("NA" if math.isnan(mean) else f"{mean:.{digits}f} ± {_number(deviation, digits)}")
+    limits = f" ({_number(row.low, digits, '+')} to {_number(row.high, digits, '+')})"
+    return [*texts, _number(row.change, digits, "+") + ("" if math.isnan(row.low) else limits)]
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return "NA" if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", "−").replace("inf", "∞")
+
+
+def write(frame: pd.DataFrame, path: Path | str, text: str) -> None:
+    """Write the table as ``.csv`` (tidy, numeric), ``.md`` and ``.tex`` with the caption `text`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `mudiff.generalisation.changes`.
+    path : Path or str
+        The files' path without suffix.
+    text : str
+        The caption, see `caption`; the CSV has none.
+    """
+    csv = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
+    for suffix, content in ((".csv", csv), (".md", markdown(frame, text)), (".tex", latex(frame, text))):
+        paths.write_text(Path(f"{path}{suffix}"), content)
+
+
+def examples(cohort: Cohort, chosen: Chosen, count: int = 1) -> list[plots.Example]:
+    """Load one slice of each of the first subjects and its syntheses, for `plots.comparison`.
+
+    Of each subject the slice with the largest lesion is taken, or the middle one where there is no lesion.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Known or unseen.
+    chosen : mapping of str to sequence of str
+        Target -> methods.
+    count : int
+        How many subjects of each target.
+    """
+    slices, rows = cohort.slices(), []
+    for target, methods in chosen.items():
+        for subject in slices.subjects[:count]:
+            indices = slices.subject(subject)
+            area = (slices.lesion(indices) > 0).sum(axis=(1, 2))
+            place = int(area.argmax()) if area.any() else len(indices) // 2
+            here = indices[place : place + 1]
+            truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
+            brain, lesion = slices.brain(here)[0], slices.lesion(here)[0] > 0
+            inner = metrics.lesion_mask(lesion, tasks.dataset(cohort.dataset).dilate)
+            synthetic, ssim = {}, {}
+            for method in methods:
+                image = sample.read_synthetic(cohort.folder(target, method), subject)[place]
+                scores = [metrics.masked_protocol(truth, image, mask) for mask in (brain, inner)]
+                synthetic[method], ssim[method] = image, tuple(score["ssim"] for score in scores)
+            label = tasks.LABELS[target]
+            rows.append(plots.Example(label, target, truth, synthetic, brain, lesion, ssim))
+    return rows
+
+
+def supp3(unseen: Cohort, chosen: Chosen) -> "Figure":
+    """Draw Supplementary Data 3: syntheses of unseen subjects, two of them if there is one target."""
+    rows = examples(unseen, chosen, count=2 if len(chosen) == 1 else 1)
+    return plots.comparison(
+        rows,
+        f"Synthesis for subjects that no training saw, without retraining. Trained on: {_of_training(unseen)}. "
+        f"Unseen: {unseen.words}. {_differences(unseen)}Rows: missing contrast, synthesised from the others; the "
+        "slice with the subject's largest lesion. Insets: the lesion (of a large one the middle), enlarged from "
+        f"the box. SSIM of the brain (B) and the lesion (T), protocol masked. {plots.ORIENTATION} Profile "
+        f"{unseen.profile}.{_left_out(unseen, chosen)}",
+    )
+
+
+def supp4a(healthy: Cohort, chosen: Chosen) -> "Figure":
+    """Draw Supplementary Data 4a: syntheses of healthy test subjects, two of them if there is one target."""
+    rows = examples(healthy, chosen, count=2 if len(chosen) == 1 else 1)
+    return plots.comparison(
+        rows,
+        "Synthesis for healthy subjects. Rows: missing contrast, synthesised from "
+        "the others; the middle slice of a test subject. SSIM of the brain (B), protocol masked. "
+        f"{plots.ORIENTATION} Data: {tables.data_words(healthy.profile)}; profile {healthy.profile}.",
+    )
+
+
+def _left_out(unseen: Cohort, chosen: Chosen) -> str:
+    """Return a sentence on the trained targets and methods that were not sampled; nothing if all were."""
+    every = cohorts.trained(unseen.profile, unseen.dataset)
+    fewer = {method for target in chosen for method in every[target] if method not in chosen[target]}
+    names = [tasks.METHODS[method] for method in plots.ordered(fewer)]
+    names += [tasks.LABELS[target] for target in every if target not in chosen]
+    return f" Trained, but not applied here: {', '.join(names)}." if names else ""
+
+
+def _of_training(unseen: Cohort) -> str:
+    label = tasks.dataset(unseen.dataset).label
+    return f"{label} ({tables.data_words(unseen.profile)})"
