@@ -2,7 +2,7 @@
 
     make reproduce                                   # profile demo
     make smoke                                       # profile smoke
-    snakemake --config profile=paper 'data_root={brats: /data/brats, isles: /data/isles}'
+    snakemake --config profile=paper 'data_root={brats: /data/brats, isles: /data/isles}' unseen=/data/brats2021
 
 A run's `recipe` is the fingerprint of its settings: a change re-plans exactly the runs that it concerns.
 """
@@ -16,7 +16,9 @@ NAME = config.get("profile", "demo")
 PROFILE = profiles.profile(NAME)
 DATA_ROOT = config.get("data_root", {})  # dataset -> folder of your own volumes; phantoms where none is given
 MANIFEST = config.get("manifest", {})  # dataset -> CSV with columns subject, split; the published split else
+UNSEEN = config.get("unseen")  # folder of subjects that no training saw; phantoms where the profile has them
 DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
+SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" in PROFILE.phantoms))
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS = f"results/{NAME}"
 EXECUTED = f"{RESULTS}/executed"
@@ -40,7 +42,7 @@ ANALYSES = {  # notebook -> what it reads, the modules that make its numbers, wh
     "04_whole_brain_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring whole brains"),
     "05_lesion_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring lesions"),
     "06_significance": (SCORED, "stats significance", "Testing differences"),
-    "12_generalisation": (SCORED, "cohorts generalisation supplements", "Trying other subjects"),
+    "12_generalisation": (SCORED, "cohorts generalisation supplements signals phantom", "Trying other subjects"),
 }
 
 
@@ -108,10 +110,10 @@ for notebook, (read, modules, said) in ANALYSES.items():
             code=[f"mudiff/{module}.py" for module in modules.split()],
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
-            drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, DATASETS)],
+            drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
         log: f"{RESULTS}/logs/{notebook}.log"
         message: said
-        shell: DRAW
+        shell: DRAW + (f" -p data_root {UNSEEN}" if notebook.startswith("12") else "")
 
 
 rule summary:
@@ -119,7 +121,7 @@ rule summary:
     input:
         notebook="notebooks/14_report.ipynb",
         executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
-        drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=DATASETS)],
+        drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
         code=["mudiff/artefacts.py", "mudiff/claims.py"],
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mudiff import tasks
+from mudiff import paths, tasks
 from mudiff.errors import MudiffError
 
 FIGURE, TABLE = (".png", ".svg"), (".csv", ".md", ".tex")
@@ -23,7 +23,7 @@ class Artefact:
     title: str
     suffixes: tuple[str, ...] = FIGURE
     parts: tuple[str, ...] = ("",)
-    datasets: tuple[str, ...] = ()  # one of them is enough; empty: whatever is there
+    datasets: tuple[str, ...] = ()  # one of them is enough; empty: whatever is there; "unseen": see `at_hand`
 
     def files(self, name: str) -> list[str]:
         """Return the names of the files, which begin with the artefact's `name`."""
@@ -53,7 +53,7 @@ ARTEFACTS = {
         "06_significance", "Significance of the differences", TABLE + FIGURE, datasets=_LESIONS
     ),
     "supp3": Artefact(
-        "12_generalisation", "Supplementary Data 3: an unseen scanner", TABLE + FIGURE, datasets=("brats",)
+        "12_generalisation", "Supplementary Data 3: unseen subjects", TABLE + FIGURE, datasets=("unseen",)
     ),
     "supp4a": Artefact(
         "12_generalisation", "Supplementary Data 4a: synthesis on healthy brains", datasets=("healthy",)
@@ -73,6 +73,12 @@ def possible(name: str, datasets: Collection[str] | None = None) -> bool:
     """Tell whether an artefact can be made from `datasets` (None: all of the paper's)."""
     wanted = ARTEFACTS[name].datasets
     return datasets is None or not wanted or not set(wanted).isdisjoint(datasets)
+
+
+def at_hand(profile: str) -> list[str]:
+    """Return the datasets that are prepared, and "unseen" where there are subjects that no training saw."""
+    names = [name for name in tasks.DATASETS if paths.prepared(profile, name).is_dir()]
+    return [*names, "unseen"] if (paths.unseen(profile, "brats") / "prepared").is_dir() else names
 
 
 def files(notebook: str | None = None, datasets: Collection[str] | None = None) -> list[str]:

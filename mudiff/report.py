@@ -12,7 +12,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mudiff import artefacts, config, paths, tasks
+from mudiff import artefacts, config, paths
 from mudiff.errors import MudiffError
 
 
@@ -108,7 +108,7 @@ def build(profile: str, figures: Path | None = None) -> Path:
     books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
     if not (executed / "14_report.ipynb").exists():
         raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
-    datasets = [name for name in tasks.DATASETS if paths.prepared(profile, name).is_dir()] or None
+    datasets = artefacts.at_hand(profile) or None
     artefacts.check_figures(figures, datasets)
     folder = paths.results(profile) / "report"
     shutil.rmtree(folder, ignore_errors=True)

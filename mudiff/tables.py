@@ -138,8 +138,24 @@ def _floor_words(frame: pd.DataFrame) -> str:
 
 
 def data_words(profile: str) -> str:
-    """Return what a profile's data are, for captions."""
-    return "generated phantoms, no patients" if config.profile(profile).phantoms else "patients"
+    """Return what a profile's data are, for captions: the prepared ones, or those that it would have."""
+    names = [name for name in tasks.DATASETS if (paths.prepared(profile, name) / "prepared.json").is_file()]
+    generated = {name: _generated(profile, name) for name in names}
+    if not generated:
+        generated = dict.fromkeys(config.profile(profile).phantoms, True)
+    if generated and all(generated.values()):
+        return "generated phantoms, no patients"
+    labels = [tasks.dataset(name).label for name, is_so in generated.items() if is_so]
+    return f"patients; of {' and '.join(labels)} generated phantoms" if labels else "patients"
+
+
+def _generated(profile: str, dataset: str) -> bool:
+    """Tell whether the prepared subjects are phantoms: whether their files are those of the phantoms' folder."""
+    subjects = paths.read_json(paths.prepared(profile, dataset) / "prepared.json")["subjects"]
+    sources = [source for subject in subjects.values() for source in subject["sources"].values()]
+    folder = paths.phantoms(profile, dataset)
+    made = {(path.name, path.stat().st_mtime_ns) for path in folder.rglob("*.nii*")}
+    return all((source["name"], source["mtime_ns"]) in made for source in sources)
 
 
 def wide(frame: pd.DataFrame, mark: dict[int, str] | None = None, plus_minus: str = "±") -> pd.DataFrame:

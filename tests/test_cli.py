@@ -111,7 +111,7 @@ RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1
         (["verify", "--dataset", "oasis", "--data-root", "."], "choose one of brats"),
         (["train", "--dataset", "brats", "--target", "pd"], "choose one of T1"),
         (["train", "--dataset", "healthy", "--target", "t1ce"], "choose one of flair"),
-        (["train", "--dataset", "brats", "--target", "t1", "--method", "gan"], "choose one of mudiff"),
+        (["train", "--dataset", "brats", "--target", "t1", "--method", "gan"], "choose one of pix2pix"),
         (["train", "--dataset", "brats", "--target", "t1", "--profile", "huge"], "choose one of smoke"),
         (["train", "--dataset", "brats", "--target", "t1", "--variant", "x"], "choose one of released"),
         (["train", "--dataset", "brats", "--target", "t1", "--set", "widht=8"], "setting 'widht' is unknown"),

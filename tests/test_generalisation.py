@@ -323,7 +323,7 @@ def test_the_table_shows_both_cohorts_and_says_what_they_are(known, others, rng,
     frame = generalisation.changes(cohorts.score(known, chosen), cohorts.score(unseen, chosen))
     text = supplements.caption(unseen, chosen)
     for words in (
-        "phantoms",
+        "Trained on: BraTS (patients)",  # so they count that are not the phantoms' own files
         "4 subjects of others",
         "profile smoke",
         "Trained, but not applied here: pGAN, FLAIR.",
@@ -382,6 +382,6 @@ def test_pictures_of_healthy_subjects_have_no_lesion(tmp_path, monkeypatch, rng)
     assert set(cohorts.score(healthy, chosen).region) == {"brain"}
     figure = supplements.supp4a(healthy, chosen)
     assert len(figure.axes) == 2 * 3 and not any(axis.child_axes for axis in figure.axes)
-    assert "healthy" in plots.caption(figure) and "phantoms" in plots.caption(figure)
+    assert "healthy" in plots.caption(figure) and "Data: patients" in plots.caption(figure)
     assert not any("SSIM$_T$" in axis.get_xlabel() for axis in figure.axes)
     assert lesion().any()  # the lesions of the other tests are real ones

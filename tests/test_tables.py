@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mudiff import config, metrics, tables, tasks
+from mudiff import config, metrics, paths, tables, tasks
 from mudiff.errors import MudiffError
 
 
@@ -190,3 +190,19 @@ def test_unknown_protocol_or_empty_scores_raise():
         tables.table(scores(TWO), "mine")
     with pytest.raises(MudiffError, match="score the runs again"):
         tables.table(scores(TWO), "released")
+
+
+def test_captions_say_whose_data_were_prepared(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    assert tables.data_words("smoke") == "generated phantoms, no patients"  # nothing is prepared yet
+    assert tables.data_words("paper") == "patients"
+    for dataset in ("brats", "isles"):
+        file = paths.phantoms("smoke", dataset) / "1" / "1_t1.nii.gz"
+        paths.write_text(file, "")
+        source = {"name": file.name, "mtime_ns": file.stat().st_mtime_ns}
+        record = paths.prepared("smoke", dataset) / "prepared.json"
+        paths.write_json(record, {"subjects": {"1": {"sources": {"t1": source}}}})
+    assert tables.data_words("smoke") == "generated phantoms, no patients"
+    source["mtime_ns"] += 1  # another file of the same name
+    paths.write_json(record, {"subjects": {"1": {"sources": {"t1": source}}}})
+    assert tables.data_words("smoke") == "patients; of BraTS generated phantoms"
