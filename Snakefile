@@ -17,6 +17,7 @@ PROFILE = profiles.profile(NAME)
 DATA_ROOT = config.get("data_root", {})  # dataset -> folder of your own volumes; phantoms where none is given
 MANIFEST = config.get("manifest", {})  # dataset -> CSV with columns subject, split; the published split else
 UNSEEN = config.get("unseen")  # folder of subjects that no training saw; phantoms where the profile has them
+VGG16 = config.get("vgg16", "")  # weights of VGG16 for pGAN; without them it has no perceptual term
 DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
 SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" in PROFILE.phantoms))
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
@@ -28,7 +29,8 @@ TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods
 
 def recipes(dataset, target, methods):
     """Fingerprints of the runs of one job."""
-    return [profiles.settings(NAME, dataset, target, m).fingerprint() for m in methods]
+    given = {"pgan": {"vgg16": VGG16}}
+    return [profiles.settings(NAME, dataset, target, m, **given.get(m, {})).fingerprint() for m in methods]
 
 def files(folder, file, jobs=JOBS):
     """One file of every run of some jobs, in runs/ or synthetic/."""
@@ -83,7 +85,7 @@ for job, task in JOBS.items():
         params: recipe=recipes(*task), task=[*task[:2], str(task[2])]
         log: f"{RESULTS}/logs/02_training_{job}.log"
         message: f"Training {job}: progress in {RESULTS}/runs/*/log.jsonl"
-        shell: TASK
+        shell: TASK + f" -p vgg16 '{VGG16}'"
 
     rule:
         """03: synthetic test slices of one job, and one whole volume."""

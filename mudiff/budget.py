@@ -134,6 +134,19 @@ def _departures(runs: list[_Run]) -> list[str]:
     sentences = []
     if any(run.method == "pgan" and not run.settings.get("vgg16") for run in runs):
         sentences.append("pGAN was trained without its perceptual term (no VGG16 weights given).")
+    rates = {
+        (run.settings.get("learning_rate"), run.settings.get("critic_learning_rate"))
+        for run in runs
+        if run.method in tasks.BASELINES and run.method != "ddpm"
+    }
+    own = {
+        (recipe.get("learning_rate", 1.6e-4), recipe.get("critic_learning_rate", 1e-4))
+        for method, recipe in recipes.RECIPES.items()
+        if method in tasks.BASELINES
+    }
+    if len(rates) == 1 and not rates & own:
+        generator, critic = next(iter(rates))
+        sentences.append(f"Learning rates of all small networks: {generator:g}, of critics {critic:g}.")
     published = recipes.RECIPES["ddpm"]["steps"]
     steps = {run.settings.get("steps", published) for run in runs if run.method == "ddpm"}
     if any(count < published for count in steps):

@@ -159,7 +159,16 @@ PROFILES = {
             "ddpm": {"steps": 25},  # 1000 in "paper"
         },
     ),
-    "paper": Profile("paper", overrides={}, slices={}, phantoms={}, runs=tasks.RUNS, apart=True),
+    "paper": Profile(
+        "paper",
+        overrides={},
+        slices={},
+        phantoms={},
+        runs=tasks.RUNS,
+        # A validation of DDPM costs 1000 evaluations a slice: with 64 slices more than its training.
+        sizes={"ddpm": {"validation_slices": 16}},
+        apart=True,
+    ),
 }
 
 
@@ -198,7 +207,7 @@ def settings(
         If a name is unknown, a variant does not belong to the method, or a value does not fit its field.
     """
     chosen, method = profile(profile_name), tasks.method(method)
-    _check_variant(variant, method)
+    _check_variant(variant, method, profile_name)
     fields: dict[str, Any] = {"dataset": dataset, "target": tasks.contrast(target), "method": method}
     fields |= {"variant": variant, "slices": preparation(profile_name, dataset).slices} | RECIPES[method]
     fields |= TEXT if variant == "text" else {}
@@ -211,7 +220,7 @@ def settings(
     return Settings().replace(**fields | changes)
 
 
-def _check_variant(variant: str, method: str) -> None:
+def _check_variant(variant: str, method: str, profile_name: str) -> None:
     if variant not in VARIANTS:
         raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
     if variant == "text" and method in tasks.BASELINES:
@@ -222,3 +231,5 @@ def _check_variant(variant: str, method: str) -> None:
         raise MudiffError(
             f"variant 'published' is for baselines; method {method!r} has 'released' and 'text'."
         )
+    if variant == "published" and profile_name != "paper":
+        raise MudiffError("variant 'published' is of the published sizes: use profile 'paper'.")

@@ -1,8 +1,9 @@
 """The baselines as their authors published them: sizes, losses, optimisers, and budgets.
 
 The paper names six baselines and gives no number for any (section "Competing methods"). Each has the sizes,
-loss weights and optimiser of its own publication or code; MU-Diff's are the defaults of `Settings`. What is
-common to all methods is the data and the training budget; the published budgets are variant ``published``.
+loss weights and optimiser of its own publication or code, but where a comment says that they are ours;
+MU-Diff's are the defaults of `Settings`. What is common to all methods is the data and the training budget.
+Small profiles set sizes and learning rates anew, for all methods (`config.PROFILES`).
 """
 
 from typing import Any
@@ -61,7 +62,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "linear",  # a quarter of the epochs constant
         "constant_part": 0.25,
     },
-    # Ho et al. 2020 in the size that medical image translation uses; base 128 is `--set width=128`.
+    # Ho et al. 2020. Width 64 and the rate are ours, so that it is as large as the others; theirs is width 128.
     "ddpm": {
         "multipliers": (1, 1, 2, 2, 4, 4),
         "steps": 1000,
@@ -77,12 +78,26 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Method -> fields of `Settings` that differ from MU-Diff's."""
 
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "pix2pix": {"epochs": 200, "batch_size": 1},
-    "pgan": {"epochs": 100, "batch_size": 1},
-    "mmgan": {"epochs": 60, "batch_size": 4},
-    "hinet": {"epochs": 400, "batch_size": 1, "learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-    # 600,000 steps of 16 slices, over the 17,120 slices of the BraTS training set
-    "ddpm": {"epochs": 561, "batch_size": 16, "learning_rate": 2e-5},
-    "syndiff": {"epochs": 50, "batch_size": 1},
+    "pix2pix": {"epochs": 200, "batch_size": 1, "order": "shuffled"},
+    "pgan": {"epochs": 100, "batch_size": 1, "order": "shuffled"},
+    "mmgan": {"epochs": 60, "batch_size": 4, "order": "shuffled"},
+    # Four whole slices in place of four patches of one.
+    "hinet": {
+        "epochs": 400,
+        "batch_size": 4,
+        "order": "shuffled",
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+    },
+    # 600,000 steps of 16 slices over the 17,120 of the BraTS training set; 20 validations
+    "ddpm": {
+        "width": 128,
+        "epochs": 561,
+        "batch_size": 16,
+        "order": "shuffled",
+        "learning_rate": 2e-5,
+        "validate_every": 28,
+    },
+    "syndiff": {"epochs": 50, "batch_size": 1, "order": "shuffled"},
 }
-"""Method -> budget of variant ``published``: what its authors trained, as far as it is known."""
+"""Method -> variant ``published``: what its authors trained, as far as it is known."""

@@ -7,6 +7,7 @@ complete) and, while it is not, ``state.pt`` and ``best.safetensors``.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -48,18 +49,26 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _claimed(settings: Settings, data_hash: str) -> dict[str, Any]:
+    return {"settings": settings.to_dict(), "data": data_hash, "recipe": RECIPE_VERSION}
+
+
+def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
+    """Tell whether the folder belongs to these settings and data."""
+    path = folder / "settings.json"
+    return path.is_file() and paths.read_json(path) == json.loads(json.dumps(_claimed(settings, data_hash)))
+
+
 def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     """Make the folder belong to these settings and data; a run of others is moved aside, not deleted."""
-    mine = {"settings": settings.to_dict(), "data": data_hash, "recipe": RECIPE_VERSION}
-    path = folder / "settings.json"
-    if path.is_file() and paths.read_json(path) == json.loads(json.dumps(mine)):
+    if matches(folder, settings, data_hash):
         return
     if folder.is_dir() and any(folder.iterdir()):  # other settings, or nobody knows which
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
         with paths.explained(folder):
             folder.rename(aside)
-    paths.write_json(path, mine)
+    paths.write_json(folder / "settings.json", _claimed(settings, data_hash))
 
 
 def is_complete(folder: Path) -> bool:
@@ -194,9 +203,14 @@ def cut_log(folder: Path, step: int) -> None:
 
 def provenance(settings: Settings, data_hash: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Return what made a run: versions, data, seed, hardware, duration and peak memory."""
-    packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel", "safetensors")
+    packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel", "safetensors", "monai")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
+    record = (
+        {"vgg16_sha256": hashlib.sha256(Path(settings.vgg16).read_bytes()).hexdigest()}
+        if settings.vgg16
+        else {}
+    )
+    return record | {
         "mudiff": __version__,
         "recipe": RECIPE_VERSION,
         "fingerprint": settings.fingerprint(),

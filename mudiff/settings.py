@@ -15,7 +15,7 @@ from typing import Any
 from mudiff import tasks
 from mudiff.errors import MudiffError
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised by every change that alters numbers; part of every fingerprint."""
 
 
@@ -57,12 +57,12 @@ class Settings:
     # Networks; `recipes.py` has each baseline's sizes
     width: int = 64  # feature maps of the first level
     multipliers: tuple[int, ...] = (1, 2, 4)  # widths of the levels, in units of `width`
-    blocks: int = 2  # residual blocks per encoder level; the decoder has one more (D-8)
+    blocks: int = 2  # residual blocks per encoder level (the decoder has one more, D-8); of pGAN: in all
     embedding: int = 256  # width of the time and latent embeddings
     latent: int = 100  # A-10: entries of z
     attention_at: int = 16  # D-7: attention follows blocks whose feature maps have this side
-    critic_width: int = 64  # the critic starts at twice this width
-    critic_blocks: int = 6  # D-1: 6 (code) or 4 (text)
+    critic_width: int = 64  # psi starts at twice this width, the critics of one-pass baselines at it
+    critic_blocks: int = 6  # D-1: 6 (code) or 4 (text); of one-pass baselines: convolutions that halve
     critic_minibatch_std: bool = True  # D-1: the code appends the minibatch standard deviation
     gates: str = "all"  # D-2: gates of tau see "all" conditions (code) or the "pair" (Eqs. 14, 16)
     pairs: str = "cyclic"  # D-3: pairs of tau, "cyclic" (code) or "chain" (Eq. 18)
@@ -199,7 +199,9 @@ def _check(settings: Settings) -> None:
         if not getattr(settings, name) > 0:
             raise MudiffError(f"setting {name} = {getattr(settings, name)!r}: must be above 0.")
     if settings.width % 4 or settings.critic_width % 4:
-        raise MudiffError("settings width and critic_width must be multiples of 4 (group normalisation).")
+        raise MudiffError("settings width and critic_width must be multiples of 4.")
+    if settings.levels < 2:
+        raise MudiffError(f"setting levels = {settings.levels}: a U-Net needs two or more.")
     if settings.vgg16 and settings.method != "pgan":
         raise MudiffError("setting vgg16: only method pgan has a perceptual term; leave it out.")
     if not all(math.isfinite(v) for v in vars(settings).values() if isinstance(v, float)):

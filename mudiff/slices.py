@@ -110,7 +110,9 @@ def check(folder: Path, preparation: Preparation) -> str:
 
 def _info(folder: Path) -> dict[str, Any]:
     if not (folder / "prepared.json").is_file():
-        raise MudiffError(f"{folder}: holds no prepared slices; run `mudiff prepare` first.")
+        raise MudiffError(
+            f"{folder}: holds no prepared slices; run `mudiff prepare` first, or `mudiff train` with --data-root."
+        )
     return paths.read_json(folder / "prepared.json")
 
 

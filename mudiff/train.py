@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mudiff import data, paths, runs
 from mudiff.diffusion import slice_seed
+from mudiff.errors import MudiffError
 from mudiff.methods import Batch, Method, build
 from mudiff.sample import sample_slices
 from mudiff.settings import Settings
@@ -148,6 +149,7 @@ class Trainer:
         self.slices = data.open_slices(prepared, "train")
         self.validation = data.open_slices(prepared, "val")
         self.method = build(settings).to(device)
+        self.method.prepare_training()
         self.rates = {name: o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
         self.average = WeightAverage(self.method, settings.ema_decay)
         self.per_epoch = math.ceil(len(self.slices) / settings.batch_size)
@@ -210,6 +212,11 @@ class Trainer:
             line[f"lr/{name}"] = optimiser.param_groups[0]["lr"]
         for name, total in self.sums.items():
             line[f"loss/{name}"] = float(total) / self.counts[name]
+            if not math.isfinite(line[f"loss/{name}"]):
+                raise MudiffError(
+                    f"{self.folder}: the loss {name!r} is no number at step {self.step}: training has diverged; "
+                    "lower learning_rate (--set learning_rate=...) or choose another seed."
+                )
         runs.append_log(self.folder, line | {"seconds": round(self.seconds, 2)} | extra)
         self.sums, self.counts = {}, {}
 
@@ -218,11 +225,13 @@ class Trainer:
         self.method.eval()
         with self.average.applied() as weights:
             psnr = validation_psnr(self.method, self.validation)
+            self.log(
+                **{"validation/psnr": psnr}
+            )  # before the weights are kept: it refuses losses that diverged
             if psnr > self.best or not (self.folder / "best.safetensors").is_file():
                 runs.save_weights(self.folder / "best.safetensors", weights, self.settings)
             self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN
         self.method.train()
-        self.log(**{"validation/psnr": psnr})
         return psnr
 
     def finish(self, data_hash: str) -> None:
@@ -285,9 +294,10 @@ def train(
     device = device or runs.default_device()
     data_hash = data.check(prepared, settings.preparation())
     with runs.locked(folder):
-        runs.claim(folder, settings, data_hash)
-        if not runs.is_complete(folder):
+        if not (runs.matches(folder, settings, data_hash) and runs.is_complete(folder)):
+            # Built first: settings that cannot be trained must not displace a run.
             trainer = Trainer(settings, prepared, folder, device)
+            runs.claim(folder, settings, data_hash)
             trainer.resume()
             with _StopRequest() as stop:
                 _run(trainer, stop, progress, save_seconds)

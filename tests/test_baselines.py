@@ -47,8 +47,8 @@ def test_published_sizes_have_the_published_parameter_counts(method, generator, 
         assert parameters(two.generator) == of_two
 
 
-@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 2), (4, 4)])
-def test_any_number_of_conditions(n, expected, monkeypatch):
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_any_number_of_conditions(n, monkeypatch):
     conditions = ("t1", "t2", "flair", "dwi")[:n]
     monkeypatch.setattr(Settings, "conditions", property(lambda self: conditions))
     for method in tasks.BASELINES:
@@ -68,9 +68,12 @@ def test_every_parameter_learns_and_the_numbers_follow_from_the_seeds(method):
         assert torch.equal(state, torch.random.get_rng_state())  # nothing is drawn from the global state
         assert all(torch.isfinite(v) for v in values.values())
         assert all(p.requires_grad for p in made.parameters())
-        # A bias before instance normalisation is taken out again: its gradient is rounding at most.
+        # A bias before instance normalisation is taken out again, that of attention's keys by the softmax.
+        idle = method in ("pgan", "mmgan", "hinet", "ddpm")
         still = [
-            k for k, v in made.named_parameters() if torch.equal(v, before[k]) and not k.endswith("bias")
+            k
+            for k, v in made.named_parameters()
+            if torch.equal(v, before[k]) and not (idle and k.endswith("bias"))
         ]
         assert still == []
         return torch.cat([p.detach().flatten() for p in made.parameters()])
@@ -204,6 +207,7 @@ SIZES = [
     ("hinet", {"image_size": 36}, "multiple of 8"),
     ("hinet", {"image_size": 32}, "at least 33"),
     ("syndiff", {"multipliers": (1,) * 8}, "multiple of 128"),
+    ("mmgan", {"levels": 1}, "two or more"),
     ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, r"multiples? of 8"),
 ]
 
@@ -217,7 +221,8 @@ def test_sizes_that_a_network_cannot_take_are_named(method, change, words):
 @pytest.fixture
 def vgg16() -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128)}
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128)}
+    shapes |= dict.fromkeys((10, 12, 14, 17, 19, 21, 24, 26, 28), (1, 1))  # not used
     weights = {f"features.{k}.weight": torch.randn(*s, 3, 3, generator=g) * 0.05 for k, s in shapes.items()}
     return weights | {f"features.{k}.bias": torch.randn(s[0], generator=g) * 0.1 for k, s in shapes.items()}
 
@@ -268,6 +273,8 @@ def test_a_file_that_is_not_vgg16_is_named(vgg16, tmp_path):
     assert "table of named tensors" in error()
     torch.save({"layer.weight": torch.zeros(3)}, path)
     assert "features.0.weight is missing" in error()
+    torch.save(vgg16 | {"features.34.weight": torch.zeros(3)}, path)  # VGG19 begins alike
+    assert "it has features.0, 10, 12" in error()
     vgg16["features.5.weight"] = torch.zeros(256, 128, 3, 3)
     torch.save(vgg16, path)
     assert "features.5.weight has shape (256, 128, 3, 3), (128, 64, 3, 3) expected" in error()
@@ -280,6 +287,8 @@ def test_unknown_methods_and_variants_are_named():
         config.settings("paper", "brats", "t1ce", "cyclegan")
     with pytest.raises(MudiffError, match="variant 'text' is MU-Diff's"):
         config.settings("paper", "brats", "t1ce", "pgan", "text")
+    with pytest.raises(MudiffError, match="use profile 'paper'"):
+        config.settings("demo", "brats", "t1ce", "pgan", "published")
     with pytest.raises(MudiffError, match="variant 'published' is for baselines"):
         config.settings("paper", "brats", "t1ce", "mudiff", "published")
     published = config.settings("paper", "brats", "t1ce", "pix2pix", "published")
@@ -294,9 +303,236 @@ def test_all_methods_of_a_task_see_the_same_slices():
     for name, profile in config.PROFILES.items():
         for (dataset, target), methods in profile.runs.items():
             seen = {m: config.settings(name, dataset, target, m) for m in methods if m != "linear"}
-            assert (
-                len({(s.epochs, s.batch_size, s.checkpoint, s.validation_slices) for s in seen.values()}) == 1
-            )
+            shared = ("epochs", "batch_size", "order", "checkpoint", "validate_every", "precision", "seed")
+            assert len({tuple(getattr(s, field) for field in shared) for s in seen.values()}) == 1
+            assert len({s.preparation() for s in seen.values()}) == 1
+            assert len({s.validation_slices for m, s in seen.items() if m != "ddpm"}) == 1
             assert {"mudiff", "syndiff", "linear"} <= set(methods)
     assert set(config.profile("paper").runs.values()) == {tuple(tasks.METHODS)}
     assert len(tasks.RUNS) == 9
+
+
+RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule
+    "pix2pix": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 0), 0.5, ("linear", 0.5), 0, (200, 1)),
+    "pgan": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 100, 0), 0.5, ("linear", 0.5), 0, (100, 1)),
+    "mmgan": ((2e-4, 2e-4), (0.5, 0.999), (0.9, 0.1, 0, 0), 0.2, ("constant",), 0, (60, 4)),
+    "hinet": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 20), 0, ("linear", 0.25), 0, (400, 4)),
+    "syndiff": ((1.6e-4, 1e-4), (0.5, 0.9), (0.5, 1, 0, 0), 0, ("cosine",), 0.999, (50, 1)),
+}
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipes_are_those_of_the_publications(method):
+    s = config.settings("paper", "brats", "t1ce", method)
+    p = config.settings("paper", "brats", "t1ce", method, "published")
+    found = (
+        (s.learning_rate, s.critic_learning_rate),
+        (s.beta1, s.beta2),
+        (s.weight_supervised, s.weight_adversarial, s.weight_perceptual, s.weight_reconstruction),
+        s.dropout,
+        (s.schedule, s.constant_part)[: 2 if s.schedule == "linear" else 1],
+        s.ema_decay,
+        (p.epochs, p.batch_size),
+    )
+    assert found == RECIPES[method]
+    assert p.order == "shuffled" and s.order == "fixed"
+    if method == "syndiff":
+        assert (s.multipliers, s.steps, s.r1_gamma, s.r1_interval) == ((1, 1, 2, 2, 4, 4), 4, 1, 10)
+
+
+def test_recipe_of_ddpm():
+    s = config.settings("paper", "brats", "t1ce", "ddpm")
+    assert (s.learning_rate, s.beta1, s.beta2, s.ema_decay, s.schedule) == (
+        1e-4,
+        0.9,
+        0.999,
+        0.999,
+        "constant",
+    )
+    assert (s.steps, s.width, s.multipliers, s.blocks) == (1000, 64, (1, 1, 2, 2, 4, 4), 2)
+    p = config.settings("paper", "brats", "t1ce", "ddpm", "published")
+    assert (p.width, p.batch_size, p.learning_rate) == (128, 16, 2e-5)
+    assert p.epochs * 17_120 / p.batch_size == pytest.approx(600_000, rel=1e-3)
+
+
+LOG2 = 0.6931472
+ANSWERS = [  # method, the critic's losses where it answers 0, and 1 to everything; the generator's adversarial ones
+    ("pix2pix", (LOG2, (0.3132617 + 1.3132617) / 2), (LOG2, 0.3132617)),
+    ("pgan", (0.5, 0.5), (1.0, 0.0)),
+    ("hinet", (0.5, 0.5), (1.0, 0.0)),
+    ("mmgan", ((1 + 0.75) / 2, 0.25 / 2), (0.1, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("method", "critic", "generator"), ANSWERS)
+def test_losses_of_a_critic_that_answers_alike(method, critic, generator):
+    made, batch = small(method), some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    channels = 4 if method == "mmgan" else 1
+    for answer, of_critic, of_generator in zip((0.0, 1.0), critic, generator, strict=True):
+        made.critic.forward = lambda *images, a=answer: torch.full((2, channels, 3, 3), a)
+        assert made.critic_losses(batch, image)["critic"].item() == pytest.approx(of_critic, abs=1e-5)
+        adversarial = made.generator_losses(batch, image)["adversarial"].item()
+        assert adversarial == pytest.approx(of_generator, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_a_critic_that_knows_the_truth_has_no_loss_and_sees_what_it_should(method):
+    made, batch = small(method), some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    seen = []
+
+    def judge(*images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        target = {"hinet": images[0], "mmgan": images[0][:, :1]}.get(method, images[-1])
+        true = torch.equal(target, batch.target)
+        answer = torch.full((2, 4 if method == "mmgan" else 1, 3, 3), 1.0)
+        if not true:
+            answer[:, 0] = 0.0
+        return answer * 40 - 20 if method == "pix2pix" else answer
+
+    made.critic.forward = judge
+    assert made.critic_losses(batch, image)["critic"].item() == pytest.approx(0, abs=1e-6)
+    given = {"pix2pix": batch.conditions, "pgan": batch.conditions}.get(method)
+    true_stack = torch.cat([batch.target, batch.conditions], dim=1)
+    for images in seen:
+        if given is not None:
+            assert torch.equal(images[0], given) and len(images) == 2
+        elif method == "mmgan":
+            assert torch.equal(images[1], true_stack)  # the reference is the truth, for both stacks
+        else:
+            assert len(images) == 1 and images[0].shape[1] == 1  # Hi-Net's critic sees the target alone
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [("pix2pix", "critic"), ("pgan", "critic"), ("mmgan", "generator"), ("hinet", "generator")],
+)
+def test_who_steps_first(method, first, monkeypatch):
+    made, order = small(method), []
+    for name in ("critic", "generator"):
+        step = getattr(made, f"_{name}_step")
+        monkeypatch.setattr(made, f"_{name}_step", lambda *a, n=name, s=step: (order.append(n), s(*a))[1])
+    made.training_step(some_slices(2, 3, 64), 0)
+    assert order[0] == first and len(order) == 2
+
+
+DROPPED = {  # side of the dropped feature maps at 256 pixels, in order
+    "pix2pix": [4, 8, 16],
+    "pgan": [64] * 9,
+    "mmgan": [16, 8, 4, 2, 1, 2, 4, 8, 16],
+    "hinet": [],
+}
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_dropout_is_where_the_publications_have_it_and_only_in_training(method, monkeypatch):
+    from mudiff.methods import adversarial
+
+    made = build(config.settings("paper", "brats", "t1ce", method, width=8, critic_width=4))
+    sides = []
+
+    def spy(p, seeds, device):
+        assert p == made.settings.dropout
+        return lambda h: (sides.append(h.shape[-1]), h)[1]
+
+    monkeypatch.setattr(adversarial, "dropout", spy)
+    made.training_step(some_slices(1, 3, 256), 0)
+    assert sides == DROPPED[method]
+    made.synthesize(some_slices(1, 3, 256).conditions, torch.arange(1))
+    assert len(sides) == len(DROPPED[method])
+
+
+@pytest.mark.parametrize("method", tasks.BASELINES)
+def test_the_result_depends_on_every_condition(method):
+    made = small(method)
+    for step in range(4):
+        made.training_step(some_slices(3, 3, 64), step)
+    y, seeds = some_slices(2, 3, 64).conditions, torch.arange(2)
+    before = made.synthesize(y, seeds)
+    for i in range(3):
+        changed = y.clone()
+        changed[:, i] = changed[:, i].flip(-1)
+        assert not torch.allclose(made.synthesize(changed, seeds), before, atol=1e-7), f"condition {i}"
+
+
+def test_sampling_in_training_mode_leaves_the_method_as_it_was():
+    made = small("hinet")
+    made.training_step(some_slices(3, 3, 64), 0)
+    state = {k: v.clone() for k, v in made.state_dict().items()}
+    y, seeds = some_slices(3, 3, 64).conditions, torch.arange(3)
+    together = made.synthesize(y, seeds)
+    assert made.training and all(torch.equal(v, state[k]) for k, v in made.state_dict().items())
+    assert torch.allclose(made.synthesize(y[:1], seeds[:1]), together[:1], atol=1e-5)
+
+
+def copied(layers: list[nn.Module], parameters: list[torch.Tensor]) -> list[nn.Module]:
+    """Load weights into plain layers, in order."""
+    own = [p for layer in layers for p in layer.parameters()]
+    assert [p.shape for p in own] == [p.shape for p in parameters]
+    for mine, given in zip(own, parameters, strict=True):
+        mine.data.copy_(given)
+    return layers
+
+
+def test_the_generator_of_pgan_is_the_sequence_of_its_publication():
+    made = small("pgan", blocks=1).generator
+    norm, relu = nn.InstanceNorm2d, nn.ReLU
+    head = [nn.ReflectionPad2d(3), nn.Conv2d(3, 8, 7), norm(8), relu()]
+    head += [nn.Conv2d(8, 16, 3, 2, 1), norm(16), relu(), nn.Conv2d(16, 32, 3, 2, 1), norm(32), relu()]
+    block = [nn.ReflectionPad2d(1), nn.Conv2d(32, 32, 3), norm(32), relu()]
+    block += [nn.ReflectionPad2d(1), nn.Conv2d(32, 32, 3), norm(32)]
+    tail = [nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), norm(16), relu()]
+    tail += [
+        nn.ConvTranspose2d(16, 8, 3, 2, 1, 1),
+        norm(8),
+        relu(),
+        nn.ReflectionPad2d(3),
+        nn.Conv2d(8, 1, 7),
+        nn.Tanh(),
+    ]
+    order = ["first", "down", "blocks", "up", "last"]
+    copied([*head, *block, *tail], [p for name in order for p in getattr(made, name).parameters()])
+    y = some_slices(2, 3, 64).conditions
+    h = nn.Sequential(*head)(y)
+    h = h + nn.Sequential(*block)(h)
+    assert torch.allclose(nn.Sequential(*tail)(h), made(y, lambda h: h), atol=1e-5)
+
+
+def test_the_generator_of_mmgan_is_the_sequence_of_its_publication():
+    made = small("mmgan", levels=3).generator
+    norm, leaky = nn.InstanceNorm2d, lambda: nn.LeakyReLU(0.2)
+    down = [nn.Sequential(nn.Conv2d(4, 8, 4, 2, 1, bias=False), leaky())]
+    down += [nn.Sequential(nn.Conv2d(8, 16, 4, 2, 1, bias=False), norm(16), leaky())]
+    down += [nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1, bias=False), leaky())]
+    up = [nn.Sequential(nn.ConvTranspose2d(32, 16, 4, 2, 1, bias=False), norm(16), nn.ReLU())]
+    up += [nn.Sequential(nn.ConvTranspose2d(32, 8, 4, 2, 1, bias=False), norm(8), nn.ReLU())]
+    end = nn.Sequential(
+        nn.Upsample(scale_factor=2), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(16, 4, 4, padding=1), nn.Tanh()
+    )
+    copied([*down, *up, end], list(made.parameters()))
+    y = some_slices(2, 4, 64).conditions
+    d1 = down[0](y)
+    d2 = down[1](d1)
+    h = torch.cat([up[0](down[2](d2)), d2], dim=1)
+    h = torch.cat([up[1](h), d1], dim=1)
+    assert torch.allclose(end(h), made(y, lambda h: h), atol=1e-5)
+
+
+def test_the_generator_of_pix2pix_is_the_sequence_of_its_publication():
+    made = small("pix2pix", levels=3).generator
+    leaky, relu = nn.LeakyReLU(0.2), nn.ReLU()
+
+    def norm(h: torch.Tensor) -> torch.Tensor:  # at a batch of one, BatchNorm of the publication
+        return nn.functional.batch_norm(h, None, None, training=True)
+
+    for module in made.modules():
+        if isinstance(module, ImageNorm):
+            nn.init.ones_(module.weight)
+    d1 = made.down[0][0](y := some_slices(1, 3, 64).conditions)
+    d2 = norm(made.down[1][0](leaky(d1)))
+    d3 = made.down[2][0](leaky(d2))
+    u3 = norm(made.up[0][0](relu(d3)))
+    u2 = norm(made.up[1][0](relu(torch.cat([d2, u3], dim=1))))
+    u1 = torch.tanh(made.up[2][0](relu(torch.cat([d1, u2], dim=1))))
+    assert torch.allclose(u1, made(y, lambda h: h), atol=1e-5)

@@ -303,3 +303,43 @@ def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_sub
     files["t2"].unlink()
     with pytest.raises(MudiffError, match="T2 not found"):
         sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "o.nii")
+
+
+@pytest.mark.parametrize("method", ["pgan", "hinet", "ddpm"])  # dropout; running statistics; averaged weights
+def test_a_baseline_resumes_bit_for_bit(method, prepared, tmp_path, monkeypatch):
+    changes = {
+        "image_size": 16,
+        "width": 4,
+        "critic_blocks": 2,
+        "method": method,
+        "dropout": 0.5 * (method == "pgan"),
+    }
+    changes |= {"ema_decay": 0.9 * (method == "ddpm"), "steps": 25 if method == "ddpm" else 4}
+    whole = fit(tmp_path / "whole", prepared, **changes)
+    take_step = train.Trainer.take_step
+
+    def stop_at_five(self):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        take_step(self)
+
+    monkeypatch.setattr(train.Trainer, "take_step", stop_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", prepared, **changes)
+    monkeypatch.setattr(train.Trainer, "take_step", take_step)
+    assert equal(whole, fit(tmp_path / "cut", prepared, **changes))
+
+
+def test_settings_that_cannot_be_trained_displace_no_run(prepared, tmp_path):
+    kept = fit(tmp_path / "run", prepared, method="pgan", critic_blocks=2)
+    for change in ({"vgg16": str(tmp_path / "none.pth")}, {"critic_blocks": 3}):
+        with pytest.raises(MudiffError):
+            fit(tmp_path / "run", prepared, **{"method": "pgan", "critic_blocks": 2} | change)
+    assert equal(kept, load_file(tmp_path / "run" / "weights.safetensors"))
+    assert [path.name for path in tmp_path.glob("run*")] == ["run"]
+
+
+def test_a_training_that_diverges_is_an_error_and_leaves_no_weights(prepared, tmp_path):
+    with pytest.raises(MudiffError, match=r"no number at step .* lower learning_rate"):
+        fit(tmp_path / "run", prepared, method="pgan", critic_blocks=2, learning_rate=1e30)
+    assert not list((tmp_path / "run").glob("*.safetensors"))

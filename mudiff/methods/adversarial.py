@@ -91,8 +91,12 @@ class Adversarial(Method):
     @torch.inference_mode()
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
         """Return the target, (B, 1, H, W) in [-1, 1]; nothing in it is random, so `seeds` are not used."""
+        training = self.training
+        self.eval()  # in training, BatchNorm would mix the images of a batch, and remember them
         with self._autocast():
-            return self.generate(conditions, keep)[:, :1].float().clamp(-1, 1)
+            x = self.generate(conditions, keep)[:, :1].float().clamp(-1, 1)
+        self.train(training)
+        return x
 
 
 def dropout(p: float, seeds: Tensor, device: torch.device) -> Drop:
@@ -140,9 +144,8 @@ def check_multiple(settings: Settings, factor: int, least: int, network: str) ->
         If the size is no multiple of `factor` or below `least`.
     """
     if settings.image_size % factor or settings.image_size < least:
-        raise MudiffError(
-            f"setting image_size = {settings.image_size}: {network} needs a multiple of {factor}, at least {least}."
-        )
+        needed = f"a multiple of {factor}, at least {least}" if factor > 1 else f"at least {least}"
+        raise MudiffError(f"setting image_size = {settings.image_size}: {network} needs {needed} pixels.")
 
 
 class ImageNorm(nn.BatchNorm2d):

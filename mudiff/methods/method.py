@@ -73,6 +73,9 @@ class Method(nn.Module, ABC):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def prepare_training(self) -> None:
+        """Read what training needs besides the slices; a wrong setting is found here, before the first step."""
+
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Learn from one batch.

@@ -1,5 +1,6 @@
 """PGAN (Dar et al. 2019, "pGAN"): a residual network with a perceptual loss against the 70x70 PatchGAN."""
 
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -84,6 +85,13 @@ class VGG16Features(nn.Module):
             {str(k): nn.Conv2d(a, b, 3, padding=1) for k, a, b in _VGG16_CONVOLUTIONS}
         )
         weights = _read_weights(path)
+        # VGG13 and VGG19 have the same first four convolutions, under the same names.
+        places = {name.split(".")[1] for name in weights if name.startswith("features.")}
+        if places and places != _VGG16_PLACES:
+            raise MudiffError(
+                f"{path}: not the weights of VGG16: it has features.{', '.join(sorted(places))}; "
+                "give torchvision's vgg16 file, or leave setting vgg16 empty."
+            )
         for name, parameter in self.layers.named_parameters():
             value = weights.get(f"features.{name}")
             if value is None or value.shape != parameter.shape:
@@ -103,6 +111,7 @@ class VGG16Features(nn.Module):
         return h
 
 
+_VGG16_PLACES = {str(place) for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)}
 _VGG16_CONVOLUTIONS = ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128))
 
 
@@ -141,9 +150,16 @@ class PGAN(Adversarial):
 
     @cached_property
     def features(self) -> VGG16Features | None:
-        """VGG16, read when training first needs it: sampling does without, and weights files do not hold it."""
-        settings = self.settings
-        return VGG16Features(Path(settings.vgg16)).to(self.device) if settings.vgg16 else None
+        """VGG16, read when training needs it: sampling does without, and weights files do not hold it."""
+        return VGG16Features(Path(self.settings.vgg16)) if self.settings.vgg16 else None
+
+    def prepare_training(self) -> None:
+        """Read the weights of VGG16, or say that there are none."""
+        if self.features is None:
+            print(
+                "pGAN: no weights of VGG16 (setting vgg16): training without the perceptual term.",
+                file=sys.stderr,
+            )
 
     def generate(self, conditions: Tensor, drop: Drop) -> Tensor:
         """Return the target (B, 1, H, W)."""
@@ -163,6 +179,7 @@ class PGAN(Adversarial):
             "supervised": settings.weight_supervised * distance(made, batch.target),
         }
         if self.features is not None:
-            difference = distance(self.features(made), self.features(batch.target))
+            features = self.features.to(self.device)
+            difference = distance(features(made), features(batch.target))
             terms["perceptual"] = settings.weight_perceptual * difference
         return terms

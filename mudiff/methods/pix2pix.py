@@ -18,7 +18,7 @@ from mudiff.settings import Settings
 
 
 class UNet(nn.Module):
-    """The generator: `levels` halvings down to a few pixels and the same number of doublings.
+    """The generator: `levels` halvings, of 256 pixels down to one, and the same number of doublings.
 
     Normalisation follows every convolution but the first, the innermost (a 1x1 map would become zero) and the
     last. Widths double from `width` up to eight times it.
