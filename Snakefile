@@ -114,8 +114,9 @@ for notebook, (read, modules, said) in ANALYSES.items():
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
         log: f"{RESULTS}/logs/{notebook}.log"
+        params: more=f" -p data_root {UNSEEN}" if UNSEEN and notebook.startswith("12") else ""
         message: said
-        shell: DRAW + (f" -p data_root {UNSEEN}" if notebook.startswith("12") else "")
+        shell: DRAW + "{params.more}"
 
 
 rule summary:

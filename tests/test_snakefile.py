@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_own_data_take_the_place_of_phantoms(finished):
     trained = {name for name in counts if name.startswith("train")}
     assert counts["prepare"] == 1 and len(trained) == 4 * 8  # on a cluster each run is a job
     assert "-p data_root /d" in output
+    commands = [line for line in output.splitlines() if "-m mudiff.notebook run" in line]
+    taking = {re.search(r"notebooks/(\w+)", line)[1] for line in commands if "-p data_root" in line}
+    assert taking == {"01_data_preparation", "03_sampling"}
+
+
+def test_only_the_notebook_of_unseen_subjects_gets_them(finished):
+    output = snakemake(finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u")
+    commands = [line for line in output.splitlines() if "-p data_root /u" in line]
+    assert len(commands) == 1 and "12_generalisation" in commands[0]
 
 
 def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
