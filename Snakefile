@@ -44,7 +44,7 @@ ANALYSES = {  # notebook -> what it reads, the modules that make its numbers, wh
     "04_whole_brain_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring whole brains"),
     "05_lesion_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring lesions"),
     "06_significance": (SCORED, "stats significance", "Testing differences"),
-    "12_generalisation": (SCORED, "cohorts generalisation supplements signals phantom", "Trying other subjects"),
+    "12_generalisation": (SCORED, "cohorts generalisation supplements plots signals phantom", "Trying other subjects"),
 }
 
 

@@ -132,7 +132,7 @@ def _compared(profile: str, dataset: str, rows: Sequence[Example], what: str) ->
     return plots.comparison(
         rows,
         f"{what} on {label}. Rows: missing contrast, synthesised from the others; the test slice with the "
-        "subject's largest lesion. Insets: the lesion (of a large one the middle), enlarged from the box. "
+        "subject's largest lesion. Insets: the largest lesion (of a large one the middle), enlarged from the box. "
         f"SSIM of the brain (B) and the lesion (T), protocol masked. {plots.ORIENTATION} {_about(profile)}",
     )
 

@@ -256,12 +256,17 @@ def _views(
     brain: np.ndarray, lesion: np.ndarray
 ) -> tuple[tuple[Range, Range], tuple[Range, Range] | None, str]:
     """Return the square shown of the slice, the square enlarged (None without lesion) and the inset's corner."""
+    from scipy import ndimage
+
     rows, columns = np.nonzero(brain if brain.any() else np.ones_like(brain))
     middle = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
     half = 0.54 * max(np.ptp(rows), np.ptp(columns)) + 0.5
     view = tuple((m - half, m + half) for m in middle)
     if not lesion.any():
         return view, None, ""
+    labels, count = ndimage.label(lesion)
+    if count > 1:  # of several lesions the largest: between them there is nothing to see
+        lesion = labels == np.bincount(labels[labels > 0]).argmax()
     rows, columns = np.nonzero(lesion)
     centre = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
     # At least 1.4 times enlarged: of a large lesion the middle is shown.

@@ -319,3 +319,11 @@ def test_subject_counts_orders_datasets_and_takes_empty_splits(fake_runs):
     counts = figures.subject_counts("smoke")
     assert counts.index.tolist() == ["brats", "isles"]
     assert counts.loc["brats"].to_dict() == {"train": 2, "val": 0, "test": 2}
+
+
+def test_the_inset_shows_the_largest_of_several_lesions():
+    lesion = np.zeros((64, 64), bool)
+    lesion[10:14, 10:14] = lesion[40:52, 44:52] = True
+    _, zoom, corner = plots._views(np.ones((64, 64), bool), lesion)
+    (top, bottom), (left, right) = zoom
+    assert top < 40 and bottom > 51 and left < 44 and right > 51 and corner == "upper left"
