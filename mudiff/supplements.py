@@ -209,8 +209,8 @@ def supp3(unseen: Cohort, chosen: Chosen) -> "Figure":
         rows,
         f"Synthesis for subjects that no training saw, without retraining. Trained on: {_of_training(unseen)}. "
         f"Unseen: {unseen.words}. {_differences(unseen)}Rows: missing contrast, synthesised from the others; the "
-        "slice with the subject's largest lesion. Insets: the largest lesion (of a large one the middle), enlarged from "
-        f"the box. SSIM of the brain (B) and the lesion (T), protocol masked. {plots.ORIENTATION} Profile "
+        "slice with the subject's largest lesion. Insets: the largest lesion (of a large one the middle), enlarged "
+        f"from the box. SSIM of the brain (B) and the lesion (T), protocol masked. {plots.ORIENTATION} Profile "
         f"{unseen.profile}.{_left_out(unseen, chosen)}",
     )
 
