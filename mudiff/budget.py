@@ -21,10 +21,12 @@ class _Run:
 
     @property
     def task(self) -> str:
+        """Dataset and target, as texts name them."""
         return f"{tasks.dataset(self.dataset).label} {tasks.LABELS[self.target]}"
 
     @property
     def budget(self) -> tuple[Any, ...]:
+        """What must agree for two runs to have had the same training slices."""
         return self.seen, self.settings.get("epochs"), self.settings.get("batch_size"), self.data
 
 

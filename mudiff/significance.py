@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mudiff import metrics, paths, plots, stats, tables, tasks
+from mudiff import metrics, plots, stats, tables, tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -232,9 +232,7 @@ def write(frame: pd.DataFrame, path: Path | str, text: str) -> None:
     text : str
         The caption, see `caption`; the CSV has none.
     """
-    csv = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
-    for suffix, content in ((".csv", csv), (".md", markdown(frame, text)), (".tex", latex(frame, text))):
-        paths.write_text(Path(f"{path}{suffix}"), content)
+    tables.write_files(frame, path, markdown(frame, text), latex(frame, text))
 
 
 # What holds

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mudiff import cohorts, metrics, paths, plots, sample, signals, tables, tasks
+from mudiff import cohorts, metrics, plots, sample, signals, tables, tasks
 from mudiff.cohorts import Chosen, Cohort
 from mudiff.generalisation import COHORTS, REGIONS
 from mudiff.plots import save
@@ -163,9 +163,7 @@ def write(frame: pd.DataFrame, path: Path | str, text: str) -> None:
     text : str
         The caption, see `caption`; the CSV has none.
     """
-    csv = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
-    for suffix, content in ((".csv", csv), (".md", markdown(frame, text)), (".tex", latex(frame, text))):
-        paths.write_text(Path(f"{path}{suffix}"), content)
+    tables.write_files(frame, path, markdown(frame, text), latex(frame, text))
 
 
 def examples(cohort: Cohort, chosen: Chosen, count: int = 1) -> list[plots.Example]:

@@ -261,7 +261,12 @@ def write(frame: pd.DataFrame, path: object, text: str) -> None:
     text : str
         The caption, see `caption`; the CSV has none.
     """
+    write_files(frame, path, markdown(frame, text), latex(frame, text))
+
+
+def write_files(frame: pd.DataFrame, path: object, in_markdown: str, in_latex: str) -> None:
+    """Write any table as ``.csv``, ``.md`` and ``.tex``; `path` has no suffix."""
     # Six digits: what remains equal when the same numbers are summed in another order.
     csv = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
-    for suffix, content in ((".csv", csv), (".md", markdown(frame, text)), (".tex", latex(frame, text))):
+    for suffix, content in ((".csv", csv), (".md", in_markdown), (".tex", in_latex)):
         paths.write_text(paths.Path(f"{path}{suffix}"), content)

@@ -108,6 +108,7 @@ def dropout(p: float, seeds: Tensor, device: torch.device) -> Drop:
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def drop(h: Tensor) -> Tensor:
+        """Return `h` with a part of its values set to zero and the others scaled up."""
         kept = torch.rand(h.shape, generator=generator, device=h.device) >= p
         return h * kept / (1 - p)
 

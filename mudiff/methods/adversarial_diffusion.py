@@ -112,9 +112,10 @@ class AdversarialDiffusion(Method):
         values = {f"supervised_{j}": value for j, value in enumerate(supervised, start=1)}
         values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
         loss = settings.weight_supervised * sum(supervised)
-        if len(samples) == 2:
-            values["mask"] = self.mask_loss(samples, [middle for _, middle in judged])
-            loss = loss + settings.weight_mask * values["mask"]
+        mask = self.mask_loss(samples, [middle for _, middle in judged])
+        if mask is not None:
+            values["mask"] = mask
+            loss = loss + settings.weight_mask * mask
         loss = loss + settings.weight_adversarial * sum(adversarial)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -122,9 +123,9 @@ class AdversarialDiffusion(Method):
         self.critic.requires_grad_(True)
         return {name: value.detach() for name, value in values.items()}
 
-    def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor:
-        """Return L_m of Eq. 29 from both samples and the critic's middle features of each."""
-        raise NotImplementedError  # only two networks have one
+    def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
+        """Return L_m of Eq. 29 from the samples and the critic's middle features of each; None: a single network."""
+        return None
 
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step of Algorithm 1: the critic, then the generators, on fresh t, z and noise."""
