@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mudiff import paths, recipes, tasks
+from mudiff.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,14 @@ def _departures(runs: list[_Run]) -> list[str]:
     rates = {
         (run.settings.get("learning_rate"), run.settings.get("critic_learning_rate"))
         for run in runs
-        if run.method in tasks.BASELINES and run.method != "ddpm"
+        if run.method != "linear"
     }
+    fields = ("learning_rate", "critic_learning_rate")
     own = {
-        (recipe.get("learning_rate", 1.6e-4), recipe.get("critic_learning_rate", 1e-4))
-        for method, recipe in recipes.RECIPES.items()
-        if method in tasks.BASELINES
+        tuple(recipe.get(field, getattr(Settings, field)) for field in fields)
+        for recipe in recipes.RECIPES.values()
     }
-    if len(rates) == 1 and not rates & own:
+    if len(rates) == 1 and not rates & own:  # a small profile sets them for all methods alike
         generator, critic = next(iter(rates))
         sentences.append(f"Learning rates of all small networks: {generator:g}, of critics {critic:g}.")
     published = recipes.RECIPES["ddpm"]["steps"]

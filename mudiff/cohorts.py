@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mudiff import config, data, layouts, metrics, paths, phantom, tables, tasks
+from mudiff import config, data, layouts, paths, phantom, scores, tables, tasks
 from mudiff.errors import MudiffError
 
 
@@ -258,14 +258,12 @@ def affordable(
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices of one test subject: their numbers in the volume, images in [0, 1] and masks, (Z, S, S) each."""
+    """The slices of one test subject: images in [0, 1] and the mask of the brain, (Z, S, S) each."""
 
     subject: str
-    numbers: np.ndarray
     real: np.ndarray
     synthetic: np.ndarray
     brain: np.ndarray
-    lesion: np.ndarray
 
 
 def stacks(cohort: Cohort, target: str, method: str) -> Iterator[Stack]:
@@ -277,11 +275,9 @@ def stacks(cohort: Cohort, target: str, method: str) -> Iterator[Stack]:
         indices = slices.subject(subject)
         yield Stack(
             subject,
-            numbers=slices.index["slice"].to_numpy()[indices],
             real=(slices.images(indices, target) + 1) / 2,  # [-1, 1] -> [0, 1]
             synthetic=sample.read_synthetic(cohort.folder(target, method), subject),
             brain=slices.brain(indices),
-            lesion=slices.lesion(indices),
         )
 
 
@@ -309,15 +305,8 @@ def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
 
 
 def _score_run(cohort: Cohort, target: str, method: str, region: str) -> pd.DataFrame:
+    """Return the scores of an unseen cohort, which are computed each time."""
+    folder = cohort.folder(target, method)
+    dilate = region == "lesion" and tasks.dataset(cohort.dataset).dilate
     run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
-    run["run"] = cohort.folder(target, method).name
-    dilate, rows = region == "lesion" and tasks.dataset(cohort.dataset).dilate, []
-    for stack in stacks(cohort, target, method):
-        mask = stack.brain if region == "brain" else stack.lesion
-        for protocol in metrics.PROTOCOLS:
-            slices, whole = metrics.score_subject(stack.real, stack.synthetic, mask, protocol, dilate)
-            common = run | {"protocol": protocol, "subject": stack.subject}
-            for number, values in zip(stack.numbers, slices, strict=True):
-                rows.append(common | {"unit": "slice", "slice": int(number)} | values)
-            rows.append(common | {"unit": "subject", "slice": None} | whole)
-    return pd.DataFrame(rows).astype({"slice": "Int64"})
+    return scores.score_slices(cohort.slices(), folder, target, region, dilate).assign(**run, run=folder.name)

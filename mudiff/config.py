@@ -80,12 +80,6 @@ class Profile:
     sizes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     apart: bool = False
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Every method that is trained for some task, in the order of the tables."""
-        used = {method for methods in self.runs.values() for method in methods}
-        return tuple(method for method in tasks.METHODS if method in used)
-
     def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
         """Return name -> dataset, target and the methods that one process trains."""
         if self.apart:

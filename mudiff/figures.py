@@ -4,7 +4,8 @@ They take a profile or scores and return a figure with its caption; `save` write
 from `mudiff.plots` and `mudiff.pictures` and takes any number of tasks and methods.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,10 @@ from mudiff.plots import WINDOWS, Example, caption, save, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from mudiff.data import Slices
+
 __all__ = [
-    "WINDOWS", "caption", "examples", "fig1a", "fig1d", "fig3a", "fig3b", "loss_curves", "montage",
+    "WINDOWS", "caption", "examples", "examples_of", "fig1a", "fig1d", "fig3a", "fig3b", "loss_curves", "montage",
     "normalisation_steps", "save", "style", "subject_counts", "supp1", "supp2", "supp5", "supp6",
 ]  # fmt: skip
 
@@ -86,34 +89,65 @@ def examples(profile: str, dataset: str, first: int = 0, count: int = 1) -> list
     MudiffError
         If data or a run is missing, or the profile has no task on the dataset.
     """
-    from mudiff import data, sample
+    from mudiff import data
 
-    chosen = config.profile(profile)
-    targets = [target for name, target in chosen.runs if name == dataset]
-    if not targets:
+    every = config.profile(profile).runs
+    chosen = {target: methods for (name, target), methods in every.items() if name == dataset}
+    if not chosen:
         raise MudiffError(f"profile {profile} has no task on dataset {dataset!r}; choose another dataset.")
     slices = data.open_slices(paths.prepared(profile, dataset), "test")
+    return examples_of(
+        slices,
+        dataset,
+        chosen,
+        lambda target, method: paths.synthetic(
+            profile, config.settings(profile, dataset, target, method).run_name
+        ),
+        slices.subjects[first : first + count] or slices.subjects[:count],
+    )
+
+
+def examples_of(
+    slices: "Slices",
+    dataset: str,
+    chosen: Mapping[str, Sequence[str]],
+    folder: Callable[[str, str], Path],
+    subjects: Sequence[str],
+) -> list[Example]:
+    """Load slices of any cohort and their syntheses for `plots.comparison`; see `examples`.
+
+    Parameters
+    ----------
+    slices : Slices
+        The true slices.
+    dataset : str
+        Which decides whether lesion masks are widened.
+    chosen : mapping of str to sequence of str
+        Target -> methods.
+    folder : callable
+        Target and method -> folder of the syntheses.
+    subjects : sequence of str
+        The subjects, one row each for each target.
+    """
+    from mudiff import sample
+
     rows = []
-    for target in targets:
-        for subject in slices.subjects[first : first + count] or slices.subjects[:count]:
+    for target, methods in chosen.items():
+        for subject in subjects:
             indices = slices.subject(subject)
             area = (slices.lesion(indices) > 0).sum(axis=(1, 2))
             place = int(area.argmax()) if area.any() else len(indices) // 2
             here = indices[place : place + 1]
-            synthetic = {}
-            for method in chosen.runs[dataset, target]:
-                folder = paths.synthetic(profile, config.settings(profile, dataset, target, method).run_name)
-                synthetic[method] = sample.read_synthetic(folder, subject)[place]
+            synthetic = {m: sample.read_synthetic(folder(target, m), subject)[place] for m in methods}
             truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
             masks = slices.brain(here)[0], metrics.lesion_mask(slices.lesion(here)[0])
-            rows.append(_example(dataset, target, subject, truth, synthetic, masks))
+            rows.append(_example(dataset, target, truth, synthetic, masks))
     return rows
 
 
 def _example(
     dataset: str,
     target: str,
-    subject: str,
     truth: np.ndarray,
     synthetic: Mapping[str, np.ndarray],
     masks: tuple[np.ndarray, np.ndarray],

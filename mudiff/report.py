@@ -34,6 +34,7 @@ def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
     from latex2mathml.converter import convert
 
     def render(match: re.Match) -> str:
+        """Return one formula as MathML, code as it is."""
         if match["code"]:
             return match["code"]
         latex = match["block"] or match["inline"]
@@ -59,6 +60,7 @@ def render_notebook(path: Path) -> tuple[str, str]:
     kept: list[str] = []
 
     def keep(mathml: str) -> str:
+        """Put a formula aside and return the mark that stands for it."""
         kept.append(mathml)
         return f"\ue000{len(kept) - 1}\ue001"  # private characters pass through the Markdown renderer
 
@@ -135,6 +137,7 @@ def _relink(body: str, pages: dict[str, str]) -> str:
     """Point links to notebooks at their pages, and file names of the gallery at the files."""
 
     def notebook(match: re.Match) -> str:
+        """Return the link to the page of a notebook."""
         stem = Path(urllib.parse.unquote(match[1])).stem
         copies = [page for other, page in pages.items() if other == stem or other.startswith(stem + "_")]
         return f'href="{copies[0]}"' if copies else 'href="index.html"'

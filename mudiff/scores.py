@@ -126,7 +126,7 @@ def _score_run(profile: str, settings: Settings, slices: Any, region: str) -> pd
     kept = folder / f"scores_{region}.csv"
     scores = _read(kept, key)
     if scores is None:
-        scores = _compute(slices, folder, settings.target, region, dilate)
+        scores = score_slices(slices, folder, settings.target, region, dilate)
         with contextlib.suppress(MudiffError):  # where nothing can be written they are computed each time
             _write(kept, key, scores)
     return scores
@@ -196,8 +196,27 @@ def _head(key: str, body: str) -> str:
     return f"# made from {key}, content {hashlib.sha256(body.encode()).hexdigest()}"
 
 
-def _compute(slices: Any, folder: Path, target: str, region: str, dilate: bool) -> pd.DataFrame:
-    """Score one run's subjects; `slices` is an opened ``mudiff.data.Slices``."""
+def score_slices(slices: Any, folder: Path, target: str, region: str, dilate: bool) -> pd.DataFrame:
+    """Score the syntheses of one run, whatever cohort they are of, and keep nothing.
+
+    Parameters
+    ----------
+    slices : mudiff.data.Slices
+        The true slices.
+    folder : Path
+        The synthetic ones, a file per subject.
+    target : str
+        The contrast.
+    region : {"brain", "lesion"}
+        Where to score.
+    dilate : bool
+        Whether lesion masks are widened.
+
+    Returns
+    -------
+    DataFrame
+        Columns protocol, unit, subject, slice, psnr, ssim, mae, as in `score_runs`.
+    """
     from mudiff import sample  # loads torch, which scores that are kept do not need
 
     rows = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mudiff import cohorts, metrics, plots, sample, signals, tables, tasks
+from mudiff import cohorts, figures, metrics, plots, signals, tables, tasks
 from mudiff.cohorts import Chosen, Cohort
 from mudiff.generalisation import COHORTS, REGIONS
 from mudiff.plots import save
@@ -180,24 +180,8 @@ def examples(cohort: Cohort, chosen: Chosen, count: int = 1) -> list[plots.Examp
     count : int
         How many subjects of each target.
     """
-    slices, rows = cohort.slices(), []
-    for target, methods in chosen.items():
-        for subject in slices.subjects[:count]:
-            indices = slices.subject(subject)
-            area = (slices.lesion(indices) > 0).sum(axis=(1, 2))
-            place = int(area.argmax()) if area.any() else len(indices) // 2
-            here = indices[place : place + 1]
-            truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
-            brain, lesion = slices.brain(here)[0], slices.lesion(here)[0] > 0
-            inner = metrics.lesion_mask(lesion, tasks.dataset(cohort.dataset).dilate)
-            synthetic, ssim = {}, {}
-            for method in methods:
-                image = sample.read_synthetic(cohort.folder(target, method), subject)[place]
-                scores = [metrics.masked_protocol(truth, image, mask) for mask in (brain, inner)]
-                synthetic[method], ssim[method] = image, tuple(score["ssim"] for score in scores)
-            label = tasks.LABELS[target]
-            rows.append(plots.Example(label, target, truth, synthetic, brain, lesion, ssim))
-    return rows
+    slices = cohort.slices()
+    return figures.examples_of(slices, cohort.dataset, chosen, cohort.folder, slices.subjects[:count])
 
 
 def supp3(unseen: Cohort, chosen: Chosen) -> "Figure":

@@ -225,9 +225,8 @@ class Trainer:
         self.method.eval()
         with self.average.applied() as weights:
             psnr = validation_psnr(self.method, self.validation)
-            self.log(
-                **{"validation/psnr": psnr}
-            )  # before the weights are kept: it refuses losses that diverged
+            # Before the weights are kept: it refuses losses that diverged.
+            self.log(**{"validation/psnr": psnr})
             if psnr > self.best or not (self.folder / "best.safetensors").is_file():
                 runs.save_weights(self.folder / "best.safetensors", weights, self.settings)
             self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN

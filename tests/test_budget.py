@@ -100,3 +100,13 @@ def test_captions_hold_the_budget_and_survive_latex(trained):
     assert text.endswith(budget.words("smoke", frame)) and "2,880" in text
     assert tables.latex(frame, text).isascii()
     assert "slices" not in tables.caption(frame.assign(run=None), "T", "smoke")
+
+
+def test_learning_rates_are_stated_where_they_are_not_the_recipes(trained):
+    assert "Learning rate" not in budget.words("smoke", trained)
+    for row in trained.itertuples():
+        change(row.run, "settings.json", learning_rate=2e-3, critic_learning_rate=5e-4)
+    stated = "Learning rates of all small networks: 0.002, of critics 0.0005."
+    assert stated in budget.words("smoke", trained)
+    change("brats_t2_mudiff", "settings.json", learning_rate=1e-3)  # then they are not those of all
+    assert "Learning rate" not in budget.words("smoke", trained)
