@@ -9,7 +9,7 @@ from typing import Any
 
 from mudiff import tasks
 from mudiff.errors import MudiffError
-from mudiff.recipes import PUBLISHED, RECIPES
+from mudiff.recipes import ABLATIONS, PUBLISHED, RECIPES
 from mudiff.settings import RECIPE_VERSION, Preparation, Settings
 
 __all__ = [
@@ -43,8 +43,11 @@ TEXT = {  # variant "text": the paper as written
     "detach_first": True,
     "order": "shuffled",
 }
-VARIANTS = ("released", "text", "published")
-"""Common budget and the authors' training command; MU-Diff as its text says; a baseline's own budget."""
+VARIANTS = ("released", "text", "published", *ABLATIONS)
+"""Common budget and the authors' training command; MU-Diff as its text says; a baseline's own budget; ablations."""
+
+ABLATED = ("brats", "t1ce")
+"""Dataset and target of the section "Ablation study"."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Profile:
         Method -> fields of `Settings` that differ from ``overrides``.
     apart : bool
         Whether each run is a job of its own, as a cluster needs it, or one job has all methods of a task.
+    ablations : dict
+        Fields of `Settings` by which the ablations' budget differs from that of the main run. Where there
+        are any, the full model is trained with that budget too, so that like is compared with like.
     """
 
     name: str
@@ -79,12 +85,25 @@ class Profile:
     epochs: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     apart: bool = False
+    ablations: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def full(self) -> str:
+        """The variant that ablations are compared with."""
+        return "full" if self.ablations else "released"
 
     def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
-        """Return name -> dataset, target and the methods that one process trains."""
+        """Return name -> dataset, target and the methods that one process trains.
+
+        The ablations are MU-Diff's variants, written as ``mudiff_abl1``.
+        """
+        variants = [f"mudiff_{name}" for name in ABLATIONS if name != "full" or self.full == "full"]
+        every = {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
+        first = next(iter(every))  # is begun first: it takes longest
+        every = {first: every[first], "_".join((*ABLATED, "ablations")): (*ABLATED, variants)} | every
         if self.apart:
-            return {f"{d}_{t}_{m}": (d, t, [m]) for (d, t), methods in self.runs.items() for m in methods}
-        return {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
+            return {f"{d}_{t}_{m}": (d, t, [m]) for d, t, methods in every.values() for m in methods}
+        return every
 
 
 _ALL = tuple(tasks.METHODS)
@@ -152,6 +171,7 @@ PROFILES = {
             "mmgan": _SMALL_U_NET | {"width": 16, "critic_width": 16},
             "ddpm": {"steps": 25},  # 1000 in "paper"
         },
+        ablations={"epochs": 1},
     ),
     "paper": Profile(
         "paper",
@@ -195,12 +215,16 @@ def settings(
 ) -> Settings:
     """Return the settings of one run: the method's recipe, then variant, profile and `changes`.
 
+    A method may be given with its variant, as in ``mudiff_abl1``.
+
     Raises
     ------
     MudiffError
         If a name is unknown, a variant does not belong to the method, or a value does not fit its field.
     """
-    chosen, method = profile(profile_name), tasks.method(method)
+    chosen = profile(profile_name)
+    method, _, named = method.partition("_")
+    method, variant = tasks.method(method), named or variant
     _check_variant(variant, method, profile_name)
     fields: dict[str, Any] = {"dataset": dataset, "target": tasks.contrast(target), "method": method}
     fields |= {"variant": variant, "slices": preparation(profile_name, dataset).slices} | RECIPES[method]
@@ -211,15 +235,16 @@ def settings(
     if method == "linear":
         fields["epochs"] = 1  # the least-squares fit sees each slice once
     fields |= PUBLISHED[method] if variant == "published" else {}
+    fields |= chosen.ablations | ABLATIONS[variant] if variant in ABLATIONS else {}
     return Settings().replace(**fields | changes)
 
 
 def _check_variant(variant: str, method: str, profile_name: str) -> None:
     if variant not in VARIANTS:
         raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    if variant == "text" and method in tasks.BASELINES:
+    if variant in ("text", *ABLATIONS) and method in tasks.BASELINES:
         raise MudiffError(
-            f"variant 'text' is MU-Diff's; method {method!r} has 'released' (common budget) and 'published'."
+            f"variant {variant!r} is MU-Diff's; method {method!r} has 'released' (common budget) and 'published'."
         )
     if variant == "published" and method not in PUBLISHED:
         raise MudiffError(

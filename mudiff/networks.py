@@ -311,14 +311,20 @@ class StructureNetwork(nn.Module):
 
 
 class TextureNetwork(nn.Module):
-    """F2: features adapted to x^{p1} by rho and to each other by tau, then H (Eqs. 3, 4, 11, 18 and 24)."""
+    """F2: features adapted to x^{p1} by rho and to each other by tau, then H (Eqs. 3, 4, 11, 18 and 24).
+
+    Without both adapters it is a second F1 (section "Ablation study").
+    """
 
     def __init__(self, settings: Settings, n_conditions: int) -> None:
         super().__init__()
-        self.target_adapter = TargetAdapter(settings)
-        self.mapper = FeatureMapper(settings, n_conditions, styled=True)
-        self.contrast_adapter = ContrastAdapter(settings, n_conditions)
-        inputs = (1 + self.contrast_adapter.outputs) * settings.width
+        self.target_adapter = TargetAdapter(settings) if settings.target_adaptation else None
+        self.mapper = FeatureMapper(settings, n_conditions, styled=settings.target_adaptation)
+        self.contrast_adapter = (
+            ContrastAdapter(settings, n_conditions) if settings.contrast_adaptation else None
+        )
+        groups = self.contrast_adapter.outputs if settings.contrast_adaptation else n_conditions
+        inputs = (1 + groups) * settings.width
         self.encoder_decoder = EncoderDecoder(inputs, settings)
 
     def condition_features(self, conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -327,8 +333,11 @@ class TextureNetwork(nn.Module):
 
     def adapted_features(self, x_t: Tensor, features: list, x_p1: Tensor) -> Tensor:
         """Return f_c^2 of Eq. 18, (B, C, H, W): the features that enter H."""
-        styled = self.mapper.style(features, self.target_adapter(x_p1))  # Eqs. 11 to 13
-        return torch.cat([self.mapper.noisy(x_t), *self.contrast_adapter(styled)], dim=1)
+        style = None if self.target_adapter is None else self.target_adapter(x_p1)  # Eq. 10
+        adapted = self.mapper.style(features, style)  # Eqs. 11 to 13
+        if self.contrast_adapter is not None:
+            adapted = self.contrast_adapter(adapted)  # Eqs. 14 to 17
+        return torch.cat([self.mapper.noisy(x_t), *adapted], dim=1)
 
     def forward(
         self,

@@ -55,6 +55,11 @@ def unseen(profile: str, dataset: str) -> Path:
     return results(profile) / "unseen" / dataset
 
 
+def analysis(profile: str, name: str) -> Path:
+    """Return the folder where an analysis keeps what took long to compute."""
+    return results(profile) / "analyses" / name
+
+
 def figures(profile: str) -> Path:
     """Return ``results/<profile>/figures``, where interactive runs of the notebooks draw."""
     return results(profile) / "figures"

@@ -162,7 +162,7 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
         for method, colour in plots.colours(list(logs)).items():
             curve = logs[method].dropna(subset=["validation/psnr"])
             axes[0].plot(
-                curve.epoch, curve["validation/psnr"], "o-", color=colour, ms=3, label=tasks.METHODS[method]
+                curve.epoch, curve["validation/psnr"], "o-", color=colour, ms=3, label=tasks.label(method)
             )
         axes[0].set(title="Validation", xlabel="epoch", ylabel="PSNR, masked (dB)")
         for axis, method in zip(axes[1:], shown, strict=False):
@@ -175,7 +175,7 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
                     lw=1.2,
                     label=name[5:],
                 )
-            axis.set(title=tasks.METHODS[method], xlabel="epoch", ylabel="loss", yscale="log")
+            axis.set(title=tasks.label(method), xlabel="epoch", ylabel="loss", yscale="log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_locator(NullLocator())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0, 1.0), "dwi": (0.0, 1.0)}
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
 
-COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#56b4e9", "#ece133")
+COLOURS = tuple("#0173b2 #de8f05 #029e73 #d55e00 #cc78bc #ca9161 #949494 #56b4e9 #ece133 #fbafe4".split())
 """Seaborn's "colorblind" palette."""
 
 _OF_METHODS = (1, 2, 3, 4, 5, 7, 0, 6, 8)  # for the order of `tasks.METHODS`: MU-Diff is blue, the floor grey
@@ -33,7 +33,6 @@ MARK = "#ffb000"
 
 ORIENTATION = "R, L: the patient's right and left."
 """Sentence for the captions of figures with `show`."""
-
 MAX_PNG = 200_000
 """Size of a PNG in bytes that is kept to as long as its letters stay legible."""
 
@@ -136,9 +135,10 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """Return the colour of each method; a method has the same one in every figure."""
-    order = list(tasks.METHODS)
-    return {m: COLOURS[_OF_METHODS[order.index(m) % len(COLOURS)]] for m in methods}
+    """Return the colour of each method or variant of MU-Diff; each has the same one in every figure."""
+    of = {m: COLOURS[i] for m, i in zip(tasks.METHODS, _OF_METHODS, strict=False)}
+    of |= {f"mudiff_{v}": colour for v, colour in zip(tasks.VARIANTS, COLOURS, strict=True)}
+    return {m: of[m] for m in methods}
 
 
 def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:

@@ -101,3 +101,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "syndiff": {"epochs": 50, "batch_size": 1, "order": "shuffled"},
 }
 """Method -> variant ``published``: what its authors trained, as far as it is known."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "abl1": {"networks": "single"},
+    "abl2": {"target_adaptation": False, "contrast_adaptation": False},
+    # D-11: the text adds rho and leaves tau out, the caption of Fig. 5 says the opposite.
+    "abl3_text": {"contrast_adaptation": False},
+    "abl3_caption": {"target_adaptation": False},
+    "abl4": {"weight_mask": 0.0},
+    # The mask is made of the critic's features, so it goes with the critic.
+    "no_critic": {"weight_adversarial": 0.0, "weight_mask": 0.0},
+    "T1": {"steps": 1},
+    "T2": {"steps": 2},
+    "T8": {"steps": 8},
+}
+"""Variant of MU-Diff -> fields that differ (section "Ablation study"); "full" has the ablations' budget."""

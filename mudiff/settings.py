@@ -14,6 +14,7 @@ from typing import Any
 
 from mudiff import tasks
 from mudiff.errors import MudiffError
+from mudiff.recipes import ABLATIONS
 
 RECIPE_VERSION = 3
 """Raised by every change that alters numbers; part of every fingerprint."""
@@ -46,7 +47,7 @@ class Settings:
     dataset: str = "brats"
     target: str = "t1ce"
     method: str = "mudiff"
-    variant: str = "released"  # or "text" (the paper as written), or a baseline's "published" budget
+    variant: str = "released"  # or "text", a baseline's "published" budget, or an ablation (`recipes.py`)
     seed: int = 1024  # A-7: not in the paper
 
     # Slices
@@ -70,6 +71,9 @@ class Settings:
     mapper_activation: str = "silu"  # D-5: "silu" (code) or "relu" (text)
     mapper_skip: bool = False  # D-5: "residual" blocks without (code) or with a skip (text)
     mapper_normalises: str = "features"  # D-5: Eq. 13 applied to conv1's "features" (code) or the "input"
+    networks: str = "mutual"  # F1 and F2, or ablation 1: a "single" one, F1
+    target_adaptation: bool = True  # rho in F2; off in ablation 2 and in one reading of 3 (D-11)
+    contrast_adaptation: bool = True  # tau in F2; off in ablation 2 and in the other reading of 3 (D-11)
     levels: int = 8  # halvings in the U-Nets of Pix2Pix and MM-GAN
     dropout: float = 0.0  # of a baseline's generator, in training only
 
@@ -167,7 +171,8 @@ class Settings:
 
 
 _CHOICES = {
-    "variant": ("released", "text", "published"),
+    "variant": ("released", "text", "published", *ABLATIONS),
+    "networks": ("mutual", "single"),
     "normalisation": ("percentile", "minmax"),
     "gates": ("all", "pair"),
     "pairs": ("cyclic", "chain"),

@@ -28,7 +28,8 @@ def test_released_settings_are_the_authors_training_command():
 def test_every_field_is_part_of_the_fingerprint():
     base = config.Settings()
     other = {
-        "dataset": "open_ms", "target": "t1", "method": "linear", "variant": "text", "multipliers": (1, 2),
+        "dataset": "open_ms", "target": "t1", "method": "linear", "variant": "text", "networks": "single",
+        "multipliers": (1, 2),
         "normalisation": "minmax", "gates": "pair", "pairs": "chain", "gated_term": "concatenation",
         "mapper_activation": "relu", "mapper_normalises": "input", "posterior": "printed", "reduction": "sum",
         "mask": "trained", "mask_noise": "shared", "order": "shuffled", "precision": "bfloat16",

@@ -54,6 +54,11 @@ class AdversarialDiffusion(Method):
         """Return what the networks compute from the conditions alone, once for all T steps; None: nothing."""
         return None
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether any loss looks at the critic; without one (section "Ablation study") it is not trained."""
+        return self.settings.weight_adversarial > 0 or self.settings.weight_mask > 0
+
     def judge(self, x_before: Tensor, t: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the critic's logit (B,) and middle features for a candidate x_{t-1}."""
         with self._autocast():
@@ -106,17 +111,18 @@ class AdversarialDiffusion(Method):
         self.critic.requires_grad_(False)  # its weights rest; gradients flow through it
         t, _, x_t = self._noisy_pair(batch.target, noise)
         predictions, samples = self._denoise(batch, x_t, t, noise)
-        judged = [self.judge(sample, t, x_t) for sample in samples]
         supervised = [losses.supervised_loss(batch.target, x, settings.reduction) for x in predictions]
-        adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
         values = {f"supervised_{j}": value for j, value in enumerate(supervised, start=1)}
-        values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
         loss = settings.weight_supervised * sum(supervised)
-        mask = self.mask_loss(samples, [middle for _, middle in judged])
-        if mask is not None:
-            values["mask"] = mask
-            loss = loss + settings.weight_mask * mask
-        loss = loss + settings.weight_adversarial * sum(adversarial)
+        if self.has_critic:
+            judged = [self.judge(sample, t, x_t) for sample in samples]
+            adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
+            values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
+            mask = self.mask_loss(samples, [middle for _, middle in judged])
+            if mask is not None:
+                values["mask"] = mask
+                loss = loss + settings.weight_mask * mask
+            loss = loss + settings.weight_adversarial * sum(adversarial)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -128,9 +134,10 @@ class AdversarialDiffusion(Method):
         return None
 
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Take one step of Algorithm 1: the critic, then the generators, on fresh t, z and noise."""
+        """Take one step of Algorithm 1: the critic (if any), then the generators, on fresh t, z and noise."""
         noise = SliceNoise(batch.seeds, self.device)
-        return self.critic_step(batch, noise, step) | self.generator_step(batch, noise)
+        judged = self.critic_step(batch, noise, step) if self.has_critic else {}
+        return judged | self.generator_step(batch, noise)
 
     @torch.inference_mode()
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
