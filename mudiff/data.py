@@ -18,7 +18,10 @@ from mudiff.parallel import each_subject
 from mudiff.settings import Preparation
 from mudiff.slices import WHITE, Slices, check, open_slices
 
-__all__ = ["SPLITS", "Report", "Slices", "check", "open_slices", "prepare", "read_manifest", "subject_slices"]
+__all__ = [
+    "SPLITS", "Report", "Slices", "check", "contrast_slices", "open_slices", "prepare", "read_manifest",
+    "subject_slices",
+]  # fmt: skip
 
 
 @dataclass
@@ -189,12 +192,8 @@ def subject_slices(
 
     stack = []
     for name in dataset.contrasts:
-        volume = loaded[name]
-        data = volumes.normalise(volume.data, preparation.normalisation, volume.path)
-        slices, geometry = volumes.to_slices(
-            data, volume.affine, preparation.image_size, wanted=preparation.slices
-        )
-        stack.append(np.rint(slices * WHITE).astype(np.uint16))
+        slices, geometry = contrast_slices(preparation, loaded[name])
+        stack.append(slices)
     images = np.stack(stack, axis=1)  # (n, C, S, S)
     masks = np.zeros((len(images), 2, *images.shape[2:]), np.uint8)
     masks[:, 0] = metrics.brain_mask(images.swapaxes(0, 1))
@@ -206,6 +205,15 @@ def subject_slices(
     record = {"shape": list(geometry.shape), "first_slice": geometry.kept[0], "slices": len(images)}
     record["notes"] = _notes(preparation, loaded, masks)
     return images, masks, record
+
+
+def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[np.ndarray, volumes.Geometry]:
+    """Normalise one volume and cut it into slices, uint16 (n, S, S), 0 to `WHITE` for intensities 0 to 1."""
+    unit = volumes.normalise(volume.data, preparation.normalisation, volume.path)
+    slices, geometry = volumes.to_slices(
+        unit, volume.affine, preparation.image_size, wanted=preparation.slices
+    )
+    return np.rint(slices * WHITE).astype(np.uint16), geometry
 
 
 def _notes(preparation: Preparation, loaded: dict[str, volumes.Volume], masks: np.ndarray) -> list[str]:
