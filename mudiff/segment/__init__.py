@@ -1,0 +1,23 @@
+"""A segmentation network on four contrasts: MONAI's U-Net, its training on real slices, masks and Dice."""
+
+from mudiff.segment.network import (
+    CLASSES,
+    DATASET,
+    RECIPES,
+    REGIONS,
+    Features,
+    Recipe,
+    build,
+    classes,
+    dice,
+    images,
+    predict,
+    score,
+    synthetic,
+)
+from mudiff.segment.training import fingerprint, folder, history, train
+
+__all__ = [
+    "CLASSES", "DATASET", "RECIPES", "REGIONS", "Features", "Recipe", "build", "classes", "dice", "fingerprint",
+    "folder", "history", "images", "predict", "score", "synthetic", "train",
+]  # fmt: skip
