@@ -130,8 +130,8 @@ def _png(figure: "Figure") -> bytes:
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
-    """Return methods, each once, in the order of `tasks.METHODS`."""
-    return sorted(set(methods), key=list(tasks.METHODS).index)
+    """Return methods and variants, each once, in the order of `tasks.RUN_LABELS`."""
+    return sorted(set(methods), key=list(tasks.RUN_LABELS).index)
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
@@ -232,7 +232,7 @@ def comparison(examples: Sequence[Example], text: str) -> "Figure":
                 brain, lesion = (("–" if np.isnan(s) else f"{s:.3f}") for s in example.ssim[method])
                 words = f"SSIM$_B$ {brain}" + (f"\nSSIM$_T$ {lesion}" if lesions else "")
                 axis.set_xlabel(words, fontsize=7, labelpad=2)
-        names = ["Ground truth", *(tasks.METHODS[method] for method in methods)]
+        names = ["Ground truth", *map(tasks.RUN_LABELS.get, methods)]
         for axis, name in zip(axes[0], names, strict=True):
             axis.set_title(name, fontsize=8.5)
         add_caption(figure, text)

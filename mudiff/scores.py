@@ -72,7 +72,7 @@ def score_runs(
         slices = data.open_slices(paths.prepared(profile, dataset), "test")
         for method in _methods(profile, dataset, target, methods):
             settings = config.settings(profile, dataset, target, method)
-            scores = _score_run(profile, settings, slices, region)
+            scores = score_run(profile, settings, slices, region)
             scores[_RUN] = [dataset, target, method, region]
             scores["run"] = settings.run_name
             scores["fingerprint"] = _fingerprint(paths.run(profile, settings.run_name))
@@ -117,8 +117,30 @@ def _fingerprint(run: Path) -> str | None:
     return paths.read_json(record).get("fingerprint") if record.is_file() else None
 
 
-def _score_run(profile: str, settings: Settings, slices: Any, region: str) -> pd.DataFrame:
-    """Return a run's scores: those kept beside its slices where they are of the same content, else new ones."""
+def score_run(profile: str, settings: Settings, slices: Any, region: str) -> pd.DataFrame:
+    """Return the scores of one run: those kept beside its slices where they are of the same content, else new ones.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    settings : Settings
+        Of the run.
+    slices : mudiff.data.Slices
+        The true test slices.
+    region : {"brain", "lesion"}
+        Where to score.
+
+    Returns
+    -------
+    DataFrame
+        Columns protocol, unit, subject, slice, psnr, ssim, mae, as in `score_runs`.
+
+    Raises
+    ------
+    MudiffError
+        If the run or its slices are missing or outdated.
+    """
     folder = paths.synthetic(profile, settings.run_name)
     record = _record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
     dilate = region == "lesion" and tasks.dataset(settings.dataset).dilate

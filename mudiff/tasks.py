@@ -33,6 +33,9 @@ VARIANTS = {
 }
 """Ablation of MU-Diff -> name in figures and tables (section "Ablation study", Fig. 5e to 5i)."""
 
+RUN_LABELS = METHODS | {f"mudiff_{name}": label for name, label in VARIANTS.items()}
+"""Method or variant of MU-Diff -> short name, where it is clear that the variants are MU-Diff's."""
+
 BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
 """The methods that the paper compares MU-Diff with (section "Competing methods")."""
 

@@ -1,0 +1,314 @@
+"""The ablations of MU-Diff (section "Ablation study"): their scores, and Fig. 5e to 5i."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff import config, figures, metrics, paths, plots, scores, stats, tables, tasks
+from mudiff.errors import MudiffError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mudiff.data import Slices
+
+STEPS = {"T1": 1, "T2": 2, "full": 4, "T8": 8}
+"""Variant -> T of Fig. 5e; the paper tries 2, 4 and 8."""
+
+COMPONENTS = ("full", "abl1", "abl2", "abl3_text", "abl3_caption", "abl4")
+"""Variants of Fig. 5g to 5i."""
+
+REAL = "real_halves"
+"""Name in Fig. 5f's table of the distance between two halves of the real test subjects."""
+
+_AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
+_SIGN = {"psnr": 1, "ssim": 1, "mae": -1}
+
+
+def run_name(profile: str, variant: str) -> str:
+    """Return the name of a variant's run; "full" is the main run where the ablations have its budget."""
+    named = config.profile(profile).full if variant == "full" else variant
+    return config.settings(profile, *config.ABLATED, "mudiff", named).run_name
+
+
+def score(profile: str, variants: Sequence[str], region: str) -> pd.DataFrame:
+    """Score variants of MU-Diff on the test subjects, protocol ``masked``.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    variants : sequence of str
+        Of `recipes.ABLATIONS`.
+    region : {"brain", "lesion"}
+        Where to score.
+
+    Returns
+    -------
+    DataFrame
+        Columns variant, region, subject, psnr, ssim, mae, one row per variant and subject. A subject without
+        a lesion has NaN there.
+
+    Raises
+    ------
+    MudiffError
+        If a run or its synthetic slices are missing; the message says what makes them.
+    """
+    slices = test_slices(profile)
+    frames = []
+    for variant in variants:
+        named = config.profile(profile).full if variant == "full" else variant
+        settings = config.settings(profile, *config.ABLATED, "mudiff", named)
+        every = scores.score_run(profile, settings, slices, region)
+        chosen = every[(every.protocol == "masked") & (every.unit == "subject")]
+        frames.append(chosen[["subject", *metrics.METRICS]].assign(variant=variant, region=region))
+    return pd.concat(frames, ignore_index=True)[["variant", "region", "subject", *metrics.METRICS]]
+
+
+def test_slices(profile: str) -> "Slices":
+    """Return the prepared test slices of the ablated task.
+
+    Raises
+    ------
+    MudiffError
+        If they are not prepared.
+    """
+    from mudiff import data
+
+    return data.open_slices(paths.prepared(profile, config.ABLATED[0]), "test")
+
+
+def seconds(profile: str, variant: str) -> float:
+    """Return the time per slice that the sampling of a variant took, NaN where it was not recorded."""
+    record = paths.read_json(paths.synthetic(profile, run_name(profile, variant)) / "synthetic.json")
+    return float(record.get("seconds_per_slice", math.nan))
+
+
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what each variant loses against the full model, paired by subject.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `score`, with the variant "full" and one region.
+
+    Returns
+    -------
+    DataFrame
+        Columns variant, metric, n (subjects), difference (full minus variant, turned for MAE so that above
+        zero always means that the full model is better), low, high (95 % interval, Student's t), p.
+    """
+    rows = []
+    for variant in dict.fromkeys(frame.variant[frame.variant != "full"]):
+        for metric in metrics.METRICS:
+            wide = frame.pivot(index="subject", columns="variant", values=metric).dropna()
+            if len(wide):
+                result = stats.paired(_SIGN[metric] * wide["full"], _SIGN[metric] * wide[variant])
+                kept = {key: result[key] for key in ("difference", "low", "high", "p")}
+                rows.append({"variant": variant, "metric": metric, "n": len(wide)} | kept)
+    return pd.DataFrame(rows, columns=["variant", "metric", "n", "difference", "low", "high", "p"])
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """Say in words of which variants the full model is better, and of which it is worse.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `differences`.
+    """
+    if frame.empty or frame.n.max() < 3:  # an interval of two subjects says nothing
+        return "Fewer than three subjects: nothing can be decided."
+    better, worse = frame[frame.low > 0], frame[frame.high < 0]
+    words = [
+        f"{opening} {'; '.join(f'{tasks.VARIANTS[v]} ({_listed(part)})' for v, part in _by_variant(found))}. "
+        for opening, found in (("The full model is better than", better), ("It is worse than", worse))
+        if len(found)
+    ]
+    decided = len(better) + len(worse)
+    return (
+        f"{''.join(words)}{decided} of {len(frame)} comparisons have an interval that "
+        f"excludes zero; of {len(frame)} between equals about {0.05 * len(frame):.1f} would."
+    )
+
+
+def _by_variant(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    return iter(frame.groupby("variant", sort=False))
+
+
+def _listed(part: pd.DataFrame) -> str:
+    return ", ".join(part.metric.str.upper())
+
+
+# Figures
+
+
+def _about(profile: str, frame: pd.DataFrame) -> str:
+    count = frame.subject.nunique()
+    budget = config.settings(profile, *config.ABLATED, "mudiff", config.profile(profile).full)
+    dataset, target = config.ABLATED
+    return (
+        f"{tasks.LABELS[target]} on {tasks.dataset(dataset).label}; protocol masked; {count} test "
+        f"subject{'s' if count != 1 else ''}, one training run each of {budget.epochs} "
+        f"epoch{'s' if budget.epochs != 1 else ''}. {_data(profile)}"
+    )
+
+
+def _data(profile: str) -> str:
+    return f"Data: {tables.data_words(profile)}; profile {profile}."
+
+
+def fig5e(frame: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 5e: accuracy and time of sampling against the number of steps T.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns steps, region, subject, psnr, ssim, mae, seconds (per slice).
+    profile : str
+        Name of the profile.
+    """
+    panels = [(r, m) for r in scores.REGIONS for m in ("psnr", "ssim") if (frame.region == r).any()]
+    names = {"brain": "whole brain", "lesion": "lesions"}
+    with plots.style():
+        figure = plots.new_figure(2.0 * (len(panels) + 1), 2.3)
+        axes = figure.subplots(1, len(panels) + 1)
+        for axis, (region, metric) in zip(axes, panels, strict=False):
+            part = frame[frame.region == region]
+            values = part.pivot(index="steps", columns="subject", values=metric)
+            axis.plot(values.index, values, color="0.75", lw=0.7)
+            axis.plot(values.index, values.mean(axis=1), "o-", color=plots.COLOURS[0], ms=4)
+            axis.set(title=names[region], ylabel=_AXES[metric])
+        cost = frame.drop_duplicates("steps").set_index("steps").seconds
+        axes[-1].plot(cost.index, cost, "o-", color=plots.COLOURS[1], ms=4)
+        axes[-1].set(title="cost", ylabel="time per slice (s)", ylim=(0, None))
+        for axis in axes:
+            axis.set_xscale("log", base=2)
+            axis.set(xlabel="steps T", xticks=sorted(frame.steps.unique()))
+            axis.get_xaxis().set_major_formatter("{x:g}")
+        plots.add_caption(
+            figure,
+            f"Number of denoising steps T, each with a network trained for it. Grey: each subject; blue: mean. "
+            f"{_about(profile, frame)}",
+        )
+    return figure
+
+
+def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 5f: Fréchet distance with and without the critic, and between halves of the real slices.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns variant, features, images, fid.
+    profile : str
+        Name of the profile.
+    """
+    kinds = list(dict.fromkeys(frame.features))
+    with plots.style():
+        figure = plots.new_figure(5.2 * len(kinds), 1.8)
+        for axis, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
+            part = frame[frame.features == kind]
+            names = part.variant.map(tasks.VARIANTS | {REAL: "real against real"})
+            bars = axis.barh(names, part.fid, color=plots.COLOURS[0], height=0.6)
+            labels = [f" {value:.3g} ({n} images)" for value, n in zip(part.fid, part.images, strict=True)]
+            axis.bar_label(bars, labels)
+            axis.margins(x=0.45)
+            axis.invert_yaxis()
+            axis.set(xlabel=f"Fréchet distance, features: {kind}")
+        plots.add_caption(
+            figure,
+            "Fréchet distance of synthetic to real test slices with and without the critic (lower is closer), "
+            "and between two halves of the real test subjects for comparison. On few images the distance is "
+            f"biased upwards: compare only rows with the same number. {_data(profile)}",
+        )
+    return figure
+
+
+def fig5g(frame: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 5g: the ablations in the whole brain; `frame` from `score`."""
+    return _components(frame, profile, "whole brain")
+
+
+def fig5h(frame: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 5h: the ablations in the lesions; `frame` from `score`.
+
+    Raises
+    ------
+    MudiffError
+        If no test subject has a lesion.
+    """
+    if frame.psnr.isna().all():
+        raise MudiffError("no lesion scores: the test subjects have no lesions, so Fig. 5h cannot be drawn.")
+    return _components(frame, profile, "lesions")
+
+
+def _components(frame: pd.DataFrame, profile: str, region: str) -> "Figure":
+    variants = list(dict.fromkeys(frame.variant))
+    palette = plots.colours([f"mudiff_{v}" for v in variants])
+    with plots.style():
+        figure = plots.new_figure(7.6, 0.3 * len(variants) + 0.7)
+        axes = figure.subplots(1, len(_AXES), sharey=True)
+        for axis, (metric, label) in zip(axes, _AXES.items(), strict=True):
+            for y, variant in enumerate(variants):
+                values = frame.loc[frame.variant == variant, metric].dropna().to_numpy(float)
+                _interval(axis, y, values, palette[f"mudiff_{variant}"])
+            axis.axvline(frame.loc[frame.variant == "full", metric].mean(), color="0.7", lw=0.8, zorder=0)
+            axis.set(xlabel=label, ylim=(len(variants) - 0.5, -0.5))
+        axes[0].set(yticks=range(len(variants)), yticklabels=[tasks.VARIANTS[v] for v in variants])
+        plots.add_caption(
+            figure,
+            f"Ablations in the {region}: small marks are subjects, large ones means, grey line the full model. "
+            f"{_about(profile, frame)}",
+        )
+    return figure
+
+
+def _interval(axis: "Axes", y: float, values: np.ndarray, colour: str) -> None:
+    """Draw the subjects and their mean."""
+    axis.plot(values, np.full(len(values), y), "|", color=colour, ms=7, alpha=0.8)
+    if len(values):
+        axis.plot(values.mean(), y, "o", color=colour, mec="0.15", ms=6)
+
+
+def fig5i(profile: str, variants: Sequence[str] = COMPONENTS, subjects: int = 2) -> "Figure":
+    """Draw Fig. 5i: the ablations' syntheses of the slice with the largest lesion of test subjects.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    variants : sequence of str
+        Columns.
+    subjects : int
+        Rows.
+
+    Raises
+    ------
+    MudiffError
+        If a run has no synthetic slices.
+    """
+    slices = test_slices(profile)
+    dataset, target = config.ABLATED
+    named: Mapping[str, Path] = {
+        f"mudiff_{v}": paths.synthetic(profile, run_name(profile, v)) for v in variants
+    }
+    rows = figures.examples_of(
+        slices, dataset, {target: list(named)}, lambda _, name: named[name], slices.subjects[:subjects]
+    )
+    return plots.comparison(
+        rows,
+        f"Ablations of MU-Diff: {tasks.LABELS[target]} on {tasks.dataset(dataset).label}, the test slice with "
+        "the subject's largest lesion; insets: the lesion, enlarged from the box. SSIM of the brain (B) and the "
+        f"lesion (T), protocol masked. {plots.ORIENTATION} {_data(profile)}",
+    )
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write the numbers of a figure beside it, as ``.csv``."""
+    paths.write_text(Path(f"{path}.csv"), frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))

@@ -1,0 +1,68 @@
+"""Several samples: their mean, their spread, and what it says of the error."""
+
+import numpy as np
+import pytest
+
+from mudiff import uncertainty
+from mudiff.uncertainty import Draws
+
+
+def drawn(samples: int, scale: float = 1.0, seed: int = 5) -> Draws:
+    """Samples and a truth from one Gaussian per voxel; with `scale` the samples' spread is wrong by it."""
+    rng = np.random.default_rng(seed)
+    shape = (6, 32, 32)
+    mean, sigma = rng.uniform(0.3, 0.7, shape), rng.uniform(0.01, 0.08, shape)
+    lesion = np.zeros(shape, bool)
+    lesion[:, 10:18, 10:18] = True
+    sigma[lesion] *= 2
+    truth = mean + sigma * rng.standard_normal(shape)
+    stack = mean + scale * sigma * rng.standard_normal((samples, *shape))
+    subject = np.repeat(["a", "b", "c"], 2)
+    return Draws(subject, truth, mean + 0.2, stack, np.ones(shape, bool), lesion)
+
+
+def test_samples_from_the_truths_own_distribution_are_calibrated():
+    frame = uncertainty.calibration(drawn(64))
+    np.testing.assert_allclose(frame.error, frame.expected, rtol=0.12)
+    assert frame.voxels.sum() == 6 * 32 * 32 and frame.sd.is_monotonic_increasing
+    np.testing.assert_allclose(frame.expected, frame.sd * np.sqrt(65 / 64))
+
+
+def test_samples_that_agree_too_much_are_found_out():
+    draws = drawn(32, scale=0.25)
+    frame = uncertainty.calibration(draws)
+    assert (frame.error > 3 * frame.expected).all()
+    assert "too sure" in uncertainty.in_words(uncertainty.by_subject(draws), frame)[0]
+    honest = drawn(32)
+    words = uncertainty.in_words(uncertainty.by_subject(honest), uncertainty.calibration(honest))
+    assert "too sure" not in words[0]
+
+
+def test_spread_marks_the_lesions_that_it_was_made_larger_in():
+    frame = uncertainty.by_subject(drawn(32))
+    assert list(frame.subject) == ["a", "b", "c"]
+    assert (frame.lesion > 1.5 * frame.elsewhere).all() and (frame.auc > 0.7).all()
+    assert (frame.correlation > 0.3).all()
+
+
+def test_auc_counts_pairs():
+    draws = drawn(2)
+    spread = np.abs(draws.samples[0] - draws.samples[1])[:2]
+    inside, outside = spread[draws.lesion[:2]], spread[~draws.lesion[:2]]
+    expected = (inside[:, None] > outside[None]).mean()
+    assert uncertainty.by_subject(draws).auc[0] == pytest.approx(expected)
+
+
+def test_without_a_lesion_there_is_nothing_to_mark():
+    draws = drawn(4)
+    bare = Draws(draws.subject, draws.truth, draws.one_step, draws.samples, draws.brain, draws.lesion & False)
+    frame = uncertainty.by_subject(bare)
+    assert frame.auc.isna().all() and frame.correlation.notna().all()
+    assert len(uncertainty.in_words(frame, uncertainty.calibration(bare))) == 2
+
+
+def test_means_of_more_samples_are_closer_to_the_truth():
+    frame = uncertainty.accuracy(drawn(8))
+    assert list(frame.samples.unique()) == [0, 1, 2, 4, 8] and (frame.groupby("samples").size() == 3).all()
+    psnr = frame.groupby("samples").psnr.mean()
+    assert psnr[1] < psnr[2] < psnr[4] < psnr[8] and psnr[0] < psnr[1]
