@@ -12,6 +12,7 @@ from mudiff import paths, tasks
 from mudiff.errors import MudiffError
 
 FIGURE, TABLE = (".png", ".svg"), (".csv", ".md", ".tex")
+DRAWN = (*FIGURE, ".csv")  # a figure with the numbers that it draws
 PROTOCOLS = ("_released", "_masked")
 
 
@@ -29,6 +30,58 @@ class Artefact:
         """Return the names of the files, which begin with the artefact's `name`."""
         return [name + part + suffix for part in self.parts for suffix in self.suffixes]
 
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a notebook that draws needs.
+
+    Attributes
+    ----------
+    reads : str
+        "prepared" slices, all "synthetic" ones, "scores", the main "brats" runs, or the "ablations" with them.
+    modules : str
+        The modules and packages that make its numbers; where one has changed the notebook runs anew.
+    says : str
+        What is printed while it runs.
+    takes : str
+        The parameter that the workflow may be given a file or folder for.
+    """
+
+    reads: str
+    modules: str
+    says: str
+    takes: str = ""
+
+    def code(self) -> list[str]:
+        """Return the files of the modules, relative to the checkout."""
+        package = Path(__file__).parent
+        found = [p for m in self.modules.split() for p in (package / f"{m}.py", *(package / m).glob("*.py"))]
+        return sorted(f"mudiff/{path.relative_to(package)}" for path in found if path.exists())
+
+
+_TABLES = "metrics scores tables budget figures plots"
+
+ANALYSES = {
+    "00_overview": Analysis("prepared", "figures pictures", "Drawing the overview"),
+    "04_whole_brain_metrics": Analysis("synthetic", _TABLES, "Scoring whole brains"),
+    "05_lesion_metrics": Analysis("synthetic", _TABLES, "Scoring lesions"),
+    "06_significance": Analysis("scores", "stats significance", "Testing differences"),
+    "07_mutual_learning": Analysis("brats", "cka mutual plots", "Comparing both networks"),
+    "08_attention": Analysis("brats", "attention plots", "Looking at masks"),
+    "09_motion_robustness": Analysis("brats", "motion robustness plots", "Moving heads", "data_root"),
+    "10_segmentation": Analysis("brats", "segment segmentation tables plots", "Segmenting tumours"),
+    "11_ablations": Analysis(
+        "ablations", "ablations fid uncertainty plots", "Comparing ablations", "inception"
+    ),
+    "12_generalisation": Analysis(
+        "scores",
+        "cohorts generalisation supplements plots signals phantom",
+        "Trying other subjects",
+        "data_root",
+    ),
+    "13_paper_versus_code": Analysis("brats", "effects register", "Measuring what the differences do"),
+}
+"""Notebook -> what it needs, for all but preparation, training, sampling and the report."""
 
 _LESIONS = ("brats", "isles")
 
@@ -52,6 +105,27 @@ ARTEFACTS = {
     "significance": Artefact(
         "06_significance", "Significance of the differences", TABLE + FIGURE, datasets=_LESIONS
     ),
+    "fig2b": Artefact(
+        "07_mutual_learning", "Fig. 2b: alignment (CKA) of both networks", DRAWN, datasets=("brats",)
+    ),
+    "fig2c": Artefact("07_mutual_learning", "Fig. 2c: gates, losses, predictions", datasets=("brats",)),
+    "fig5c": Artefact("07_mutual_learning", "Fig. 5c: each prediction and both", datasets=("brats",)),
+    "fig5d": Artefact(
+        "07_mutual_learning", "Fig. 5d: accuracy of each prediction and of both", DRAWN, datasets=("brats",)
+    ),
+    "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", datasets=("brats",)),
+    "fig5b": Artefact("08_attention", "Fig. 5b: attentive masks", DRAWN, datasets=("brats",)),
+    "fig4a": Artefact("09_motion_robustness", "Fig. 4a: synthesis under motion", DRAWN, datasets=("brats",)),
+    "fig4b": Artefact("09_motion_robustness", "Fig. 4b: accuracy under motion", DRAWN, datasets=("brats",)),
+    "fig4c": Artefact(
+        "10_segmentation", "Fig. 4c: Dice with synthetic contrasts", TABLE, datasets=("brats",)
+    ),
+    "fig4d": Artefact("10_segmentation", "Fig. 4d: tumour masks", datasets=("brats",)),
+    "fig5e": Artefact("11_ablations", "Fig. 5e: number of steps T", DRAWN, datasets=("brats",)),
+    "fig5f": Artefact("11_ablations", "Fig. 5f: critic and Fréchet distance", DRAWN, datasets=("brats",)),
+    "fig5g": Artefact("11_ablations", "Fig. 5g: ablations, whole brain", DRAWN, datasets=("brats",)),
+    "fig5h": Artefact("11_ablations", "Fig. 5h: ablations, lesions", DRAWN, datasets=("brats",)),
+    "fig5i": Artefact("11_ablations", "Fig. 5i: pictures of each ablation", datasets=("brats",)),
     "supp3": Artefact(
         "12_generalisation", "Supplementary Data 3: unseen subjects", TABLE + FIGURE, datasets=("unseen",)
     ),
@@ -66,7 +140,7 @@ ARTEFACTS = {
         ("healthy",),
     ),
 }
-"""Every artefact there is so far, in the order of the notebooks."""
+"""Every artefact, in the order of the notebooks (Fig. 1b, 1c and 2a of the paper are drawings)."""
 
 
 def possible(name: str, datasets: Collection[str] | None = None) -> bool:
@@ -140,10 +214,22 @@ def _thumbnail(path: Path, title: str, width: int = 360) -> str:
 
 
 def _preview(path: Path) -> str:
-    """Return the best methods of each task by PSNR, which fit into a thumbnail."""
+    """Return what a thumbnail has room for: the best methods of each task, or Dice; else the table's beginning."""
     import pandas as pd
 
     frame = pd.read_csv(path)
+    if {"metric", "rank"} <= set(frame):
+        return _best_methods(frame)
+    if {"task", "method", "dice"} <= set(frame):
+        whole = frame[frame["region"] == "whole"]
+        small = whole.pivot_table(index="task", columns="method", values="dice", sort=False)
+        small = small.rename(columns=tasks.METHODS).rename_axis(columns=None).reset_index()
+        text = "<small>Dice of the whole tumour, mean over subjects</small>"
+        return text + small.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="–")
+    return frame.iloc[:5, :4].to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
+
+
+def _best_methods(frame: Any) -> str:
     psnr = frame[(frame["metric"] == "psnr") & frame["rank"].isin((1, 2))]
     task = psnr["dataset"].map(lambda d: tasks.DATASETS[d].label) + " " + psnr["target"].map(tasks.LABELS)
     cell = psnr["method"].map(tasks.METHODS) + psnr["mean"].map(" {:.2f}".format)

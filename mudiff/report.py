@@ -11,9 +11,19 @@ import urllib.parse
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-from mudiff import artefacts, config, paths
+from mudiff import artefacts, config, paths, tasks
 from mudiff.errors import MudiffError
+from mudiff.report_style import PAGE, STYLE
+
+LONG = 28
+"""Characters of a table's cell that stay on one line; longer texts may be broken."""
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_WIDGET_TEXT = re.compile(
+    r"(interactive|Output|Tab|Accordion|AppLayout|\w+Box|\w+Slider|\w+Dropdown)\(|<function "
+)
 
 
 def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
@@ -57,6 +67,7 @@ def render_notebook(path: Path) -> tuple[str, str]:
     from nbconvert import HTMLExporter
 
     book = nbformat.read(path, as_version=4)
+    book.metadata.pop("widgets", None)
     kept: list[str] = []
 
     def keep(mathml: str) -> str:
@@ -67,6 +78,7 @@ def render_notebook(path: Path) -> tuple[str, str]:
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = render_mathematics(cell.source, keep)
+        cell.update({"outputs": [o for o in cell.outputs if not _is_dead(o)]} if "outputs" in cell else {})
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = render_mathematics(output.data["text/markdown"], keep)
@@ -76,7 +88,40 @@ def render_notebook(path: Path) -> tuple[str, str]:
     body, _ = exporter.from_notebook_node(book)
     body = re.sub("\ue000(\\d+)\ue001", lambda match: kept[int(match[1])], body)
     body = body.replace("No description has been provided for this image", "Output of the code above")
-    return (titles or [path.stem])[0], body
+    return (titles or [path.stem])[0], _fit_tables(body)
+
+
+def _is_dead(output: Any) -> bool:
+    """Tell whether an output is an interactive widget, which needs a kernel, or the text that stands for one."""
+    data = output.get("data", {})
+    if _WIDGET in data:
+        return True
+    return set(data) == {"text/plain"} and bool(_WIDGET_TEXT.match(data["text/plain"]))
+
+
+def _fit_tables(body: str) -> str:
+    """Give each table a frame that can be scrolled, and tell the style how many characters wide it is."""
+
+    def fit(match: re.Match) -> str:
+        """Return one table in its frame, long cells marked."""
+        widest = 1
+        for row in re.findall(r"<tr.*?</tr>", match[0], flags=re.DOTALL):
+            cells = [_text(cell) for cell in re.findall(r"<t[dh][ >].*?</t[dh]>", row, flags=re.DOTALL)]
+            widest = max(widest, sum(min(len(cell), LONG) + 2 for cell in cells))
+        table = re.sub(r"<(t[dh])( [^>]*)?>(.*?)</\1>", mark, match[0], flags=re.DOTALL)
+        return f'<div class="wide" style="--chars: {widest}">{table}</div>'
+
+    def mark(match: re.Match) -> str:
+        """Return a cell, marked if its text may be broken."""
+        if len(_text(match[3])) <= LONG:
+            return match[0]
+        return f"<{match[1]} data-long{match[2] or ''}>{match[3]}</{match[1]}>"
+
+    return re.sub(r"<table.*?</table>", fit, body, flags=re.DOTALL)
+
+
+def _text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
 
 
 def build(profile: str, figures: Path | None = None) -> Path:
@@ -121,16 +166,49 @@ def build(profile: str, figures: Path | None = None) -> Path:
     pages = {stem: "index.html" if stem == "14_report" else f"{stem}.html" for stem in rendered}
     code_style = HtmlFormatter(style="default").get_style_defs(".highlight")
     for stem, (title, body) in rendered.items():
-        menu = " ".join(
-            f'<a href="{page}"{" class=here" if other == stem else ""}>{other.replace("_", " ")}</a>'
-            for other, page in pages.items()
-        )
         text = PAGE.format(
-            title=html.escape(title), style=STYLE + code_style, menu=menu, body=_relink(body, pages)
+            title=html.escape(title),
+            style=STYLE + code_style,
+            menu=_menu(pages, stem),
+            body=_relink(body, pages),
         )
         paths.write_text(folder / pages[stem], text)
     check_pages(folder)
     return folder / "index.html"
+
+
+def _menu(pages: dict[str, str], here: str) -> str:
+    """Return the links to all pages; those of one notebook, a page for each of its jobs, under one heading."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for stem in sorted(pages, key=lambda stem: (pages[stem] != "index.html", stem)):
+        notebook, *job = re.split(rf"_(?=(?:{'|'.join(tasks.DATASETS)})(?:_|$))", stem, maxsplit=1)
+        groups.setdefault(notebook, []).append((stem, _job_words("".join(job))))
+
+    def link(stem: str, words: str) -> str:
+        """Return the link to a page, marked if it is the present one."""
+        current = ' aria-current="page"' if stem == here else ""
+        return f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>'
+
+    parts = []
+    for notebook, copies in groups.items():
+        number, _, name = notebook.partition("_")
+        words = f"{number} {name[:1].upper()}{name[1:].replace('_', ' ')}"
+        if len(copies) == 1:
+            parts.append(link(copies[0][0], " ".join(filter(None, (words, copies[0][1])))))
+            continue
+        shown = " open" if here in [stem for stem, _ in copies] else ""
+        inner = "".join(link(*copy) for copy in copies)
+        parts.append(f"<details{shown}><summary>{words}</summary>{inner}</details>")
+    return "\n".join(parts)
+
+
+def _job_words(job: str) -> str:
+    """Return dataset, target and method of a page's name as they are written in texts."""
+    names = {name: dataset.label for name, dataset in tasks.DATASETS.items()} | tasks.LABELS | tasks.METHODS
+    for name in tasks.DATASETS:  # names may hold the mark between the words
+        if job == name or job.startswith(f"{name}_"):
+            return " ".join([names[name], *(names.get(p, p) for p in job[len(name) + 1 :].split("_") if p)])
+    return job
 
 
 def _relink(body: str, pages: dict[str, str]) -> str:
@@ -193,53 +271,6 @@ def check_pages(folder: Path) -> None:
             known = anchor in parsed[file].anchors if anchor and file in parsed else True
             if not (Path(folder) / file).exists() or not known:
                 raise MudiffError(f"{Path(folder) / name}: the link to {target!r} leads nowhere.")
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<nav>{menu}</nav>
-<main>{body}</main>
-</body>
-</html>
-"""
-
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; display: flex; }
-nav { flex: 0 0 15rem; padding: 1.5rem 1rem; background: #f4f6f8; border-right: 1px solid #dde2e7;
-      height: 100vh; position: sticky; top: 0; overflow: auto; font-size: .88rem; }
-nav a { display: block; padding: .22rem .5rem; border-radius: .3rem; color: #234; text-decoration: none; }
-nav a.here, nav a:hover { background: #dfe8f1; }
-main { flex: 1 1 auto; max-width: 62rem; min-width: 0; padding: 1.5rem 2.5rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.25; } h2 { margin-top: 2.2rem; font-size: 1.3rem; }
-.anchor-link, .prompt { display: none; }
-img { max-width: 100%; height: auto; }
-math[display=block] { margin: 1rem 0; font-size: 1.1em; padding-block: .4rem; overflow: auto hidden; }
-pre { margin: .5rem 0; padding: .6rem .8rem; overflow-x: auto; font-size: .84rem; line-height: 1.45; }
-.highlight pre { background: #f7f7f5; border: 1px solid #e6e6e1; border-radius: .4rem; }
-.output_area pre { background: none; border-left: 3px solid #cdd6df; white-space: pre-wrap; }
-.output_area { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0; }
-th, td { padding: .28rem .6rem; border-bottom: 1px solid #e2e2e2; text-align: left; vertical-align: top; }
-th { background: #f4f6f8; }
-details { margin: .5rem 0; padding: .4rem .8rem; background: #f7f9fb; border-radius: .4rem; }
-summary { cursor: pointer; font-weight: 600; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
-.tile { margin: 0; padding: .7rem; border: 1px solid #dde2e7; border-radius: .4rem; overflow: hidden; }
-.tile table { font-size: .68rem; } figcaption { font-size: .85rem; margin-top: .4rem; }
-@media (max-width: 50rem) { body { display: block; } nav { height: auto; position: static; } }
-@media print { nav { display: none; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
-  img, figure, tr, .tile, math { break-inside: avoid; } h1, h2, h3 { break-after: avoid; }
-  pre { white-space: pre-wrap; } details > * { display: block; } .gallery { display: block; } }
-"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ ROWS = (
     "runs sample train released",
     "stats cka fid segment",
     "scores budget plots pictures tables figures verdicts claims analysis_rules analysis_claims cohort_claims "
-    "artefacts report cohorts generalisation supplements significance "
+    "artefacts report report_style cohorts generalisation supplements significance "
     "mutual attention explorer robustness segmentation ablations uncertainty register effects",
     "notebook cli",
 )
