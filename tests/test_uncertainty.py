@@ -1,9 +1,13 @@
 """Several samples: their mean, their spread, and what it says of the error."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from mudiff import uncertainty
+from mudiff import config, data, paths, runs, uncertainty
+from mudiff.errors import MudiffError
+from mudiff.methods import build
 from mudiff.uncertainty import Draws
 
 
@@ -66,3 +70,52 @@ def test_means_of_more_samples_are_closer_to_the_truth():
     assert list(frame.samples.unique()) == [0, 1, 2, 4, 8] and (frame.groupby("samples").size() == 3).all()
     psnr = frame.groupby("samples").psnr.mean()
     assert psnr[1] < psnr[2] < psnr[4] < psnr[8] and psnr[0] < psnr[1]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, write_subject):
+    """A drawn network as a run, and prepared slices of two test subjects."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    splits = {"A": "train", "B": "test", "C": "test"}
+    for name in splits:
+        write_subject(tmp_path / "raw", f"Brats18_{name}_1")
+    rows = [(f"Brats18_{name}_1", split, "") for name, split in splits.items()]
+    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
+    settings = config.Settings(
+        image_size=64, slices=6, width=4, blocks=1, multipliers=(1, 2), embedding=8, latent=3, critic_width=4
+    )
+    prepared = paths.prepared("smoke", "brats")
+    data.prepare(settings.preparation(), tmp_path / "raw", manifest, prepared, workers=1).check()
+    method, folder = build(settings), tmp_path / "run"
+    g = torch.Generator().manual_seed(1)
+    for network in (method.f1, method.f2):  # its last layer starts at zero
+        network.encoder_decoder.output.weight.data = torch.randn(1, 4, 3, 3, generator=g)
+    folder.mkdir()
+    paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
+    runs.save_weights(folder / "weights.safetensors", method.state_dict(), settings)
+    return folder, prepared
+
+
+def test_drawn_samples_differ_are_kept_and_repeat(run, monkeypatch):
+    draws = uncertainty.draw("smoke", *run, slices=2, samples=2)
+    assert (
+        draws.samples.shape == (2, 4, 64, 64)
+        and list(draws.subject) == ["Brats18_B_1"] * 2 + ["Brats18_C_1"] * 2
+    )
+    assert not np.array_equal(*draws.samples) and not np.array_equal(draws.one_step, draws.samples[0])
+    assert draws.lesion.any() and not (draws.lesion & ~draws.brain).all() and draws.truth.min() >= 0
+    with monkeypatch.context() as patch:  # kept: nothing is drawn again
+        patch.setattr(uncertainty, "_draw", None)
+        again = uncertainty.draw("smoke", *run, slices=2, samples=2)
+    np.testing.assert_array_equal(again.samples, draws.samples)
+    fewer = uncertainty.draw("smoke", *run, slices=1, samples=2)
+    assert len(fewer.truth) == 2
+    with pytest.raises(MudiffError, match="2 samples or more"):
+        uncertainty.draw("smoke", *run, slices=1, samples=1)
+
+
+def test_the_picture_shows_truth_error_and_spread(run):
+    draws = uncertainty.draw("smoke", *run, slices=2, samples=2)
+    figure = uncertainty.picture(draws, uncertainty.calibration(draws), "t1ce", "smoke")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:5] == ["truth", "one sample", "mean", "error of mean", "SD"]
