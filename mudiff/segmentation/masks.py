@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from mudiff import data, paths, plots, segment, tables, tasks
-from mudiff.segmentation.scores import METHODS, NAMES, REAL, TASKS, folder, gaps
+from mudiff import data, plots, segment, tables, tasks
+from mudiff.segmentation.scores import METHODS, NAMES, REAL, TASKS, folder, gaps, real_slices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,11 +28,9 @@ def fig4d(profile: str, network: nn.Module) -> "Figure":
     profile, network
         As in `evaluate`.
     """
-    slices = data.open_slices(paths.prepared(profile, segment.DATASET), "test")
-    areas = (slices.lesion(np.arange(len(slices))) > 0).sum(axis=(1, 2))
-    index = int(areas.argmax())
-    subject = slices.index["subject"].iloc[index]
-    place, here = index - int(slices.subject(subject)[0]), np.array([index])
+    slices = real_slices(profile)
+    subject, place = _largest(slices)
+    here = slices.subject(subject)[place : place + 1]
     truth = segment.classes(slices.lesion(here))
     missing = gaps(profile)
 
@@ -48,7 +46,14 @@ def fig4d(profile: str, network: nn.Module) -> "Figure":
     for task in [task for task, replaced in TASKS.items() if replaced]:
         rows[task] = [truth, complete, *(masks(task, method) for method in METHODS[:2])]
     flair, brain = (slices.images(here, "flair")[0] + 1) / 2, slices.brain(here)[0]
-    return _draw(rows, flair, brain, _about(profile, subject, slices.index["slice"].iloc[index]))
+    return _draw(rows, flair, brain, _about(profile, subject, slices.index["slice"].iloc[here[0]]))
+
+
+def _largest(slices: data.Slices) -> tuple[str, int]:
+    """Return the subject with the largest tumour in one slice, and the slice's place among its own."""
+    areas = {s: (slices.lesion(slices.subject(s)) > 0).sum(axis=(1, 2)) for s in slices.subjects}
+    subject = max(areas, key=lambda name: areas[name].max())
+    return subject, int(areas[subject].argmax())
 
 
 def _about(profile: str, subject: str, number: int) -> str:
@@ -67,7 +72,7 @@ def _draw(
 
     heads = ["Ground truth", "Complete (real)", *(tasks.METHODS[method] for method in METHODS[:2])]
     with plots.style():
-        figure = plots.new_figure(1.35 * len(heads) + 0.5, 1.5 * len(rows) + 0.6)
+        figure = plots.new_figure(1.2 * len(heads) + 0.5, 1.5 * len(rows) + 0.6)
         axes = figure.subplots(len(rows), len(heads), squeeze=False)
         for line, (task, masks) in zip(axes, rows.items(), strict=True):
             names = "all four" if len(TASKS[task]) == 4 else ",\n".join(map(tasks.LABELS.get, TASKS[task]))

@@ -57,6 +57,23 @@ def folder(profile: str, target: str, method: str) -> Path:
     return paths.synthetic(profile, config.settings(profile, segment.DATASET, target, method).run_name)
 
 
+def real_slices(profile: str) -> data.Slices:
+    """Return the real test slices.
+
+    Raises
+    ------
+    MudiffError
+        If no test subject has a tumour.
+    """
+    slices = data.open_slices(paths.prepared(profile, segment.DATASET), "test")
+    if not any(slices.lesion(slices.subject(subject)).any() for subject in slices.subjects):
+        raise MudiffError(
+            f"{paths.prepared(profile, segment.DATASET)}: no test subject has a tumour, so Dice is undefined; "
+            "add test subjects with masks to the manifest and prepare again."
+        )
+    return slices
+
+
 def gaps(profile: str) -> dict[tuple[str, str], list[str]]:
     """Return (task, method) -> runs without synthetic test slices, for the tasks that cannot be evaluated."""
     missing = {
@@ -96,12 +113,7 @@ def evaluate(profile: str, network: nn.Module) -> pd.DataFrame:
     MudiffError
         If no test subject has a tumour, or syntheses are of other data or weights than those at hand.
     """
-    slices = data.open_slices(paths.prepared(profile, segment.DATASET), "test")
-    if not any(slices.lesion(slices.subject(subject)).any() for subject in slices.subjects):
-        raise MudiffError(
-            f"{paths.prepared(profile, segment.DATASET)}: no test subject has a tumour, so Dice is undefined; "
-            "add test subjects with masks to the manifest and prepare again."
-        )
+    slices = real_slices(profile)
     missing, frames = gaps(profile), []
     for task, replaced in TASKS.items():
         for method in METHODS if replaced else (REAL,):

@@ -29,7 +29,8 @@ def caption(frame: pd.DataFrame, profile: str) -> str:
             None,
             (
                 "Dice of a segmentation network, trained on real images, when contrasts are replaced (×) by "
-                f"synthetic ones. Data: {tables.data_words(profile)}, {len(whole)} test subjects. Profile {profile}. "
+                f"synthetic ones. Data: {tables.data_words(profile)}; test subjects: {len(whole)}. "
+                f"Profile {profile}. "
                 "Mean ± standard deviation over the subjects that have the region (n). Bold: the better of MU-Diff "
                 "and SynDiff. Which contrasts tasks A to F replace is our reading; the paper's text does not say it. "
                 "Differences: paired over subjects, with 95 % interval.",
@@ -65,7 +66,7 @@ def _blocks(frame: pd.DataFrame) -> list[tuple[list[str], list[list[str]]]]:
         rows = []
         for task, replaced in TASKS.items():
             means = {m: cells[task, m].mean() for m in METHODS[:2] if (task, m) in cells}
-            best = [m for m in means if len(means) == 2 and means[m] == max(means.values())]
+            best = [m for m in means if len(set(means.values())) == 2 and means[m] == max(means.values())]
             texts = ["" if (m == REAL) == bool(replaced) else _cell(cells.get((task, m))) for m in methods]
             texts = [f"**{t}**" if m in best else t for m, t in zip(methods, texts, strict=True)]
             rows.append([task, *("×" if c in replaced else "✓" for c in contrasts), *texts])
