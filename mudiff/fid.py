@@ -9,7 +9,6 @@ A distance from few images is too large, since a covariance of d features from n
 `Distance.images` belongs beside each value, and `reference` says what two sets of real images reach.
 """
 
-import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,25 +63,29 @@ class Inception(nn.Module):
 
     def __init__(self, weights: Path | str) -> None:
         super().__init__()
-        if importlib.util.find_spec("torch_fidelity") is None:
+        try:
+            import torch_fidelity  # noqa: F401
+            from torchmetrics.image.fid import NoTrainInceptionV3
+        except ImportError as error:
             raise MudiffError(
-                "Inception features need the package torch-fidelity; install it with "
+                f"Inception features need the package torch-fidelity ({error}); install it with "
                 "`pip install torch-fidelity`, or use the features of the segmentation network."
-            )
+            ) from None
         if not Path(weights).is_file():
             raise MudiffError(
                 f"{weights}: no such file; fetch {INCEPTION_FILE} from the releases of "
                 "github.com/toshas/torch-fidelity and pass its path."
             )
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
         try:
+            # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
+            torch.load(weights, map_location="cpu", weights_only=True)
             self.network = NoTrainInceptionV3(
                 "inception-v3-compat", [str(self.num_features)], feature_extractor_weights_path=str(weights)
             )
         except Exception as error:  # torch raises many kinds for files that hold something else
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MudiffError(
-                f"{weights}: no Inception weights ({str(error).splitlines()[0]}); fetch {INCEPTION_FILE} again."
+                f"{weights}: no Inception weights ({reason}); fetch {INCEPTION_FILE} again."
             ) from None
 
     def forward(self, images: Tensor) -> Tensor:

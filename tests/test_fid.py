@@ -1,6 +1,7 @@
 """The Frechet distance agrees with its closed form, and runs are compared as they should be."""
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -193,11 +194,10 @@ def test_the_reference_is_of_real_images_of_other_subjects():
 
 
 def test_inception_says_what_it_needs(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    monkeypatch.setattr(fid.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # as if it were not installed
     with pytest.raises(MudiffError, match="pip install torch-fidelity"):
         fid.Inception(tmp_path / "weights.pth")
-    monkeypatch.setattr(fid.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     with pytest.raises(MudiffError, match=r"weights.pth: no such file; fetch weights-inception"):
         fid.Inception(tmp_path / "weights.pth")
 
@@ -219,11 +219,11 @@ def inception(monkeypatch, tmp_path):
             seen.append(x)
             return x.float().mean(dim=(2, 3)) / 255
 
-    monkeypatch.setattr(fid.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(theirs, "NoTrainInceptionV3", Network)
     monkeypatch.setattr(fid.Inception, "num_features", 3)
     for name in ("weights.pth", "bad.pth"):
-        (tmp_path / name).write_bytes(b"")
+        torch.save({"weight": torch.zeros(1)}, tmp_path / name)
     return seen
 
 
@@ -241,3 +241,17 @@ def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception
 def test_a_file_that_holds_something_else_is_refused(inception, tmp_path):
     with pytest.raises(MudiffError, match=r"bad.pth: no Inception weights \(unexpected keys\)"):
         fid.Inception(tmp_path / "bad.pth")
+
+
+class Harmful:
+    """What a pickle may hold: a call that is made when it is read."""
+
+    def __reduce__(self):
+        return (sys.modules["builtins"].print, ("read",))
+
+
+def test_a_file_that_holds_more_than_tensors_is_not_read(inception, tmp_path, capsys):
+    torch.save({"weight": Harmful()}, tmp_path / "weights.pth")
+    with pytest.raises(MudiffError, match=r"weights.pth: no Inception weights"):
+        fid.Inception(tmp_path / "weights.pth")
+    assert capsys.readouterr().out == ""
