@@ -33,7 +33,8 @@ def share(frame: pd.DataFrame, part: str, threshold: float, above: bool, first: 
     if values.empty:
         return NO_SCORES
     share = float((values > threshold if above else values < threshold).mean())
-    ours = f"{share:.0%} of {len(values)} values, median {values.median():.2f}"
+    steps = verdicts.count(frame["t"].nunique(), "step")
+    ours = f"{share:.0%} of {len(values)} values of {steps}, median {values.median():.2f}"
     tolerance = f"one run; more than half (within {_SHARE_MARGIN:.0%} of it: open)"
     return ours, tolerance, side(share - 0.5, _SHARE_MARGIN)
 
@@ -209,9 +210,27 @@ def critic(frame: pd.DataFrame) -> Decided:
     )
     tolerance = f"one run each; within {_FID_MARGIN:.0%}: open; Frechet distances of few images are biased"
     agreed = found[0] if len(set(found)) == 1 else OPEN
-    return f"{ours} ({frame['images'].min():g} images)", tolerance, agreed
+    return (
+        f"{ours} ({int(frame.loc[frame['variant'].isin(('full', 'no_critic')), 'images'].min())} images)",
+        tolerance,
+        agreed,
+    )
 
 
 def contributes(frame: pd.DataFrame, variant: str) -> Decided:
     """Decide whether the full model beats the one without a part."""
     return contest(wide(frame, "variant", _SCORES), ["full"], [variant])
+
+
+def especially(frame: pd.DataFrame) -> Decided:
+    """Decide whether the full model's mean gain over its ablations is larger in lesions than in the whole brain."""
+    gains = {}
+    for metric in _SCORES:
+        table = frame.pivot_table(index=["artefact", "subject"], columns="variant", values=metric)
+        ablated = [name for name in table if name.startswith("abl")]
+        if "full" not in table or not ablated:
+            return NO_SCORES
+        gain = table["full"] - table[ablated].mean(axis=1, skipna=False)
+        gains[metric] = gain.unstack("artefact").rename(columns={"fig5g": "brain", "fig5h": "lesions"})
+    ours, tolerance, verdict = contest(gains, ["lesions"], ["brain"])
+    return f"gain in lesions less that in the brain: {ours}", tolerance, verdict

@@ -113,7 +113,7 @@ ARTEFACTS = {
     "fig5d": Artefact(
         "07_mutual_learning", "Fig. 5d: accuracy of each prediction and of both", DRAWN, datasets=("brats",)
     ),
-    "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", datasets=("brats",)),
+    "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", DRAWN, datasets=("brats",)),
     "fig5b": Artefact("08_attention", "Fig. 5b: attentive masks", DRAWN, datasets=("brats",)),
     "fig4a": Artefact("09_motion_robustness", "Fig. 4a: synthesis under motion", DRAWN, datasets=("brats",)),
     "fig4b": Artefact("09_motion_robustness", "Fig. 4b: accuracy under motion", DRAWN, datasets=("brats",)),

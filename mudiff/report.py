@@ -3,6 +3,7 @@
 python -m mudiff.report demo     # results/demo/report/index.html from the executed notebooks
 """
 
+import functools
 import html
 import re
 import shutil
@@ -18,7 +19,10 @@ from mudiff.errors import MudiffError
 from mudiff.report_style import PAGE, STYLE
 
 LONG = 28
-"""Characters of a table's cell that stay on one line; longer texts may be broken."""
+"""Characters of a table's cell that stay on one line of the screen; longer texts may be broken."""
+
+SHORT = 12
+"""Characters that stay on one line of paper, too, if the table can be made to fit."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_TEXT = re.compile(
@@ -64,7 +68,6 @@ def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
 def render_notebook(path: Path) -> tuple[str, str]:
     """Return title and HTML body of an executed notebook, its formulas as MathML."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     book = nbformat.read(path, as_version=4)
     book.metadata.pop("widgets", None)
@@ -83,12 +86,22 @@ def render_notebook(path: Path) -> tuple[str, str]:
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = render_mathematics(output.data["text/markdown"], keep)
     titles = re.findall(r"^# (.+)$", book.cells[0].source, flags=re.MULTILINE) if book.cells else []
-    exporter = HTMLExporter(template_name="basic")
-    exporter.log.setLevel("ERROR")
-    body, _ = exporter.from_notebook_node(book)
+    body, _ = _exporter().from_notebook_node(book)
     body = re.sub("\ue000(\\d+)\ue001", lambda match: kept[int(match[1])], body)
     body = body.replace("No description has been provided for this image", "Output of the code above")
     return (titles or [path.stem])[0], _fit_tables(body)
+
+
+@functools.cache
+def _exporter() -> Any:
+    """Return the converter, one for all notebooks: to make it costs more than to use it."""
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+    exporter = HTMLExporter(template_name="basic")
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
+    exporter.log.setLevel("ERROR")
+    return exporter
 
 
 def _is_dead(output: Any) -> bool:
@@ -104,12 +117,15 @@ def _fit_tables(body: str) -> str:
 
     def fit(match: re.Match) -> str:
         """Return one table in its frame, long cells marked."""
-        widest = 1
+        widths: dict[int, int] = {}
         for row in re.findall(r"<tr.*?</tr>", match[0], flags=re.DOTALL):
-            cells = [_text(cell) for cell in re.findall(r"<t[dh][ >].*?</t[dh]>", row, flags=re.DOTALL)]
-            widest = max(widest, sum(min(len(cell), LONG) + 2 for cell in cells))
+            if re.search(r"colspan=[\"']?[2-9]", row):
+                continue
+            cells = re.findall(r"<t[dh][ >].*?</t[dh]>", row, flags=re.DOTALL)
+            for place, cell in enumerate(reversed(cells)):  # cells that span rows stand at the left
+                widths[place] = max(widths.get(place, 0), _narrowest(_text(cell)) + 2)
         table = re.sub(r"<(t[dh])( [^>]*)?>(.*?)</\1>", mark, match[0], flags=re.DOTALL)
-        return f'<div class="wide" style="--chars: {widest}">{table}</div>'
+        return f'<div class="wide" style="--chars: {max(1, sum(widths.values()))}">{table}</div>'
 
     def mark(match: re.Match) -> str:
         """Return a cell, marked if its text may be broken."""
@@ -118,6 +134,12 @@ def _fit_tables(body: str) -> str:
         return f"<{match[1]} data-long{match[2] or ''}>{match[3]}</{match[1]}>"
 
     return re.sub(r"<table.*?</table>", fit, body, flags=re.DOTALL)
+
+
+def _narrowest(text: str) -> int:
+    """Return how many characters a cell's text needs at least: its longest word, and no ragged column."""
+    word = max(map(len, text.split()), default=0)
+    return min(max(word, min(len(text), SHORT)), LONG)
 
 
 def _text(markup: str) -> str:

@@ -46,6 +46,9 @@ th, td { padding: .28rem .6rem; border: 0; border-bottom: 1px solid #e2e2e2; tex
       white-space: nowrap; }
 th { background: #f4f6f8; }
 [data-long] { white-space: normal; min-width: 18ch; overflow-wrap: break-word; }
+.claims { table-layout: fixed; width: 100%; min-width: 46rem; }
+.claims th, .claims td { white-space: normal; min-width: 0; }
+.claims .col0 { width: 27%; } .claims .col1, .claims .col3 { width: 17%; } .claims .col4 { width: 11%; }
 details { margin: .5rem 0; padding: .4rem .8rem; background: #f7f9fb; border-radius: .4rem; }
 summary { cursor: pointer; font-weight: 600; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
@@ -62,7 +65,7 @@ _NARROW = """
   nav label::after { content: " \\25B8"; } #contents:checked + label::after { content: " \\25BE"; }
   #contents:focus-visible + label { outline: 2px solid #357; }
   .menu { display: none; } #contents:checked ~ .menu { display: block; }
-  .claims, .claims tbody, .claims tr, .claims td { display: block; }
+  .claims, .claims tbody, .claims tr, .claims td { display: block; width: auto !important; min-width: 0; }
   .claims thead { display: none; } .claims tr { border-bottom: 2px solid #cdd6df; padding: .4rem 0; }
   .claims td { border: 0; padding: .1rem .2rem; white-space: normal; min-width: 0; }
   .claims td.col0 { font-weight: 600; }
@@ -71,7 +74,7 @@ _NARROW = """
 }
 """
 
-# A table's letters are so small that its widest row, of --chars characters half as wide as high, fits the page.
+# A table's letters are so small that its widest row, of --chars characters, fits the page.
 _PAPER = """
 @page { size: A4; margin: 12mm; }
 @media print {
@@ -83,8 +86,9 @@ _PAPER = """
   pre, .highlight pre { font-size: 7pt; line-height: 1.3; padding: .3rem .5rem; white-space: pre-wrap;
       overflow-wrap: anywhere; }
   .wide { overflow: visible; }
-  table { font-size: clamp(4pt, calc(186mm / var(--chars, 100) / .56), 8pt); }
-  th, td { padding: .2em .5em; white-space: normal; overflow-wrap: anywhere; } [data-long] { min-width: 0; }
+  table { font-size: clamp(4pt, calc(186mm / var(--chars, 100) / .62), 8pt); }
+  th, td { padding: .2em .5em; white-space: normal; } [data-long] { min-width: 0; overflow-wrap: anywhere; }
+  .claims { min-width: 0; font-size: 7.5pt; }
   details { padding: .2rem .6rem; } details::details-content { content-visibility: visible; }
   .gallery { grid-template-columns: repeat(3, 1fr); gap: 4mm; } .tile { padding: 2mm; }
   .tile img { max-height: 45mm; display: block; margin: auto; } .tile table { font-size: 5.5pt; }
