@@ -1,13 +1,13 @@
 """Where the networks look: the adapter's feature maps (Fig. 5a) and the critic's attentive masks (Fig. 5b)."""
 
 from mudiff.attention import words
-from mudiff.attention.measure import Measurements, measure, measured
-from mudiff.attention.observe import heads, observe, open_run, variants_of
+from mudiff.attention.measurements import Measurements, measure, measured, write
+from mudiff.attention.observation import heads, observe, open_run, variants_of
 from mudiff.attention.panels import example, fig5a, fig5b, look, outline, overlay
-from mudiff.attention.zones import ZONES, contrasts, native_weights, reach, sign_flip, zones
+from mudiff.attention.regions import ZONES, contrasts, native_weights, reach, sign_flip, zones
 
 __all__ = [
     "ZONES", "Measurements", "contrasts", "example", "fig5a", "fig5b", "heads", "look", "measure", "measured",
     "native_weights", "observe", "open_run", "outline", "overlay", "reach", "sign_flip", "variants_of", "words",
-    "zones",
+    "write", "zones",
 ]  # fmt: skip

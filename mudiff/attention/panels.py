@@ -8,9 +8,9 @@ import torch
 
 from mudiff import data, plots, tables, tasks
 from mudiff.attention import words
-from mudiff.attention.measure import KINDS, Measurements
-from mudiff.attention.observe import Observation, observe, variants_of
-from mudiff.attention.zones import ZONES, reach, zones
+from mudiff.attention.measurements import KINDS, Measurements
+from mudiff.attention.observation import Observation, observe, variants_of
+from mudiff.attention.regions import ZONES, reach, zones
 from mudiff.critic import attentive_mask
 from mudiff.diffusion import slice_seed
 from mudiff.methods import Method
@@ -297,7 +297,7 @@ def _zone_dots(axis: "Axes", m: Measurements) -> None:
             )
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
     axis.set(xticks=list(ticks), ylabel="M, zone − elsewhere")
-    axis.set_xticklabels(ticks.values(), fontsize=_NOTE)
+    axis.set_xticklabels(ticks.values(), fontsize=6.3)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=_NOTE)
 
 

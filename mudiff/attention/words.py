@@ -4,14 +4,17 @@ import numpy as np
 import pandas as pd
 
 from mudiff import tasks
-from mudiff.attention.measure import Measurements
-from mudiff.attention.zones import contrasts, reach, smallest_p
+from mudiff.attention.measurements import Measurements
+from mudiff.attention.regions import contrasts, reach, smallest_p
 
 VARIANTS = {"channel_mean": "channel mean", "convolution": "convolution"}
 """Variant of the mask -> its name in figures."""
 
 MAPS = {"image": "image", "adapted": "adapted feature", "fused": "fused pair"}
 """Kind of a map -> its name in figures."""
+
+WHERE = {"lesion": "in the lesion", "boundary": "on the lesion's boundary"}
+"""Zone -> where that is, in a sentence."""
 
 UNIFORM = 0.02
 """A mask whose standard deviation over the brain is below this weights no region of the loss much."""
@@ -76,26 +79,25 @@ def masks(m: Measurements) -> str:
         return NO_LESION
     lines = []
     for row in frame.itertuples():
-        where = "in the lesion" if row.zone == "lesion" else "on its boundary"
         how = "higher" if row.value > 0 else "lower"
         lines.append(
-            f"- {VARIANTS[row.variant]}: {how} {where} than elsewhere by {abs(row.value):.2g} "
+            f"- {VARIANTS[row.variant]}: {how} {WHERE[row.zone]} than elsewhere by {abs(row.value):.2g} "
             f"({row.lowest:+.2g} to {row.highest:+.2g} over subjects; {_p(row.p)})"
         )
     return "\n".join([*lines, "", tested(int(frame.n.max()))])
 
 
-def draws(m: Measurements) -> str:
-    """Return what untrained convolutions make of the same features (register C-1)."""
-    change = m.drawn()
+def draws(m: Measurements, zone: str = "lesion") -> str:
+    """Return what untrained convolutions make of the same features, in a zone (register C-1)."""
+    change = m.drawn(zone)
     if not change.shape[1]:
         return NO_LESION
     mean = change.mean(axis=1)
     low, high = np.quantile(mean, (0.025, 0.975))
     agree = np.mean(np.abs(np.sign(change).sum(axis=1)) == change.shape[1])
     text = (
-        f"Of {len(mean)} untrained convolutions on the same features {np.mean(mean > 0):.0%} make the mask higher in "
-        f"the lesion than elsewhere, the others lower; 95 % of them lie between {low:+.2g} and {high:+.2g}."
+        f"Of {len(mean)} untrained convolutions on the same features {np.mean(mean > 0):.0%} make the mask higher "
+        f"{WHERE[zone]} than elsewhere, the others lower; 95 % of them lie between {low:+.2g} and {high:+.2g}."
     )
     if change.shape[1] > 1:
         text += (

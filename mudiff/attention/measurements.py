@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mudiff import data, paths
-from mudiff.attention.observe import DRAWS, Observation, heads, observe, open_run
-from mudiff.attention.zones import ZONES, native_weights, zones
+from mudiff.attention.observation import DRAWS, Observation, heads, observe, open_run
+from mudiff.attention.regions import ZONES, native_weights, zones
 from mudiff.diffusion import slice_seed
 from mudiff.methods import Method
 
@@ -39,7 +39,7 @@ class Measurements:
     maps : array (subject, T, 3 kinds, n conditions, 3 zones)
         Mean map values; kinds as in `KINDS`.
     logits : array (slices, T, 3)
-        The critic's logits, of the true x_{t-1} and of both networks'; see `observe.IMAGES`.
+        The critic's logits, of the true x_{t-1} and of both networks'; see `observation.IMAGES`.
     native : array ()
         Image pixels along one side of a mask's own pixel.
     """
@@ -90,6 +90,11 @@ class Measurements:
             guess = np.log(3) + 2 * np.log(1.5)  # one true and two false: the best constant is 1/3
             rows.append({"t": t, "auc_1": ranks[0], "auc_2": ranks[1], "loss": loss, "guess": guess})
         return pd.DataFrame(rows)
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write measurements as CSV, six digits: what remains equal when the same numbers are summed in another order."""
+    paths.write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def _tidy(values: np.ndarray, **axes: object) -> pd.DataFrame:
@@ -222,7 +227,7 @@ def measured(profile: str, run: Path, slices: data.Slices, most: int = MOST, see
     prepared = paths.prepared(profile, method.settings.dataset)
     sources = [
         Path(run) / "weights.safetensors",
-        *(Path(__file__).with_name(f"{name}.py") for name in ("observe", "measure", "zones")),
+        *(Path(__file__).with_name(f"{name}.py") for name in ("observation", "measurements", "regions")),
     ]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
     key = json.dumps([*digests, data.check(prepared, method.settings.preparation()), most, seed, DRAWS])
