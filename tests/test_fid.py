@@ -146,10 +146,13 @@ def test_only_the_synthetic_contrast_is_replaced(tmp_path):
 
 def test_a_part_of_the_slices_on_request(tmp_path):
     slices = FakeSlices()
-    folder = write(slices, tmp_path, lambda subject, true: true + 0.1 * (subject == "b"))
-    b = fid.of_run("smoke", slices, "t1ce", folder, Means(), slices.subject("b")[:4])
-    assert b.value == pytest.approx(0.01, rel=1e-2) and b.images == 4
-    assert fid.of_run("smoke", slices, "t1ce", folder, Means(), slices.subject("a")).value < 1e-6
+    late = (np.arange(COUNT) > 1)[:, None, None]
+    folder = write(slices, tmp_path, lambda subject, true: true + 0.1 * late * (subject == "b"))
+    distance = lambda indices: fid.of_run("smoke", slices, "t1ce", folder, Means(), indices)  # noqa: E731
+    b = distance(slices.subject("b")[2:])
+    assert b.value == pytest.approx(0.01, rel=1e-2) and b.images == COUNT - 2
+    assert distance(slices.subject("b")[:2]).value < 1e-6
+    assert distance(slices.subject("a")).value < 1e-6
 
 
 def test_slices_that_are_missing_or_do_not_fit_are_refused(tmp_path):

@@ -160,6 +160,19 @@ def test_it_learns_and_keeps_the_best_epoch(prepared):
     assert not network.training
 
 
+def test_the_weights_are_those_of_the_best_epoch(prepared, monkeypatch):
+    reached, seen = iter([0.3, 0.7, 0.5, 0.7, 0.6, 0.1]), []
+
+    def whole(network, slices):
+        seen.append(segment.fingerprint(network))
+        return next(reached)
+
+    monkeypatch.setattr(training, "_whole", whole)
+    network = segment.train("smoke", TINY, progress=False)
+    assert len(set(seen)) == 6 and segment.fingerprint(network) == seen[1]
+    assert segment.history("smoke").chosen.tolist() == [False, True, False, False, False, False]
+
+
 def test_a_finished_network_is_kept_until_recipe_or_data_change(prepared, prepare, trainings):
     first = segment.train("smoke", TINY, progress=False)
     assert len(trainings) == TINY.epochs
