@@ -25,8 +25,9 @@ SHORT = 12
 """Characters that stay on one line of paper, too, if the table can be made to fit."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_WIDGET_TEXT = re.compile(
-    r"(interactive|Output|Tab|Accordion|AppLayout|\w+Box|\w+Slider|\w+Dropdown)\(|<function "
+_CALL = re.compile(r"\w+\(")  # such as VBox(children=...)
+_REPR = re.compile(
+    r"(interactive|Output|Tab|Accordion|AppLayout|\w+(Box|Slider|Dropdown))\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
 )
 
 
@@ -105,11 +106,15 @@ def _exporter() -> Any:
 
 
 def _is_dead(output: Any) -> bool:
-    """Tell whether an output is an interactive widget, which needs a kernel, or the text that stands for one."""
+    """Tell whether an output is nothing but an interactive widget, which needs a kernel, or a name for an object.
+
+    The widget is taken out of the output; a picture or text that stands for it stays.
+    """
     data = output.get("data", {})
-    if _WIDGET in data:
-        return True
-    return set(data) == {"text/plain"} and bool(_WIDGET_TEXT.match(data["text/plain"]))
+    widget = data.pop(_WIDGET, None)
+    if "data" not in output or set(data) - {"text/plain"}:
+        return False
+    return bool((_REPR if widget is None else _CALL).match(data.get("text/plain", "Widget()")))
 
 
 def _fit_tables(body: str) -> str:
@@ -289,8 +294,9 @@ def check_pages(folder: Path) -> None:
             file, _, anchor = target.partition("#")
             if ":" in file:  # a link to the web is the reader's choice
                 continue
-            file, anchor = urllib.parse.unquote(file or name), urllib.parse.unquote(anchor)
-            known = anchor in parsed[file].anchors if anchor and file in parsed else True
+            file = urllib.parse.unquote(file or name)
+            anchors = parsed[file].anchors if file in parsed else {anchor}
+            known = not anchor or not anchors.isdisjoint((anchor, urllib.parse.unquote(anchor)))
             if not (Path(folder) / file).exists() or not known:
                 raise MudiffError(f"{Path(folder) / name}: the link to {target!r} leads nowhere.")
 
