@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
-from mudiff.layers import conv3x3, fir_down, sinusoidal_embedding
+from mudiff.layers import channels_last, conv3x3, fir_down, sinusoidal_embedding
 from mudiff.settings import Settings
 
 
@@ -121,7 +121,7 @@ class Critic(nn.Module):
             Features of the middle block, from which the masks come (Eq. 28).
         """
         time = self.time(t)
-        h = self.input(torch.cat([x_before, x_t], dim=1))
+        h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
         middle = h
         for k, block in enumerate(self.blocks, start=1):
             h = block(h, time)

@@ -14,6 +14,7 @@ from mudiff.layers import (
     ResidualBlock,
     SelfAttention,
     TimeEmbedding,
+    channels_last,
     conv3x3,
     group_count,
 )
@@ -43,6 +44,7 @@ class MapperBlock(nn.Module):
 
     def content(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the part that depends on the image alone: normalised features and the skip."""
+        y = channels_last(y)
         if self.normalise_input:
             h = self.conv1(F.group_norm(y, 1, eps=1e-6))
             return h, h
@@ -264,7 +266,8 @@ class EncoderDecoder(nn.Module):
             Latent vector, standard normal.
         """
         time, latent = self.time(t), self.latent(z)
-        h, p, skips = f_c, x_t, [f_c]
+        h, p = channels_last(f_c), channels_last(x_t)
+        skips = [h]
         for level in self.encoder:
             h, p, new = level(h, p, time, latent)
             skips += new

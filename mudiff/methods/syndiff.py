@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mudiff.layers import conv3x3
+from mudiff.layers import channels_last, conv3x3
 from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
 from mudiff.networks import EncoderDecoder
 from mudiff.settings import Settings
@@ -19,7 +19,7 @@ class ConcatenationNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Return the prediction of x_0, (B, 1, H, W) in [-1, 1]; arguments as for F1."""
-        images = torch.cat([x_t, conditions], dim=1)  # (B, 1+n, H, W)
+        images = channels_last(torch.cat([x_t, conditions], dim=1))  # (B, 1+n, H, W)
         return self.encoder_decoder(self.input(images), images, t, z)
 
 
