@@ -1,6 +1,7 @@
 """Adversarial diffusion: what MU-Diff and SynDiff share. T large steps, each judged by a critic."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,11 @@ class AdversarialDiffusion(Method):
         """Draw the weights and make the optimisers, the generators' of the parameters `trained`."""
         initialise(self, generator)
         settings = self.settings
-        betas = (settings.beta1, settings.beta2)
+        # fused: one kernel for all parameters, a third of the time of a loop over them
+        adam = partial(torch.optim.Adam, betas=(settings.beta1, settings.beta2), fused=True)
         self.optimisers = {
-            "generators": torch.optim.Adam(trained, lr=settings.learning_rate, betas=betas),
-            "critic": torch.optim.Adam(
-                self.critic.parameters(), lr=settings.critic_learning_rate, betas=betas
-            ),
+            "generators": adam(trained, lr=settings.learning_rate),
+            "critic": adam(self.critic.parameters(), lr=settings.critic_learning_rate),
         }
 
     @abstractmethod

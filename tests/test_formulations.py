@@ -1,0 +1,110 @@
+"""Formulations chosen for speed against the plain ones: the same numbers up to rounding."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import some_slices
+from torch import nn
+
+from mudiff import critic as critics
+from mudiff import layers, losses, networks
+from mudiff.methods import build, syndiff
+from mudiff.settings import Settings
+
+SMALL = {
+    "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
+    "critic_blocks": 2, "attention_at": 8,
+}  # fmt: skip
+
+
+def drawn(method: str, **changes) -> nn.Module:
+    """Return a method whose last layers do not start at zero, so that all weights have gradients."""
+    made = build(Settings(**SMALL | {"method": method} | changes))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.dim() > 1:
+                spread = weight[0].numel() ** -0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
+    return made
+
+
+def losses_and_gradients(method: nn.Module) -> list[torch.Tensor]:
+    """Return the predictions, the critic's logit, R1 (a second derivative) and all gradients."""
+    batch = some_slices(3)
+    t, z = torch.tensor([0, 1, 3]), torch.linspace(-2, 2, 300).view(3, 100)
+    predictions = method.predict(batch.target, batch.conditions, t, z)
+    real = batch.target.clone().requires_grad_()
+    logit, middle = method.judge(real, t, predictions[-1])
+    penalty = losses.r1_penalty(logit, real)
+    total = sum(p.square().mean() for p in predictions) + logit.mean() + penalty + middle.square().mean()
+    weights = [w for name, w in method.named_parameters() if not name.startswith("attention.")]
+    return [*predictions, logit, penalty, *torch.autograd.grad(total, weights)]
+
+
+def assert_same(values: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for value, plain in zip(values, expected, strict=True):
+        assert (value - plain).abs().max() <= 1e-5 * max(1.0, plain.abs().max().item())
+    assert sum(plain.abs().max() > 1e-3 for plain in expected) > len(expected) / 2
+
+
+@pytest.mark.parametrize("method", ["mudiff", "syndiff"])
+def test_channels_last_changes_no_number(method, monkeypatch):
+    made = drawn(method)
+    values = losses_and_gradients(made)
+    for module in (critics, networks, syndiff):
+        monkeypatch.setattr(module, "channels_last", lambda x: x)
+    assert_same(values, losses_and_gradients(made))
+
+
+@pytest.mark.parametrize("method", ["mudiff", "syndiff"])
+def test_every_wide_convolution_gets_channels_last_on_the_cpu(method):
+    made, seen = drawn(method), []
+
+    def look(layer: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
+        if layer.kernel_size == (3, 3) and inputs[0].shape[1] > 1:
+            seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    for layer in made.modules():
+        if isinstance(layer, nn.Conv2d) and layer is not made.critic.final:  # that one sees a few pixels
+            layer.register_forward_pre_hook(look)
+    losses_and_gradients(made)
+    assert len(seen) > 10 and all(seen)
+
+
+def test_attention_is_the_softmax_of_its_definition():
+    layer, generator = layers.SelfAttention(8), torch.Generator().manual_seed(0)
+    x = torch.randn(2, 8, 5, 6, generator=generator, requires_grad=True)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    h = layer.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
+    scores = layer.query(h) @ layer.key(h).transpose(1, 2) / math.sqrt(8)
+    expected = layer.output(scores.softmax(dim=2) @ layer.value(h)).transpose(1, 2).reshape(x.shape)
+    expected = (x + expected) / math.sqrt(2)
+    made = layer(x)
+    inputs = [x, *layer.parameters()]
+    both = [[out, *torch.autograd.grad(out.square().mean(), inputs)] for out in (made, expected)]
+    assert_same(*both)
+
+
+def test_fused_adam_takes_the_steps_of_plain_adam():
+    fused = build(Settings(**SMALL))
+    plain = copy.deepcopy(fused)
+    before = [weight.clone() for weight in fused.parameters()]
+    for made, kind in ((fused, True), (plain, False)):
+        for optimiser in made.optimisers.values():
+            (group,) = optimiser.param_groups
+            assert group["fused"]
+            group["fused"] = kind
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(3):
+                for weight in group["params"]:
+                    weight.grad = torch.randn(weight.shape, generator=generator)
+                optimiser.step()
+    for a, b in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    moved = [not torch.equal(a, b) for a, b in zip(fused.parameters(), before, strict=True)]
+    assert sum(moved) == len(moved) - 2  # all but the attention convolution, which nothing trains (C-1)
