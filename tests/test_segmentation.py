@@ -300,6 +300,9 @@ def test_fig4d_shows_the_largest_tumour_and_says_what_is_not_there(slices):
     truth = segment.classes(slices.lesion([best]))
     real = segment.predict(network, segment.images(slices, np.array([best])))
     assert axes[0, 1].get_xlabel() == f"Dice {segment.dice(real, truth)['whole']:.3f}"
+    shaded = 0.9 * (slices.images([best], "flair") + 1) / 2
+    fed = segment.predict(network, segment.images(slices, np.array([best]), {"flair": shaded}))
+    assert np.array_equal(axes[1, 2].images[1].get_array()[..., 3] > 0, fed[0] > 0) and fed.any()
     assert axes[0, 0].get_xlabel() == "" and axes[1, 2].get_xlabel() != axes[1, 1].get_xlabel()
 
 

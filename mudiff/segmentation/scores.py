@@ -214,7 +214,8 @@ def verdict(frame: pd.DataFrame) -> str:
     for first, second in PAIRS:
         part = found[(found["first"] == first) & (found.second == second)]
         above, below = int((part.low > 0).sum()), int((part.high < 0).sum())
-        mean = f"{part.difference.min():+.3f} to {part.difference.max():+.3f}" if len(part) else "none"
+        limits = dict.fromkeys(f"{value:+.3f}" for value in (part.difference.min(), part.difference.max()))
+        mean = " to ".join(limits) if len(part) else "none"
         lines.append(
             f"* {LABELS[first]} against {LABELS[second]}: "
             f"higher Dice in {int((part.difference > 0).sum())} of {total} tasks, lower in "
