@@ -170,6 +170,15 @@ def x_t_of(method, slices, index):
     return method.schedule.diffuse(before, t, noise.normal(1, SIZE, SIZE))
 
 
+@pytest.mark.parametrize("kind", ["independent", "shared"])
+def test_both_steps_back_have_the_noise_of_the_settings(prepared, kind):
+    method = lively(mask_noise=kind)
+    seen = attention.look(method, prepared, 2)[1]
+    rests = [s - method.schedule.mean_x0[1] * p for s, p in zip(seen.samples, seen.predictions, strict=True)]
+    same = torch.allclose(*rests, atol=1e-5)  # what is left is x_t, common to both, and the noise
+    assert same == (kind == "shared")
+
+
 def test_maps_are_the_magnitudes_that_enter_and_leave_tau(prepared):
     method = lively()
     seen = attention.look(method, prepared, 2)[1]
