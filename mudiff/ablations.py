@@ -215,17 +215,18 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
         for axis, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
             part = frame[frame.features == kind]
             names = part.variant.map(tasks.VARIANTS | {REAL: "real against real"})
-            bars = axis.barh(names, part.fid, color=plots.COLOURS[0], height=0.6)
-            labels = [f" {value:.3g} ({n} images)" for value, n in zip(part.fid, part.images, strict=True)]
-            axis.bar_label(bars, labels)
+            axis.plot(part.fid, names, "o", color=plots.COLOURS[0], ms=7)
+            for name, value, n in zip(names, part.fid, part.images, strict=True):
+                words = f"{value:.3g} ({n} images)"
+                axis.annotate(words, (value, name), (8, 0), textcoords="offset points", va="center")
+            axis.set(xlabel=f"Fréchet distance, features: {kind}", xscale="log", ylim=(len(part) - 0.5, -0.5))
+            axis.grid(axis="y", lw=0.4, color="0.85")
             axis.margins(x=0.45)
-            axis.invert_yaxis()
-            axis.set(xlabel=f"Fréchet distance, features: {kind}")
         plots.add_caption(
             figure,
             "Fréchet distance of synthetic to real test slices with and without the critic (lower is closer), "
-            "and between two halves of the real test subjects for comparison. On few images the distance is "
-            f"biased upwards: compare only rows with the same number. {_data(profile)}",
+            "and between two halves of the real test subjects, who are different people. On few images the distance "
+            f"is biased upwards: compare only rows with the same number. {_data(profile)}",
         )
     return figure
 

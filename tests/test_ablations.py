@@ -86,7 +86,7 @@ def test_distances_show_their_number_of_images():
     )
     (axis,) = ablations.fig5f(frame, "smoke").axes
     assert [text.get_text() for text in axis.get_yticklabels()] == ["real against real", "Full", "no critic"]
-    assert [text.get_text() for text in axis.texts] == [" 3 (9 images)", " 1 (18 images)", " 2 (18 images)"]
+    assert [text.get_text() for text in axis.texts] == ["3 (9 images)", "1 (18 images)", "2 (18 images)"]
 
 
 def test_a_missing_run_is_named(tmp_path, monkeypatch):
