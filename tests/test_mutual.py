@@ -177,6 +177,21 @@ def test_alike_batches_hold_neighbours(trained, monkeypatch):
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(18))
 
 
+def test_steps_are_compared_once_and_the_control_has_random_weights(trained, monkeypatch):
+    after = mutual.compare_steps(trained, [0, 3], count=6)
+    before = mutual.compare_steps(trained, [0], count=6, untrained=True)
+    pd.testing.assert_frame_equal(after[after.t == 3], mutual.compare(trained.method, trained.slices, 3, 6).set_axis(
+        after.index[after.t == 3]))  # fmt: skip
+    fresh = build(trained.method.settings).eval()
+    pd.testing.assert_frame_equal(before, mutual.compare(fresh, trained.slices, 0, 6))
+    assert not np.allclose(before.cka, after[after.t == 0].cka, atol=0.01)
+    monkeypatch.setattr("mudiff.mutual.trained.compare", None)  # everything below is kept
+    pd.testing.assert_frame_equal(mutual.compare_steps(trained, [0, 3], count=6), after)
+    pd.testing.assert_frame_equal(mutual.compare_steps(trained, [0], count=6, untrained=True), before)
+    with pytest.raises(TypeError):
+        mutual.compare_steps(trained, [0, 3], count=7)
+
+
 def test_too_few_slices_or_an_unknown_step_are_errors(trained):
     with pytest.raises(MudiffError, match="4 or more"):
         mutual.compare(trained.method, trained.slices, 0, count=3)

@@ -7,7 +7,7 @@ from mudiff.mutual.tau import tau_steps
 from mudiff.mutual.trained import Trained, compare_steps, kept, open_run
 
 __all__ = [
-    "Trained", "alone", "alone_scores", "check_pair", "collect", "compare", "compare_steps", "depth", "diagonal", "disagreement",
-    "example_slice", "fig2b", "fig2c", "fig5c", "fig5d", "kept", "layers", "matrix", "open_run", "predict", "scores",
-    "statements", "tau_steps", "trace",
+    "Trained", "alone", "alone_scores", "check_pair", "collect", "compare", "compare_steps", "depth",
+    "diagonal", "disagreement", "example_slice", "fig2b", "fig2c", "fig5c", "fig5d", "kept", "layers",
+    "matrix", "open_run", "predict", "scores", "statements", "tau_steps", "trace",
 ]  # fmt: skip

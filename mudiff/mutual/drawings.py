@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mudiff import cka, metrics, plots, runs, sample, stats, tables, tasks
+from mudiff.errors import MudiffError
 from mudiff.mutual.predictions import PREDICTIONS, collect, conditions_of, trace
 from mudiff.mutual.similarity import diagonal, matrix
 from mudiff.mutual.tau import tau_steps
@@ -58,7 +59,14 @@ def fig2b(frame: pd.DataFrame, profile: str) -> "Figure":
         From `mudiff.mutual.compare`, one step.
     profile : str
         Name of the profile.
+
+    Raises
+    ------
+    MudiffError
+        If there are no values.
     """
+    if frame.empty:
+        raise MudiffError("Fig. 2b: no CKA values of this step; choose one of the run's steps, 0 to T - 1.")
     parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
     side = max(2.6, 0.36 * min(ANNOTATED, max(map(len, parts.values()))))  # inches
     t, slices = frame[["t", "slices"]].iloc[0]
@@ -80,8 +88,9 @@ def fig2b(frame: pd.DataFrame, profile: str) -> "Figure":
             f"CKA between the layers of {_F1} and {_F2} (Eq. 19), encoders with the middle and decoders apart, in "
             "the order of the computation. enc a.b: block b of level a; down, up: the way to the next level; mid: "
             "the blocks and the attention between encoder and decoder. Both networks have the same $x_t$, "
-            f"conditions, t and z; step t = {t} of the code, {t + 1} of the paper. torch-cka, unbiased, {slices} test "
-            f"slices in minibatches of {min(cka.BATCH, slices)}; values below 0 have the colour of 0. {_about(profile)}",
+            f"conditions, t and z; step t = {t} of the code, {t + 1} of the paper. torch-cka, unbiased, {slices} "
+            f"test slices in minibatches of {min(cka.BATCH, slices)}; values below 0 have the colour of 0. "
+            f"{_about(profile)}",
         )
     return figure
 
@@ -93,7 +102,7 @@ def _write_values(axis: "Axes", values: np.ndarray) -> None:
 
 
 def depth(frames: Mapping[str, pd.DataFrame], profile: str) -> "Figure":
-    """Draw CKA of each layer with its counterpart along the network, a panel per name, a line per step.
+    """Draw CKA of each layer with its counterpart along the network: a panel per title, a line per step.
 
     Parameters
     ----------
@@ -102,20 +111,25 @@ def depth(frames: Mapping[str, pd.DataFrame], profile: str) -> "Figure":
     profile : str
         Name of the profile.
     """
+    columns = min(2, len(frames))
+    rows = -(-len(frames) // columns)
     with plots.style():
-        figure = plots.new_figure(3.4 * len(frames), 2.8)
-        axes = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
-        for axis, (title, frame) in zip(axes, frames.items(), strict=True):
-            for (t, line), colour in zip(diagonal(frame).groupby("t"), plots.COLOURS, strict=False):
+        figure = plots.new_figure(3.8 * columns, 2.3 * rows + 0.3)
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axis, (title, frame) in zip(axes.ravel(), frames.items(), strict=False):
+            for t, line in diagonal(frame).groupby("t"):
+                colour = plots.COLOURS[t % len(plots.COLOURS)]
                 axis.plot(range(len(line)), line.cka, "o-", ms=3, lw=1.2, color=colour, label=f"t = {t}")
             names = line.f1.str.replace("f_c", "$f_c$").str.replace("x^p", "$x^p$")
             axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5 if len(names) < 25 else 4.5)
-            starts = np.flatnonzero(line.part.to_numpy()[1:] != line.part.to_numpy()[:-1]) + 0.5
-            for x in starts:
+            for x in np.flatnonzero(line.part.to_numpy()[1:] != line.part.to_numpy()[:-1]) + 0.5:
                 axis.axvline(x, color="0.8", lw=0.8, zorder=0)
             axis.set_title(title)
-        axes[0].set(ylabel="CKA of counterparts", ylim=(min(0, frame.cka.min()), 1.03))
-        axes[0].legend(fontsize=7)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("CKA of counterparts")
+        lowest = min(diagonal(frame).cka.min() for frame in frames.values())
+        axes[0, 0].set_ylim(min(0, lowest - 0.03), 1.03)
+        axes[0, 0].legend(fontsize=7)
         plots.add_caption(
             figure,
             f"CKA of each layer of {_F1} with its counterpart in {_F2}, from the features $f_c$ that enter to the "
@@ -195,9 +209,7 @@ def _draw_losses(figure: "SubFigure", log: pd.DataFrame) -> None:
     axes = figure.subplots(1, len(_LOSSES))
     for axis, (title, terms) in zip(axes, _LOSSES.items(), strict=True):
         shown = [name for name in terms if f"loss/{name}" in log]
-        for name, colour, style in zip(
-            shown, (plots.COLOURS[0], plots.COLOURS[3]), ("-", "--"), strict=False
-        ):
+        for name, colour, style in zip(shown, (plots.COLOURS[0], "k"), ("-", ":"), strict=False):
             curve = log.dropna(subset=[f"loss/{name}"])
             axis.plot(curve.epoch, curve[f"loss/{name}"], style, color=colour, lw=1.2, label=terms[name])
         axis.set(title=title, xlabel="epoch")
@@ -236,10 +248,9 @@ def fig5c(trained: Trained, subjects: Sequence[str] | None = None) -> "Figure":
     subjects : sequence of str, optional
         Test subjects, by default the first two (or the one there is).
     """
-    chosen = subjects or trained.slices.subjects[:2]
     folder, target = collect(trained), trained.method.settings.target
     rows = []  # label, image per column, range of rows and columns shown
-    for subject in chosen:
+    for subject in subjects or trained.slices.subjects[:2]:
         here = example_slice(trained, subject)
         place = int(here[0] - trained.slices.subject(subject)[0])
         truth = (trained.slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
@@ -251,7 +262,7 @@ def fig5c(trained: Trained, subjects: Sequence[str] | None = None) -> "Figure":
             rows.append(("lesion", images, _frame(lesion, 0.75)))
     titles = ["truth", "$x^{p_1}$", "$x^{p_2}$", "mutual"]
     with plots.style():
-        figure = plots.new_figure(9.4, 1.36 * len(rows) + 0.25)
+        figure = plots.new_figure(7.6, 1.1 * len(rows) + 0.25)
         axes = figure.subplots(len(rows), 7, squeeze=False)
         for row, (label, images, view) in zip(axes, rows, strict=True):
             for axis, image in zip(row, images, strict=False):
@@ -261,7 +272,7 @@ def fig5c(trained: Trained, subjects: Sequence[str] | None = None) -> "Figure":
                 plots.bare(axis)
             for axis in row:
                 axis.set(xlim=view[1], ylim=view[0][::-1])
-            row[0].set_ylabel(label, fontsize=7)
+            row[0].set_ylabel(label, fontsize=6)
         for axis, title in zip(axes[0], [*titles, *(f"{name} − truth" for name in titles[1:])], strict=True):
             axis.set_title(title)
         figure.colorbar(errors, ax=axes[:, -1], shrink=0.7, pad=0.02, label="difference", extend="both")
