@@ -22,8 +22,8 @@ DATASET, TARGET, CONTRAST = "brats", "t1ce", "flair"
 METHODS = ("mudiff", "syndiff")
 """The paper's choice: MU-Diff and the second best of its Table 1 on BraTS."""
 
-STRENGTHS = (1, 2, 3)
-"""Mild, moderate and severe, see ``motion.SCALE``."""
+STRENGTHS = {"smoke": (3,), "demo": (1, 2, 3), "paper": (1, 2, 3)}
+"""Profile -> strengths of the motion: mild, moderate and severe, see ``motion.SCALE``; "smoke" has time for one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Study:
 def study(
     profile: str,
     data_root: Path | str | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     methods: Sequence[str] = METHODS,
     seed: int = motion.SEED,
 ) -> Study:
@@ -93,8 +93,8 @@ def study(
         Name of the profile.
     data_root : Path or str, optional
         Folder of the raw volumes that were prepared; by default that of the profile's phantoms.
-    strengths : sequence of float
-        Above 0, at most 3.
+    strengths : sequence of float, optional
+        Above 0, at most 3; by default those of `STRENGTHS`.
     methods : sequence of str
         Whose runs.
     seed : int
@@ -108,7 +108,8 @@ def study(
     """
     from mudiff import data, runs
 
-    rising = tuple(sorted({float(s) for s in strengths if motion.scale(s) > 0}))
+    wanted = STRENGTHS[config.profile(profile).name] if strengths is None else strengths
+    rising = tuple(sorted({float(s) for s in wanted if motion.scale(s) > 0}))
     if not rising:
         raise MudiffError("strengths of motion: none is above 0; give at least one, up to 3.")
     methods = tuple(dict.fromkeys(tasks.method(method) for method in methods))
