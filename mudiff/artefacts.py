@@ -67,7 +67,7 @@ ANALYSES = {
     "05_lesion_metrics": Analysis("synthetic", _TABLES, "Scoring lesions"),
     "06_significance": Analysis("scores", "stats significance", "Testing differences"),
     "07_mutual_learning": Analysis("brats", "cka mutual plots", "Comparing both networks"),
-    "08_attention": Analysis("brats", "attention plots", "Looking at masks"),
+    "08_attention": Analysis("brats", "attention explorer motion plots", "Looking at masks"),
     "09_motion_robustness": Analysis("brats", "motion robustness plots", "Moving heads", "data_root"),
     "10_segmentation": Analysis("brats", "segment segmentation tables plots", "Segmenting tumours"),
     "11_ablations": Analysis(

@@ -213,7 +213,7 @@ def fig1d(scores: pd.DataFrame, profile: str) -> "Figure":
     names = [f"{tasks.dataset(d).label} {', '.join(map(tasks.LABELS.get, t))}" for d, t in drawn.items()]
     left = " Tasks that some method was not trained for are left out." if len(chosen) < len(every) else ""
     text = f"Lesion scores, tasks of a dataset together ({'; '.join(names)}).{left} {_counted(chosen)}"
-    return plots.boxes(chosen, groups, _AXES, f"{text} {_about(profile)}")
+    return pictures.boxes(chosen, groups, _AXES, f"{text} {_about(profile)}")
 
 
 def _comparable(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -238,7 +238,7 @@ def _per_task(scores: pd.DataFrame, profile: str, dataset: str) -> "Figure":
     label = tasks.dataset(dataset).label
     text = f"Lesion scores on {label} per missing contrast. {_counted(chosen)} {_about(profile)}"
     metrics_shown = {name: _AXES[name] for name in ("psnr", "ssim")}
-    return plots.boxes(chosen, chosen.target.map(tasks.LABELS), metrics_shown, text)
+    return pictures.boxes(chosen, chosen.target.map(tasks.LABELS), metrics_shown, text)
 
 
 def _slices(scores: pd.DataFrame, dataset: str | None) -> pd.DataFrame:

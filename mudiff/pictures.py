@@ -185,3 +185,60 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], text: str) -> "Figure":
             axis.remove()
         plots.add_caption(figure, text)
     return figure
+
+
+def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], text: str) -> "Figure":
+    """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
+
+    Boxes are the quartiles, whiskers reach 1.5 interquartile ranges, points are beyond. Undefined and
+    infinite scores are left out. A group has the boxes of the methods that it has, around its name.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        One row per slice or subject: method and a column per metric.
+    groups : Series of str
+        For each row the group along x.
+    metrics : mapping of str to str
+        Column -> label of the axis with its unit.
+    text : str
+        The caption.
+    """
+    import seaborn
+    from matplotlib.patches import Patch
+
+    frame = scores.replace([np.inf, -np.inf], np.nan).assign(group=groups)
+    places, middles = _places(frame)
+    frame = frame.assign(place=[places[key] for key in zip(frame.group, frame.method, strict=True)])
+    palette = plots.colours(plots.ordered(frame.method))
+    width = 0.2 * (max(places.values()) + 1) + 0.8
+    columns = len(metrics) if width * len(metrics) < 9 else 1  # side by side where there is room
+    rows = len(metrics) // columns
+    with plots.style():
+        figure = plots.new_figure(max(4.5, width * columns), 2.2 * rows + 0.4)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
+            seaborn.boxplot(
+                frame, x="place", y=metric, hue="method", hue_order=list(palette), palette=palette, ax=axis,
+                native_scale=True, dodge=False, width=0.85, linewidth=0.8, fliersize=1.5, saturation=1, legend=False,
+            )  # fmt: skip
+            axis.set(xlabel="", ylabel=label, xticks=list(middles.values()), xticklabels=list(middles))
+            axis.grid(axis="y", lw=0.4, color="0.85")
+            axis.set_axisbelow(True)
+        handles = [
+            Patch(fc=colour, ec="0.15", lw=0.8, label=tasks.METHODS[m]) for m, colour in palette.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
+        plots.add_caption(figure, text)
+    return figure
+
+
+def _places(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+    """Return where the box of each (group, method) stands, and the middle of each group."""
+    places, middles, x = {}, {}, 0.0
+    for group, part in frame.groupby("group", sort=False):
+        methods = plots.ordered(part.method)
+        places |= {(group, method): x + i for i, method in enumerate(methods)}
+        middles[group] = x + (len(methods) - 1) / 2
+        x += len(methods) + 1.5
+    return places, middles

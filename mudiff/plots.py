@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mudiff import paths, tasks
 
@@ -23,7 +22,9 @@ if TYPE_CHECKING:
 WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0, 1.0), "dwi": (0.0, 1.0)}
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
 
-COLOURS = tuple("#0173b2 #de8f05 #029e73 #d55e00 #cc78bc #ca9161 #949494 #56b4e9 #ece133 #fbafe4".split())
+COLOURS = (
+    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#56b4e9", "#ece133", "#fbafe4",
+)  # fmt: skip
 """Seaborn's "colorblind" palette."""
 
 _OF_METHODS = (1, 2, 3, 4, 5, 7, 0, 6, 8)  # for the order of `tasks.METHODS`: MU-Diff is blue, the floor grey
@@ -111,22 +112,29 @@ def save(figure: "Figure", path: Path | str) -> list[Path]:
 
 
 def _png(figure: "Figure") -> bytes:
-    """Render at 150 dots per inch; where that is too large with 64 colours as well, with down to 90."""
-    from PIL import Image
-
+    """Render at 150 dots per inch; where that is too large with 256 and with 64 colours, with down to 90."""
     dpi = 150.0
     while True:
-        raw, packed = io.BytesIO(), io.BytesIO()
+        raw = io.BytesIO()
         with style():
             figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-        if len(raw.getvalue()) <= MAX_PNG:
-            return raw.getvalue()
-        image = Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE)
-        image.save(packed, "PNG", optimize=True)
-        size = len(packed.getvalue())
-        if size <= MAX_PNG or dpi <= 90:
-            return packed.getvalue()
-        dpi = max(90.0, 0.95 * dpi * (MAX_PNG / size) ** 0.5)  # the size goes with the number of dots
+        tried = [raw.getvalue()]
+        tried += [_packed(raw, count) for count in (256, 64) if len(tried[0]) > MAX_PNG]
+        fitting = [picture for picture in tried if len(picture) <= MAX_PNG]
+        if fitting or dpi <= 90:
+            return (fitting or tried[-1:])[0]
+        dpi = max(
+            90.0, 0.95 * dpi * (MAX_PNG / len(tried[-1])) ** 0.5
+        )  # the size goes with the number of dots
+
+
+def _packed(picture: io.BytesIO, colours: int) -> bytes:
+    from PIL import Image
+
+    packed = io.BytesIO()
+    image = Image.open(picture).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    image.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
@@ -291,60 +299,3 @@ def _inset(axis: "Axes", image: np.ndarray, contrast: str, zoom: tuple[Range, Ra
     inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
     (top, bottom), (left, right) = zoom
     axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=MARK, lw=0.8))
-
-
-def boxes(scores: pd.DataFrame, groups: pd.Series, metrics: Mapping[str, str], text: str) -> "Figure":
-    """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
-
-    Boxes are the quartiles, whiskers reach 1.5 interquartile ranges, points are beyond. Undefined and
-    infinite scores are left out. A group has the boxes of the methods that it has, around its name.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        One row per slice or subject: method and a column per metric.
-    groups : Series of str
-        For each row the group along x.
-    metrics : mapping of str to str
-        Column -> label of the axis with its unit.
-    text : str
-        The caption.
-    """
-    import seaborn
-    from matplotlib.patches import Patch
-
-    frame = scores.replace([np.inf, -np.inf], np.nan).assign(group=groups)
-    places, middles = _places(frame)
-    frame = frame.assign(place=[places[key] for key in zip(frame.group, frame.method, strict=True)])
-    palette = colours(ordered(frame.method))
-    width = 0.2 * (max(places.values()) + 1) + 0.8
-    columns = len(metrics) if width * len(metrics) < 9 else 1  # side by side where there is room
-    rows = len(metrics) // columns
-    with style():
-        figure = new_figure(max(4.5, width * columns), 2.2 * rows + 0.4)
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            seaborn.boxplot(
-                frame, x="place", y=metric, hue="method", hue_order=list(palette), palette=palette, ax=axis,
-                native_scale=True, dodge=False, width=0.85, linewidth=0.8, fliersize=1.5, saturation=1, legend=False,
-            )  # fmt: skip
-            axis.set(xlabel="", ylabel=label, xticks=list(middles.values()), xticklabels=list(middles))
-            axis.grid(axis="y", lw=0.4, color="0.85")
-            axis.set_axisbelow(True)
-        handles = [
-            Patch(fc=colour, ec="0.15", lw=0.8, label=tasks.METHODS[m]) for m, colour in palette.items()
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
-        add_caption(figure, text)
-    return figure
-
-
-def _places(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
-    """Return where the box of each (group, method) stands, and the middle of each group."""
-    places, middles, x = {}, {}, 0.0
-    for group, part in frame.groupby("group", sort=False):
-        methods = ordered(part.method)
-        places |= {(group, method): x + i for i, method in enumerate(methods)}
-        middles[group] = x + (len(methods) - 1) / 2
-        x += len(methods) + 1.5
-    return places, middles
