@@ -7,6 +7,7 @@
 A run's `recipe` is the fingerprint of its settings: a change re-plans exactly the runs that it concerns.
 """
 
+import shlex
 import sys
 
 from mudiff import artefacts, config as profiles
@@ -18,6 +19,7 @@ DATA_ROOT = config.get("data_root", {})  # dataset -> folder of your own volumes
 MANIFEST = config.get("manifest", {})  # dataset -> CSV with columns subject, split; the published split else
 UNSEEN = config.get("unseen")  # folder of subjects that no training saw; phantoms where the profile has them
 VGG16 = config.get("vgg16", "")  # weights of VGG16 for pGAN; without them it has no perceptual term
+INCEPTION = config.get("inception")  # weights of Inception for the Fréchet distance; segmentation features else
 DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
 SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" in PROFILE.phantoms))
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
@@ -37,15 +39,15 @@ def files(folder, file, jobs=JOBS):
     return [f"{RESULTS}/{folder}/{d}_{t}_{m}/{file}" for d, t, methods in map(JOBS.get, jobs) for m in methods]
 
 PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
-SLICES = files("synthetic", "synthetic.json")
+MAIN = [job for job, task in JOBS.items() if "_" not in task[2][0]]  # an ablation is written as mudiff_abl1
+SLICES = files("synthetic", "synthetic.json", MAIN)
+BRATS = [path for path in SLICES if "/brats_" in path]
+ABLATIONS = files("synthetic", "synthetic.json", [job for job in JOBS if job not in MAIN])
 SCORED = [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")]
-ANALYSES = {  # notebook -> what it reads, the modules that make its numbers, what is said while it runs
-    "00_overview": (PREPARED, "figures pictures", "Drawing the overview"),
-    "04_whole_brain_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring whole brains"),
-    "05_lesion_metrics": (SLICES, "metrics scores tables budget figures plots", "Scoring lesions"),
-    "06_significance": (SCORED, "stats significance", "Testing differences"),
-    "12_generalisation": (SCORED, "cohorts generalisation supplements plots signals phantom", "Trying other subjects"),
-}
+READ = {"prepared": PREPARED, "synthetic": SLICES, "scores": SCORED, "brats": BRATS,
+        "ablations": [*BRATS, *ABLATIONS, f"{EXECUTED}/10_segmentation.ipynb"]}
+ANALYSES = {n: a for n, a in artefacts.ANALYSES.items() if "brats" in DATASETS or a.reads not in ("brats", "ablations")}
+GIVEN = {"09_motion_robustness": DATA_ROOT.get("brats"), "12_generalisation": UNSEEN, "11_ablations": INCEPTION}
 
 
 wildcard_constraints: dataset="|".join(DATASETS)
@@ -102,20 +104,20 @@ for job, task in JOBS.items():
         shell: TASK + " -p data_root {params.root:q}"
 
 
-for notebook, (read, modules, said) in ANALYSES.items():
+for notebook, analysis in ANALYSES.items():
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
         input:
             notebook=f"notebooks/{notebook}.ipynb",
-            read=read,
-            code=[f"mudiff/{module}.py" for module in modules.split()],
+            read=READ[analysis.reads],
+            code=analysis.code(),
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
         log: f"{RESULTS}/logs/{notebook}.log"
-        params: more=f" -p data_root {UNSEEN}" if UNSEEN and notebook.startswith("12") else ""
-        message: said
+        params: more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else ""
+        message: analysis.says
         shell: DRAW + "{params.more}"
 
 

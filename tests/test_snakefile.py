@@ -13,7 +13,7 @@ import pytest
 from mudiff import artefacts, config
 
 ROOT = Path(__file__).parent.parent
-ANALYSES = {"overview", "whole_brain_metrics", "lesion_metrics", "significance", "generalisation"}
+ANALYSES = {name[3:] for name in artefacts.ANALYSES}
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -101,7 +101,13 @@ def test_own_data_take_the_place_of_phantoms(finished):
     assert "-p data_root /d" in output
     commands = [line for line in output.splitlines() if "-m mudiff.notebook run" in line]
     taking = {re.search(r"notebooks/(\w+)", line)[1] for line in commands if "-p data_root" in line}
-    assert taking == {"01_data_preparation", "03_sampling"}
+    assert taking == {"01_data_preparation", "03_sampling", "09_motion_robustness"}
+
+
+def test_without_tumours_the_analyses_of_tumours_are_left_out(finished):
+    output = snakemake(finished, "-n", "--forceall", "--config", "profile=paper", "data_root={healthy: /h}")
+    brats = {n[3:] for n, a in artefacts.ANALYSES.items() if a.reads in ("brats", "ablations")}
+    assert len(brats) == 6 and not brats & set(planned(output)) and "significance" in planned(output)
 
 
 def test_only_the_notebook_of_unseen_subjects_gets_them(finished):
@@ -115,3 +121,10 @@ def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
     assert len(lines) <= 150
     rules = [number for number, line in enumerate(lines) if line.strip().startswith(("rule ", "rule:"))]
     assert all(lines[number + 1].strip().startswith('"""') for number in rules)
+
+
+def test_every_analysis_names_code_that_exists():
+    for name, analysis in artefacts.ANALYSES.items():
+        for module in analysis.modules.split():
+            assert any(path.startswith(f"mudiff/{module}") for path in analysis.code()), (name, module)
+        assert all((ROOT / path).is_file() for path in analysis.code())
