@@ -1,0 +1,176 @@
+"""The effects of a profile as a table, in words and as one picture."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mudiff import plots, register
+from mudiff.effects import cohort, sampling, training
+from mudiff.effects.common import BEYOND, CONFIDENCE, EXACT, UNKNOWN, WITHIN, Effect
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GROUPS = ("metrics", "sampling", "training", "architecture", "data")
+"""Groups of effects, in the order of the notebook."""
+
+_MARKS = {EXACT: ("D", "0.35"), UNKNOWN: ("x", "0.35"), WITHIN: ("o", "w"), BEYOND: ("o", plots.COLOURS[0])}
+_PANELS = (("metrics",), ("sampling",), ("training", "architecture", "data"))
+
+
+def group(effect: Effect) -> str:
+    """Return the group of an effect, which is that of its difference in the register."""
+    return register.CHAPTERS[effect.id[0]][0]
+
+
+def of(effects: Iterable[Effect], *groups: str) -> list[Effect]:
+    """Return the effects of some groups, in the order of the register."""
+    chosen = [effect for effect in effects if group(effect) in groups]
+    return sorted(chosen, key=lambda effect: (effect.id[0], _number(effect.id), effect.id))
+
+
+def _number(name: str) -> int:
+    return int(name[2:]) if name[2:].isdigit() else 99  # "A to D" comes last
+
+
+def frame(effects: Sequence[Effect]) -> pd.DataFrame:
+    """Return effects as numbers: one row each, with id, group, change, PSNR in dB and verdict."""
+    rows = [
+        {
+            "id": one.id,
+            "group": group(one),
+            "change": one.name,
+            "base": one.base,
+            "changed": one.changed,
+            "difference": one.difference,
+            "spread": one.spread,
+            "repeats": one.repeats,
+            "verdict": one.verdict,
+        }
+        for one in effects
+    ]
+    return pd.DataFrame(rows)
+
+
+def table(effects: Sequence[Effect]) -> str:
+    """Return effects as a Markdown table; what is beyond the spread is bold."""
+    lines = ["| id | change | base (dB) | changed (dB) | effect (dB) | spread (dB) | seeds | verdict |"]
+    lines.append("|---|---|--:|--:|--:|--:|---|---|")
+    for one in effects:
+        effect = f"{one.difference:+.2f}".replace("-", "−")
+        effect = f"**{effect}**" if one.verdict == BEYOND else effect
+        spread = f"± {one.spread:.2f}" if math.isfinite(one.spread) else "–"
+        cells = (
+            one.id,
+            one.name,
+            f"{one.base:.2f}",
+            f"{one.changed:.2f}",
+            effect,
+            spread,
+            one.repeats,
+            one.verdict,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def words(effects: Sequence[Effect]) -> str:
+    """Return a sentence on how many of some effects exceed their spread, and which is the largest."""
+    random = [one for one in effects if one.verdict in (WITHIN, BEYOND)]
+    beyond = [one for one in random if one.verdict == BEYOND]
+    if not random:
+        return "None of these effects has a spread to be compared with."
+    text = f"{len(beyond)} of {len(random)} effects are beyond the spread of the seeds"
+    if not beyond:
+        return f"{text}."
+    largest = max(beyond, key=lambda one: abs(one.difference))
+    change = f"{largest.difference:+.1f}".replace("-", "−")
+    return f"{text}; the largest is {largest.id}, {largest.name}, with {change} dB."
+
+
+def base_words(profile: str) -> str:
+    """Return in words what the base of the short trainings is."""
+    chosen, settings = cohort.extent(profile), training.base_settings(profile)
+    train, _, test = chosen.subjects
+    steps = settings.epochs * -(-train * chosen.slices // settings.batch_size)
+    return (
+        f"MU-Diff, variant released, {settings.image_size} pixels, width {settings.width}, {steps} steps on "
+        f"{train} phantoms, tested on {test}; base with {chosen.seeds} seeds, each change with {chosen.repeats}"
+    )
+
+
+def forest(effects: Sequence[Effect], profile: str) -> "Figure":
+    """Draw all effects in dB: a panel for metrics, sampling, and trainings, the spread as a band behind each.
+
+    Parameters
+    ----------
+    effects : sequence of Effect
+        Of any groups.
+    profile : str
+        Name of the profile, for the caption.
+    """
+    panels = [(names, of(effects, *names)) for names in _PANELS]
+    panels = [(names, rows) for names, rows in panels if rows]
+    with plots.style():
+        figure = plots.new_figure(7.2, 0.21 * len(effects) + 0.62 * len(panels) + 0.2)
+        axes = figure.subplots(
+            len(panels), 1, squeeze=False, height_ratios=[len(rows) + 1.4 for _, rows in panels]
+        )
+        for axis, (names, rows) in zip(axes[:, 0], panels, strict=True):
+            _panel(axis, rows)
+            axis.set_title(", ".join(names).capitalize(), loc="left", weight="bold")
+        axes[-1, 0].set_xlabel("change of the PSNR (dB)")
+        figure.legend(handles=_legend(effects), loc="outside upper center", ncols=4)
+        plots.add_caption(figure, _caption(profile))
+    return figure
+
+
+def _panel(axis: "Axes", rows: Sequence[Effect]) -> None:
+    from matplotlib.patches import Rectangle
+
+    for y, one in enumerate(rows):
+        if math.isfinite(one.spread):
+            axis.add_patch(Rectangle((-one.spread, y - 0.42), 2 * one.spread, 0.84, color="0.87", lw=0))
+        marker, fill = _MARKS[one.verdict]
+        edge = plots.COLOURS[0] if marker == "o" else "0.35"
+        axis.plot(one.difference, y, marker, ms=4.5, mfc=fill, mec=edge, mew=1.0)
+    reach = [abs(one.difference) for one in rows] + [one.spread for one in rows if math.isfinite(one.spread)]
+    low = min(min(one.difference for one in rows), -0.02 * max(reach))
+    high = max(max(one.difference for one in rows), 0.02 * max(reach))
+    wide = max((one.spread for one in rows if math.isfinite(one.spread)), default=0.0)
+    low, high = min(low, -wide), max(high, wide)
+    margin = 0.06 * (high - low)
+    axis.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.4, -0.6))
+    axis.set_yticks(range(len(rows)), [f"{one.id}: {one.name}" for one in rows])
+    axis.axvline(0, color="0.4", lw=0.8, zorder=1)
+    axis.grid(axis="x", lw=0.4, color="0.88")
+    axis.set_axisbelow(True)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+
+
+def _legend(effects: Sequence[Effect]) -> list[object]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    found = [verdict for verdict in _MARKS if any(one.verdict == verdict for one in effects)]
+    marks = []
+    for verdict in found:
+        marker, fill = _MARKS[verdict]
+        edge = plots.COLOURS[0] if marker == "o" else "0.35"
+        marks.append(Line2D([], [], marker=marker, ls="", ms=4.5, mfc=fill, mec=edge, label=verdict))
+    return (
+        [*marks, Patch(color="0.87", label="spread of the seeds")] if set(found) & {WITHIN, BEYOND} else marks
+    )
+
+
+def _caption(profile: str) -> str:
+    return (
+        "Change of the PSNR (protocol masked, but F-3: released) by one difference at a time; to the right: higher. "
+        f"Band: contains {CONFIDENCE:.0%} of the differences that seeds alone make. Metrics and sampling: "
+        f"{sampling.source(profile).words}; E-4 takes {cohort.extent(profile).steps} steps. Training, architecture, "
+        f"data: {base_words(profile)}. Data: generated phantoms, no patients. Profile {profile}."
+    )
