@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mudiff import paths, runs
 from mudiff.critic import Critic
 from mudiff.errors import MudiffError
+from mudiff.features import MapperBlock
 from mudiff.layers import ResidualBlock, SelfAttention
-from mudiff.networks import EncoderDecoder, MapperBlock, StructureNetwork, TextureNetwork
+from mudiff.networks import EncoderDecoder, StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 
 Names = Iterator[tuple[str, nn.Parameter]]

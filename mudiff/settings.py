@@ -16,7 +16,7 @@ from mudiff import tasks
 from mudiff.errors import MudiffError
 from mudiff.recipes import ABLATIONS
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raised by every change that alters numbers; part of every fingerprint."""
 
 

@@ -7,7 +7,7 @@ ROWS = (
     "errors paths tasks settings recipes config",
     "metrics",
     "layouts volumes manifests parallel slices data verify atlas anatomy lesions signals phantom motion",
-    "layers networks critic diffusion losses",
+    "layers features networks critic diffusion losses",
     "methods",
     "runs sample train released",
     "stats cka fid segment",

@@ -13,8 +13,9 @@ from mudiff import losses, released
 from mudiff.critic import Critic, attentive_mask, minibatch_std
 from mudiff.diffusion import Schedule
 from mudiff.errors import MudiffError
+from mudiff.features import ContrastAdapter
 from mudiff.layers import ResidualBlock, conv3x3, fir_down, fir_up, initialise
-from mudiff.networks import ContrastAdapter, StructureNetwork, TextureNetwork
+from mudiff.networks import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 
 REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
