@@ -199,7 +199,7 @@ def enough_steps(frame: pd.DataFrame, region: str) -> Decided:
 
 
 def critic(frame: pd.DataFrame) -> Decided:
-    """Decide whether every Frechet distance is lower with the critic than without."""
+    """Decide whether every Fréchet distance is lower with the critic than without."""
     table = frame.pivot_table(index="features", columns="variant", values="fid")
     if not {"full", "no_critic"} <= set(table):
         return NO_SCORES
@@ -208,7 +208,7 @@ def critic(frame: pd.DataFrame) -> Decided:
     ours = "; ".join(
         f"{row.Index}: {row.full:.3g} with, {row.no_critic:.3g} without" for row in table.itertuples()
     )
-    tolerance = f"one run each; within {_FID_MARGIN:.0%}: open; Frechet distances of few images are biased"
+    tolerance = f"one run each; within {_FID_MARGIN:.0%}: open; Fréchet distances of few images are biased"
     agreed = found[0] if len(set(found)) == 1 else OPEN
     return (
         f"{ours} ({int(frame.loc[frame['variant'].isin(('full', 'no_critic')), 'images'].min())} images)",

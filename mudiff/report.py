@@ -21,8 +21,8 @@ from mudiff.report_style import PAGE, STYLE
 LONG = 28
 """Characters of a table's cell that stay on one line of the screen; longer texts may be broken."""
 
-SHORT = 12
-"""Characters that stay on one line of paper, too, if the table can be made to fit."""
+SHORT = 8
+"""Characters of a cell that stay on one line of paper; more would make the letters of wide tables too small."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _CALL = re.compile(r"\w+\(")  # such as VBox(children=...)

@@ -41,10 +41,10 @@ p, li { overflow-wrap: break-word; }
 .output_area pre, .jp-OutputArea pre { background: none; border-left: 3px solid #cdd6df; white-space: pre-wrap;
       overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; border: 0; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .6rem; border: 0; border-bottom: 1px solid #e2e2e2; text-align: left; vertical-align: top;
+table { border-collapse: collapse; border: 0; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .26rem .5rem; border: 0; border-bottom: 1px solid #e2e2e2; text-align: left; vertical-align: top;
       white-space: nowrap; }
-th { background: #f4f6f8; }
+th { background: #f4f6f8; } thead th { white-space: normal; }
 [data-long] { white-space: normal; min-width: 18ch; overflow-wrap: break-word; }
 .claims { table-layout: fixed; width: 100%; min-width: 46rem; }
 .claims th, .claims td { white-space: normal; min-width: 0; }

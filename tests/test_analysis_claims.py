@@ -181,7 +181,7 @@ def dice(mudiff, syndiff=0.75, tasks=analysis_rules.TASKS, t1ce=None):
     return pd.DataFrame(
         [
             {"task": t, "method": m, "region": r, "subject": s}
-            | {"dice": mean - 0.5 * (r != "whole") + level / 50 + rng.normal(0, 0.004)}
+            | {"dice": mean - 0.5 * (r != "whole") * (m == "mudiff") + level / 50 + rng.normal(0, 0.004)}
             for (t, m), mean in means.items()
             for r in ("whole", "enhancing")
             for s, level in zip(SUBJECTS, LEVELS, strict=True)
@@ -373,6 +373,13 @@ def test_background_and_cost_are_measured_on_a_run(tmp_path, monkeypatch):
 def test_claims_beyond_data_give_a_reason():
     assert len(cohort_claims.BEYOND) >= 10
     assert all(words and where and why for words, where, why in cohort_claims.BEYOND)
+
+
+def test_the_closest_of_many_must_lose_clearly():
+    """Of six subjects, 2.57 standard errors bound the 95 % interval, and 4.2 the one widened for six pairs."""
+    assert [verdicts.judge("", [-3.0], 6, pairs)[-1] for pairs in (1, 6)] == [FAILS, OPEN]
+    assert verdicts.judge("", [-4.5], 6, 6)[-1] == FAILS
+    assert [verdicts.judge("", [sign, 9.0], 6, 6)[-1] for sign in (2.5, 2.6)] == [OPEN, HOLDS]
 
 
 def test_many_counts_what_is_missing():

@@ -156,7 +156,8 @@ def pages(project):  # noqa: F811
         v4.new_output("execute_result", data={"text/plain": "<matplotlib.legend.Legend at 0x7f0a19056850>"}),
         v4.new_output("stream", text="x" * 400),
     ]
-    shown = v4.new_code_cell(f"call({', '.join(f'argument_{i}=1' for i in range(30))})", outputs=outputs)
+    code = f"name = '{'y' * 300}'\ncall({', '.join(f'argument_{i}=1' for i in range(30))})"
+    shown = v4.new_code_cell(code, outputs=outputs)
     book = v4.new_notebook(
         cells=[v4.new_markdown_cell("# 02 Training\n\nOn $x_t$.\n\n## A Fréchet distance"), shown]
     )
