@@ -127,7 +127,8 @@ rule summary:
         notebook="notebooks/14_report.ipynb",
         executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
         drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
-        code=["mudiff/artefacts.py", "mudiff/claims.py"],
+        code=[f"mudiff/{m}.py" for m in
+              "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
@@ -139,7 +140,7 @@ rule report:
     input:
         notebook=rules.summary.output.executed,
         executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n in ("02_training", "03_sampling") for job in JOBS],
-        code="mudiff/report.py",
+        code=["mudiff/report.py", "mudiff/report_style.py"],
     output: f"{RESULTS}/report/index.html"
     log: RESULTS + "/logs/report.log"
     message: "Writing the report"
