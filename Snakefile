@@ -26,7 +26,6 @@ JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS = f"results/{NAME}"
 EXECUTED = f"{RESULTS}/executed"
 RUN = f"&> {{log}} {sys.executable} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
-DRAW = RUN + f" -p figures_dir figures/{NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
@@ -116,9 +115,11 @@ for notebook, analysis in ANALYSES.items():
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
         log: f"{RESULTS}/logs/{notebook}.log"
-        params: more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else ""
+        params:  # not in `shell`, which is read when the loop is over
+            figures=f" -p figures_dir figures/{NAME}" if artefacts.files(notebook) else "",
+            more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else "",
         message: analysis.says
-        shell: DRAW + "{params.more}"
+        shell: RUN + "{params.figures}{params.more}"
 
 
 rule summary:
@@ -132,7 +133,7 @@ rule summary:
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
-    shell: DRAW
+    shell: RUN + f" -p figures_dir figures/{NAME}"
 
 
 rule report:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mudiff import artefacts, config
+from mudiff import artefacts, config, notebook
 
 ROOT = Path(__file__).parent.parent
 ANALYSES = {name[3:] for name in artefacts.ANALYSES}
@@ -114,6 +114,19 @@ def test_only_the_notebook_of_unseen_subjects_gets_them(finished):
     output = snakemake(finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u")
     commands = [line for line in output.splitlines() if "-p data_root /u" in line]
     assert len(commands) == 1 and "12_generalisation" in commands[0]
+
+
+def test_every_parameter_that_is_passed_is_one_of_the_notebook(finished):
+    output = snakemake(
+        finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u", "inception=/i",
+        "data_root={brats: /d}",
+    )  # fmt: skip
+    commands = [line for line in output.splitlines() if "-m mudiff.notebook run" in line]
+    assert len(commands) > 20
+    for command in commands:
+        path = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0]
+        assert set(re.findall(r" -p (\w+) ", command)) <= set(notebook.parameters(path)), command
+    assert sum("-p inception /i" in command for command in commands) == 1
 
 
 def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
