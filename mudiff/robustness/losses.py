@@ -130,7 +130,8 @@ def verdict(frame: pd.DataFrame, metric: str = "psnr") -> str:
 def _loss(row: Any) -> str:
     """Return a row "loss" of `losses` in words, such as "MU-Diff loses 0.51 dB (0.20 to 0.80), kept within 1 dB"."""
     label, unit, _ = _WORDS[row.metric]
-    text = f"{tasks.METHODS[row.method]} loses {_number(row.mean, row)}{unit} {label}"
+    verb = "gains" if _number(row.mean, row).startswith("−") else "loses"
+    text = f"{tasks.METHODS[row.method]} {verb} {_number(abs(row.mean), row)}{unit} {label}"
     limit = LIMITS[row.metric]
     if math.isnan(row.low):
         return f"{text} ({_no_interval(row)})"
@@ -140,7 +141,7 @@ def _loss(row: Any) -> str:
     elif row.low > limit:
         words = "**lost** more than"
     open_end = " is not decided" if words.startswith("whether") else ""
-    return f"{text} ({_range(row)}), {words} {limit:g}{unit}{open_end}"
+    return f"{text} ({'loss ' * (verb == 'gains')}{_range(row)}), {words} {limit:g}{unit}{open_end}"
 
 
 def _spared(row: Any) -> str:
