@@ -72,11 +72,11 @@ EXTENTS = {
     "smoke": Extent(
         (2, 1, 1),
         2,
-        6.0,
+        8.0,
         2,
         1,
         _SIZES | {"epochs": 2},
-        changes=("betas", "channel_mean", "pair", "minmax", "both"),
+        changes=("betas", "pair", "minmax", "both"),
         images=4,
         steps=20,
         step_images=1,

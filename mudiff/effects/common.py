@@ -13,10 +13,10 @@ from mudiff import metrics, paths
 from mudiff.data import Slices
 
 CONFIDENCE = 0.95
-"""Part of the repetitions without any change that a spread is wide enough for."""
+"""Part of the differences between seeds that a spread is wide enough for."""
 
 EXACT, UNKNOWN, WITHIN, BEYOND = "exact", "one seed, no spread", "within the spread", "beyond the spread"
-"""Verdicts: nothing random lies between both numbers; nobody knows; seeds alone do that; they seldom do."""
+"""Verdicts: nothing random lies between both numbers; nobody knows; other seeds do as much; they seldom do."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Effect:
     base, changed : float
         PSNR in dB without and with the change.
     spread : float
-        Half the width in dB of the band that contains the difference of two settings that do the same
+        Half the width in dB of the band that contains the difference that seeds alone make
         (`CONFIDENCE`); NaN where nothing random lies between both numbers, infinite where one seed cannot tell.
     repeats : str
-        How many seeds each number is the mean of.
+        How many seeds the spread and each number come from.
     """
 
     id: str
@@ -61,11 +61,20 @@ class Effect:
 
 
 def compare(name: str, words: str, base: Sequence[float], changed: Sequence[float]) -> Effect:
-    r"""Compare repetitions of a base with repetitions of one change.
+    r"""Compare a change with the base of the same seeds, and its effect with what other seeds do.
 
-    The spread is :math:`t\,s\sqrt{1/n+1/m}`, with the standard deviation s of the n base repetitions, t the
-    quantile of Student's distribution with n - 1 degrees of freedom, and m repetitions of the change: how far
-    a change that does nothing would stray.
+    The spread is :math:`t\,s\sqrt{2/m}`, with the standard deviation s of the n base seeds, t the quantile of
+    Student's distribution with n - 1 degrees of freedom, and m seeds of the change: how far apart two
+    trainings of one and the same setting are whose seeds differ.
+
+    Parameters
+    ----------
+    name, words : str
+        `Effect.id` and `Effect.name`.
+    base : sequence of float
+        PSNR of n seeds.
+    changed : sequence of float
+        PSNR of the first m of these seeds, n or fewer.
     """
     from scipy import stats
 
@@ -73,8 +82,8 @@ def compare(name: str, words: str, base: Sequence[float], changed: Sequence[floa
     spread = math.inf
     if n > 1:
         quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-        spread = float(quantile * np.std(base, ddof=1) * math.sqrt(1 / n + 1 / m))
-    return Effect(name, words, float(np.mean(base)), float(np.mean(changed)), spread, f"{n} / {m}")
+        spread = float(quantile * np.std(base, ddof=1) * math.sqrt(2 / m))
+    return Effect(name, words, float(np.mean(base[:m])), float(np.mean(changed)), spread, f"{n} / {m}")
 
 
 def paired(name: str, words: str, base: Sequence[float], changed: Sequence[float]) -> Effect:

@@ -57,7 +57,7 @@ def frame(effects: Sequence[Effect]) -> pd.DataFrame:
 
 def table(effects: Sequence[Effect]) -> str:
     """Return effects as a Markdown table; what is beyond the spread is bold."""
-    lines = ["| id | change | base (dB) | changed (dB) | effect (dB) | spread (dB) | seeds | verdict |"]
+    lines = ["| id | change | base (dB) | changed (dB) | effect (dB) | spread (dB) | from | verdict |"]
     lines.append("|---|---|--:|--:|--:|--:|---|---|")
     for one in effects:
         effect = f"{one.difference:+.2f}".replace("-", "−")
