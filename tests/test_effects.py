@@ -1,6 +1,7 @@
 """Effects of the differences: the statistics, the metric steps by hand, and a miniature of the trainings."""
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mudiff import config, data, effects, metrics, plots, register, runs
 from mudiff.effects import cohort, common, images, sampling, show, training
@@ -147,6 +149,9 @@ def test_jpeg_rings_into_the_background(slices):
     assert after.dtype == np.uint8 and after.shape == image.shape
     assert (after[image == 0] > 0).mean() > 0.02
     assert np.abs(after.astype(int) - image).mean() < 8
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG")  # as the released code does, without a quality
+    assert np.array_equal(after, np.asarray(Image.open(file)))
 
 
 def test_a_region_that_no_slice_has_is_left_out(slices):
