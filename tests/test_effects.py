@@ -314,14 +314,14 @@ def test_trainings_differ_in_their_change_alone(miniature):
     assert score["own"] == score["first"]
 
 
-def test_a_site_of_the_base_scores_as_the_tables_do(miniature):
+@pytest.mark.parametrize("name, normalisation", [("base", "percentile"), ("minmax", "minmax")])
+def test_trainings_are_scored_as_validation_does_it(miniature, name, normalisation):
     from mudiff import train
 
-    method = runs.load(cohort.folder("smoke") / "trainings" / "base_0")
-    test = data.open_slices(cohort.prepared("smoke"), "test")
-    assert training.train_one("smoke", "base")["first"] == pytest.approx(
-        train.validation_psnr(method, test), abs=1e-3
-    )
+    method = runs.load(cohort.folder("smoke") / "trainings" / f"{name}_0")
+    test = data.open_slices(cohort.prepared("smoke", "first", normalisation), "test")
+    score = training.train_one("smoke", name)["own"]
+    assert score == pytest.approx(train.validation_psnr(method, test), abs=1e-3)
 
 
 def test_without_a_run_of_the_profile_the_base_is_sampled(miniature):
