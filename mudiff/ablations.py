@@ -1,14 +1,14 @@
 """The ablations of MU-Diff (section "Ablation study"): their scores, and Fig. 5e to 5i."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mudiff import config, figures, metrics, paths, plots, scores, stats, tables, tasks
+from mudiff import config, figures, metrics, paths, plots, runs, scores, stats, tables, tasks
 from mudiff.errors import MudiffError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ COMPONENTS = ("full", "abl1", "abl2", "abl3_text", "abl3_caption", "abl4")
 
 REAL = "real_halves"
 """Name in Fig. 5f's table of the distance between two halves of the real test subjects."""
+
+_OTHERS = {REAL: "real against real", "full_half": "Full, half", "no_critic_half": "no critic, half"}
 
 _AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
 _SIGN = {"psnr": 1, "ssim": 1, "mae": -1}
@@ -71,22 +73,51 @@ def score(profile: str, variants: Sequence[str], region: str) -> pd.DataFrame:
 
 
 def test_slices(profile: str) -> "Slices":
-    """Return the prepared test slices of the ablated task.
-
-    Raises
-    ------
-    MudiffError
-        If they are not prepared.
-    """
+    """Return the prepared test slices of the ablated task."""
     from mudiff import data
 
     return data.open_slices(paths.prepared(profile, config.ABLATED[0]), "test")
 
 
-def seconds(profile: str, variant: str) -> float:
-    """Return the time per slice that the sampling of a variant took, NaN where it was not recorded."""
-    record = paths.read_json(paths.synthetic(profile, run_name(profile, variant)) / "synthetic.json")
-    return float(record.get("seconds_per_slice", math.nan))
+def seconds(profile: str, variants: Sequence[str], count: int = 4, repeats: int = 3) -> dict[str, float]:
+    """Time the sampling of variants back to back on the same slices; kept, so that a figure stays the same.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    variants : sequence of str
+        Of `recipes.ABLATIONS`.
+    count, repeats : int
+        Slices in a batch, and rounds through all variants.
+
+    Returns
+    -------
+    dict of str to float
+        Variant -> seconds per slice, the median of the rounds.
+    """
+    import torch
+
+    folders = {v: paths.run(profile, run_name(profile, v)) for v in variants}
+    key = {v: paths.read_json(folder / "provenance.json")["fingerprint"] for v, folder in folders.items()}
+    file = paths.analysis(profile, "ablations") / "seconds.json"
+    if file.is_file() and (kept := paths.read_json(file)).get("runs") == key:
+        return kept["seconds"]
+    methods = {v: runs.load(folder, runs.default_device()) for v, folder in folders.items()}
+    slices = test_slices(profile)
+    rows = range(min(count, len(slices)))
+    first = next(iter(methods.values()))
+    y = np.stack([slices.images(rows, c) for c in first.settings.conditions], axis=1)  # (B, n, S, S)
+    given, seeds = torch.from_numpy(y).to(first.device), torch.arange(len(rows))
+    taken: dict[str, list[float]] = {v: [] for v in variants}
+    for _ in range(repeats + 1):  # the first round warms up
+        for variant, method in methods.items():
+            began = time.perf_counter()
+            method.synthesize(given, seeds).sum().item()  # waits for a GPU
+            taken[variant].append((time.perf_counter() - began) / len(rows))
+    result = {variant: float(np.median(times[1:])) for variant, times in taken.items()}
+    paths.write_json(file, {"runs": key, "seconds": result})
+    return result
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,19 +157,16 @@ def verdict(frame: pd.DataFrame) -> str:
         return "Fewer than three subjects: nothing can be decided."
     better, worse = frame[frame.low > 0], frame[frame.high < 0]
     words = [
-        f"{opening} {'; '.join(f'{tasks.VARIANTS[v]} ({_listed(part)})' for v, part in _by_variant(found))}. "
-        for opening, found in (("The full model is better than", better), ("It is worse than", worse))
+        f"{opening} {'; '.join(f'{tasks.VARIANTS[v]} ({_listed(part)})' for v, part in found.groupby('variant'))}. "
+        for opening, found in (("the full model scores higher than", better), ("lower than", worse))
         if len(found)
     ]
     decided = len(better) + len(worse)
     return (
-        f"{''.join(words)}{decided} of {len(frame)} comparisons have an interval that "
-        f"excludes zero; of {len(frame)} between equals about {0.05 * len(frame):.1f} would."
+        f"With these weights, on these subjects: {''.join(words) or 'no difference is clear. '}{decided} of "
+        f"{len(frame)} comparisons have an interval that excludes zero; of {len(frame)} between equals about "
+        f"{0.05 * len(frame):.1f} would."
     )
-
-
-def _by_variant(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    return iter(frame.groupby("variant", sort=False))
 
 
 def _listed(part: pd.DataFrame) -> str:
@@ -193,7 +221,8 @@ def fig5e(frame: pd.DataFrame, profile: str) -> "Figure":
             axis.get_xaxis().set_major_formatter("{x:g}")
         plots.add_caption(
             figure,
-            f"Number of denoising steps T, each with a network trained for it. Grey: each subject; blue: mean. "
+            "Number of denoising steps T, each with a network trained for it. Grey: each subject; blue: mean. Cost: "
+            "batches of four slices on the machine that drew this, all T back to back. "
             f"{_about(profile, frame)}",
         )
     return figure
@@ -205,7 +234,7 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
     Parameters
     ----------
     frame : DataFrame
-        Columns variant, features, images, fid.
+        Columns variant (also `REAL`, and ``full_half`` for half of the images), features, images, fid.
     profile : str
         Name of the profile.
     """
@@ -214,7 +243,7 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
         figure = plots.new_figure(5.2 * len(kinds), 1.8)
         for axis, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
             part = frame[frame.features == kind]
-            names = part.variant.map(tasks.VARIANTS | {REAL: "real against real"})
+            names = part.variant.map(tasks.VARIANTS | _OTHERS)
             axis.plot(part.fid, names, "o", color=plots.COLOURS[0], ms=7)
             for name, value, n in zip(names, part.fid, part.images, strict=True):
                 words = f"{value:.3g} ({n} images)"
@@ -225,8 +254,9 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
         plots.add_caption(
             figure,
             "Fréchet distance of synthetic to real test slices with and without the critic (lower is closer), "
-            "and between two halves of the real test subjects, who are different people. On few images the distance "
-            f"is biased upwards: compare only rows with the same number. {_data(profile)}",
+            "and between two halves of the real test subjects, who are different people. With features of the "
+            "segmentation network an image is all four contrasts, three of them real in either set. On few images "
+            f"the distance is biased upwards: compare rows with the same number. {_data(profile)}",
         )
     return figure
 
@@ -258,7 +288,7 @@ def _components(frame: pd.DataFrame, profile: str, region: str) -> "Figure":
         for axis, (metric, label) in zip(axes, _AXES.items(), strict=True):
             for y, variant in enumerate(variants):
                 values = frame.loc[frame.variant == variant, metric].dropna().to_numpy(float)
-                _interval(axis, y, values, palette[f"mudiff_{variant}"])
+                _marks(axis, y, values, palette[f"mudiff_{variant}"])
             axis.axvline(frame.loc[frame.variant == "full", metric].mean(), color="0.7", lw=0.8, zorder=0)
             axis.set(xlabel=label, ylim=(len(variants) - 0.5, -0.5))
         axes[0].set(yticks=range(len(variants)), yticklabels=[tasks.VARIANTS[v] for v in variants])
@@ -270,7 +300,7 @@ def _components(frame: pd.DataFrame, profile: str, region: str) -> "Figure":
     return figure
 
 
-def _interval(axis: "Axes", y: float, values: np.ndarray, colour: str) -> None:
+def _marks(axis: "Axes", y: float, values: np.ndarray, colour: str) -> None:
     """Draw the subjects and their mean."""
     axis.plot(values, np.full(len(values), y), "|", color=colour, ms=7, alpha=0.8)
     if len(values):

@@ -16,9 +16,10 @@ import torch
 from mudiff import data, metrics, paths, plots, runs, tables, tasks
 from mudiff.diffusion import slice_seed
 from mudiff.errors import MudiffError
+from mudiff.settings import RECIPE_VERSION
 
 TYPE = "float32"
-EXTENTS = {"smoke": (2, 3), "demo": (6, 8), "paper": (20, 16)}
+EXTENTS = {"smoke": (2, 4), "demo": (6, 8), "paper": (20, 16)}
 """Profile -> slices per subject and samples of each."""
 
 
@@ -68,17 +69,19 @@ def draw(
         If the run or the slices are missing, or a number is too small.
     """
     per_subject, count = (
-        given or usual for given, usual in zip((slices, samples), EXTENTS[profile], strict=True)
+        usual if given is None else given
+        for given, usual in zip((slices, samples), EXTENTS[profile], strict=True)
     )
-    if per_subject < 1 or count < 2:
+    if per_subject < 1 or count < 4:
         raise MudiffError(
-            f"slices = {per_subject}, samples = {count}: expected 1 slice and 2 samples or more."
+            f"slices = {per_subject}, samples = {count}: expected 1 slice and 4 samples or more."
         )
     method = runs.load(run, runs.default_device())
     test = data.open_slices(prepared, "test")
     rows = np.concatenate([_spread(test.subject(subject), per_subject) for subject in test.subjects])
     weights = hashlib.sha256((Path(run) / "weights.safetensors").read_bytes()).hexdigest()
-    key = hashlib.sha256(repr((weights, test.info["data_hash"], rows.tolist(), count)).encode()).hexdigest()
+    parts = (weights, test.info["data_hash"], rows.tolist(), count, RECIPE_VERSION)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
     path = paths.analysis(profile, "uncertainty") / f"{Path(run).name}_{key[:12]}.npy"
     if not path.is_file():
         values = np.round(_draw(method, test, rows, count) * 65535).astype(np.uint16)
@@ -148,33 +151,37 @@ def accuracy(draws: Draws) -> pd.DataFrame:
 def calibration(draws: Draws, bins: int = 10) -> pd.DataFrame:
     """Compare the spread of the samples with the error of their mean, in classes of equal size.
 
-    Were the truth one more draw, the root mean square error of the mean of N draws would be
-    sqrt(1 + 1/N) times their standard deviation, in every class.
+    Were the truth one more draw, the root mean square error of the mean of n draws would be
+    sqrt(1 + 1/n) times their standard deviation. One half of the draws sorts the voxels into classes and the
+    other half is judged: sorted by themselves, few draws look too sure where their spread is small by chance.
 
     Parameters
     ----------
     draws : Draws
-        From `draw`.
+        From `draw`, four samples or more.
     bins : int
         Number of classes.
 
     Returns
     -------
     DataFrame
-        Columns sd (root mean square of the voxelwise standard deviation, with N - 1), error (root mean
-        square error of the mean), expected (sd times sqrt(1 + 1/N)), voxels, one row per class.
+        Columns sd (root mean square of the voxelwise standard deviation of the judged half, with n - 1),
+        error (root mean square error of its mean), expected (sd times sqrt(1 + 1/n)), voxels, a row per class.
     """
-    count = len(draws.samples)
-    spread = draws.samples.std(axis=0, ddof=1)[draws.brain]
-    error = (draws.samples.mean(axis=0) - draws.truth)[draws.brain]
-    order = np.argsort(spread, kind="stable")
+    half = len(draws.samples) // 2
+    order = np.argsort(draws.samples[:half].std(axis=0)[draws.brain], kind="stable")
+    judged = draws.samples[half:]
+    spread = judged.std(axis=0, ddof=1)[draws.brain]
+    error = (judged.mean(axis=0) - draws.truth)[draws.brain]
     rows = [
         {"sd": np.sqrt(np.square(spread[part]).mean()), "error": np.sqrt(np.square(error[part]).mean()),
          "voxels": len(part)}
         for part in np.array_split(order, bins) if len(part)
     ]  # fmt: skip
     frame = pd.DataFrame(rows)
-    return frame.assign(expected=frame.sd * np.sqrt(1 + 1 / count))[["sd", "error", "expected", "voxels"]]
+    return frame.assign(expected=frame.sd * np.sqrt(1 + 1 / len(judged)))[
+        ["sd", "error", "expected", "voxels"]
+    ]
 
 
 def by_subject(draws: Draws) -> pd.DataFrame:
@@ -187,7 +194,7 @@ def by_subject(draws: Draws) -> pd.DataFrame:
         and elsewhere (mean spread inside the lesion and in the rest of the brain; NaN without a lesion),
         auc (chance that a lesion voxel has more spread than another one; 0.5 is chance).
     """
-    from scipy.stats import rankdata, spearmanr
+    from scipy.stats import mannwhitneyu, spearmanr
 
     spread = draws.samples.std(axis=0, ddof=1)
     error = np.abs(draws.samples.mean(axis=0) - draws.truth)
@@ -198,9 +205,10 @@ def by_subject(draws: Draws) -> pd.DataFrame:
         s, e, inside = spread[own][brain], error[own][brain], lesion[brain]
         row = {"subject": subject, "correlation": float(spearmanr(s, e).statistic)}
         if inside.any() and not inside.all():
-            n1, n0 = int(inside.sum()), int((~inside).sum())
             row |= {"lesion": float(s[inside].mean()), "elsewhere": float(s[~inside].mean())}
-            row["auc"] = float((rankdata(s)[inside].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+            row["auc"] = float(
+                mannwhitneyu(s[inside], s[~inside]).statistic / (inside.sum() * (~inside).sum())
+            )
         rows.append(row)
     return pd.DataFrame(rows, columns=["subject", "correlation", "lesion", "elsewhere", "auc"])
 

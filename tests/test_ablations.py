@@ -34,7 +34,7 @@ def test_differences_are_what_the_part_is_worth_in_every_metric():
 
 def test_the_verdict_names_both_directions():
     words = ablations.verdict(ablations.differences(scored({"full": 0, "abl1": 1.0, "abl4": -0.5})))
-    better, worse = words.split("It is worse than")
+    better, worse = words.split("lower than")
     assert "abl1: one network (PSNR)" in better and "abl4" not in better
     assert "abl4: no mask loss (PSNR)" in worse and "2 of 6 comparisons" in worse
 
@@ -78,14 +78,14 @@ def test_steps_are_drawn_with_their_cost():
 def test_distances_show_their_number_of_images():
     frame = pd.DataFrame(
         {
-            "variant": [ablations.REAL, "full", "no_critic"],
+            "variant": [ablations.REAL, "full", "full_half"],
             "features": "f",
             "images": [9, 18, 18],
             "fid": [3.0, 1, 2],
         }
     )
     (axis,) = ablations.fig5f(frame, "smoke").axes
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["real against real", "Full", "no critic"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["real against real", "Full", "Full, half"]
     assert [text.get_text() for text in axis.texts] == ["3 (9 images)", "1 (18 images)", "2 (18 images)"]
 
 

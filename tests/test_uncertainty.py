@@ -25,11 +25,12 @@ def drawn(samples: int, scale: float = 1.0, seed: int = 5) -> Draws:
     return Draws(subject, truth, mean + 0.2, stack, np.ones(shape, bool), lesion)
 
 
-def test_samples_from_the_truths_own_distribution_are_calibrated():
-    frame = uncertainty.calibration(drawn(64))
-    np.testing.assert_allclose(frame.error, frame.expected, rtol=0.12)
-    assert frame.voxels.sum() == 6 * 32 * 32 and frame.sd.is_monotonic_increasing
-    np.testing.assert_allclose(frame.expected, frame.sd * np.sqrt(65 / 64))
+@pytest.mark.parametrize("samples", [4, 8, 64])  # few draws have a spread that is small by chance
+def test_samples_from_the_truths_own_distribution_are_calibrated(samples):
+    frame = uncertainty.calibration(drawn(samples))
+    np.testing.assert_allclose(frame.error, frame.expected, rtol=0.16)
+    assert frame.voxels.sum() == 6 * 32 * 32 and frame.sd.iloc[-1] > 1.3 * frame.sd.iloc[0]
+    np.testing.assert_allclose(frame.expected, frame.sd * np.sqrt(1 + 2 / samples))
 
 
 def test_samples_that_agree_too_much_are_found_out():
@@ -97,25 +98,25 @@ def run(tmp_path, monkeypatch, write_subject):
 
 
 def test_drawn_samples_differ_are_kept_and_repeat(run, monkeypatch):
-    draws = uncertainty.draw("smoke", *run, slices=2, samples=2)
+    draws = uncertainty.draw("smoke", *run, slices=2, samples=4)
     assert (
-        draws.samples.shape == (2, 4, 64, 64)
+        draws.samples.shape == (4, 4, 64, 64)
         and list(draws.subject) == ["Brats18_B_1"] * 2 + ["Brats18_C_1"] * 2
     )
-    assert not np.array_equal(*draws.samples) and not np.array_equal(draws.one_step, draws.samples[0])
+    assert not np.array_equal(*draws.samples[:2]) and not np.array_equal(draws.one_step, draws.samples[0])
     assert draws.lesion.any() and not (draws.lesion & ~draws.brain).all() and draws.truth.min() >= 0
     with monkeypatch.context() as patch:  # kept: nothing is drawn again
         patch.setattr(uncertainty, "_draw", None)
-        again = uncertainty.draw("smoke", *run, slices=2, samples=2)
+        again = uncertainty.draw("smoke", *run, slices=2, samples=4)
     np.testing.assert_array_equal(again.samples, draws.samples)
-    fewer = uncertainty.draw("smoke", *run, slices=1, samples=2)
+    fewer = uncertainty.draw("smoke", *run, slices=1, samples=4)
     assert len(fewer.truth) == 2
-    with pytest.raises(MudiffError, match="2 samples or more"):
-        uncertainty.draw("smoke", *run, slices=1, samples=1)
+    with pytest.raises(MudiffError, match="4 samples or more"):
+        uncertainty.draw("smoke", *run, slices=1, samples=3)
 
 
 def test_the_picture_shows_truth_error_and_spread(run):
-    draws = uncertainty.draw("smoke", *run, slices=2, samples=2)
+    draws = uncertainty.draw("smoke", *run, slices=2, samples=4)
     figure = uncertainty.picture(draws, uncertainty.calibration(draws), "t1ce", "smoke")
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[:5] == ["truth", "one sample", "mean", "error of mean", "SD"]
