@@ -17,7 +17,7 @@ from mudiff.errors import MudiffError
 from mudiff.methods import build
 
 TINY = cohort.Extent(
-    (2, 1, 1), 1, 8.0, 2, 1, cohort._SIZES | {"epochs": 1}, ("betas", "minmax", "both"), 2, 5, 1
+    (2, 1, 1), 1, 8.0, 2, 1, cohort._SIZES | {"epochs": 1}, ("betas", "minmax", "second", "both"), 2, 5, 1
 )
 
 
@@ -29,7 +29,7 @@ def test_a_change_is_compared_with_the_same_seeds_and_with_the_spread_of_all():
     # t(0.975, 2 degrees of freedom) = 4.30265; s = 1
     assert one.spread == pytest.approx(4.30265 * math.sqrt(2), rel=1e-5)
     assert (one.base, one.changed, one.difference) == (1.0, 2.5, 1.5)
-    assert (one.verdict, one.repeats) == (common.WITHIN, "3 / 1")
+    assert (one.verdict, one.repeats) == (common.WITHIN, "3 / 1 training seeds")
     two = common.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5])
     assert (two.base, two.changed, two.spread) == (1.5, 3.0, pytest.approx(4.30265, rel=1e-5))
     assert common.compare("A-2", "x", [1.0, 2.0, 3.0], [7.2]).verdict == common.BEYOND
@@ -54,13 +54,53 @@ def test_scores_of_the_same_weights_are_compared_in_pairs():
     one = common.paired("B-1", "x", [10.0, 20.0, 30.0], [11.0, 21.1, 30.9])
     assert one.difference == pytest.approx(1.0)
     assert one.spread == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert one.verdict == common.BEYOND
+    assert (one.verdict, one.repeats) == (common.EXCLUDES, "3 pairs of scores")
+    assert common.paired("B-1", "x", [1.0, 2.0, 3.0], [2.0, 1.5, 3.2]).verdict == common.INCLUDES
 
 
-def test_results_are_kept_for_their_key(tmp_path):
+def test_crossed_trainings_part_the_shift_from_the_images():
+    """Site 2 is 3 dB harder for all weights, and a site not trained at costs 1 dB."""
+    at_1, at_2 = ([20.0, 21.0, 22.0], [15.9, 17.0, 18.1]), ([18.5], [16.5])
+    shift = common.crossed("B-1", "x", (at_1[0], at_2[1]), (at_1[1], at_2[0]))
+    images_of_2 = common.crossed("B-1", "x", (at_1[0], at_2[0]), (at_1[1], at_2[1]))
+    assert shift.difference == pytest.approx((-4 + 2) / 2)
+    assert images_of_2.difference == pytest.approx((-4 - 2) / 2)
+    assert (shift.base, shift.changed) == pytest.approx(((21 + 16.5) / 2, (17 + 18.5) / 2))
+    # s of the differences -4.1, -4, -3.9 is 0.1
+    assert shift.spread == pytest.approx(4.30265 * 0.1 * math.sqrt(1 / 3 + 1) / 2, rel=1e-4)
+    assert (shift.verdict, shift.repeats) == (common.EXCLUDES, "3 + 1 pairs of scores")
+    assert common.crossed("B-1", "x", ([1.0], [1.0]), ([9.0], [9.0])).verdict == common.UNKNOWN
+
+
+def test_intervals_of_crossed_trainings_leave_out_the_truth_in_one_of_twenty_cases(rng):
+    draws = rng.normal(size=(3000, 5))  # the differences of 4 seeds and of 1; the truth is 0
+    verdicts = [common.crossed("B-1", "x", (np.zeros(4), np.zeros(1)), (d[:4], d[4:])).verdict for d in draws]
+    assert 0.03 < np.mean([verdict == common.EXCLUDES for verdict in verdicts]) < 0.07
+
+
+def test_results_are_kept_for_their_key(tmp_path, monkeypatch):
     calls = []
     ask = lambda key: common.kept(tmp_path / "a" / "b.json", key, lambda: calls.append(1) or len(calls))  # noqa: E731
     assert [ask({"k": 1}), ask({"k": 1}), ask({"k": 2}), ask({"k": 2})] == [1, 1, 2, 2]
+    monkeypatch.setattr(common, "RECIPE_VERSION", common.RECIPE_VERSION + 1)
+    assert [ask({"k": 2}), ask({"k": 2})] == [3, 3]
+    monkeypatch.setattr(common, "code", lambda: "another")
+    assert [ask({"k": 2}), ask({"k": 2})] == [4, 4]
+
+
+def test_the_code_of_effects_and_metrics_is_part_of_the_key(tmp_path, monkeypatch):
+    package = tmp_path / "effects"
+    package.mkdir()
+    ruler = tmp_path / "metrics.py"
+    for file in (ruler, package / "common.py", package / "images.py"):
+        file.write_text("x")
+    monkeypatch.setattr(common, "__file__", str(package / "common.py"))
+    monkeypatch.setattr(common.metrics, "__file__", str(ruler))
+    found = {common.code.__wrapped__()}
+    for file in (ruler, package / "images.py"):
+        file.write_text("y")
+        found.add(common.code.__wrapped__())
+    assert len(found) == 3
 
 
 def test_psnr_is_pooled_per_subject(rng):
@@ -276,18 +316,19 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
         "betas_0",
         "both_0",
         "minmax_0",
+        "second_0",
     ]
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/*") if path.name != "lock"}
     measured = training.training_effects("smoke")
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    scores = {name: training.train_one("smoke", name) for name in ("base", "minmax", "both")}
+    scores = {name: training.train_one("smoke", name) for name in ("base", "minmax", "second", "both")}
     second = training.train_one("smoke", "base", 1)
     assert second != scores["base"]
     by_name = {one.name: one for one in measured}
-    assert [one.id for one in measured] == ["A-2", "B-4", "B-4", "B-1", "B-2", "B-2"]
+    assert [one.id for one in measured] == ["A-2", "B-4", "B-4", "B-1", "B-1", "B-1", "B-2", "B-2"]
     assert all(one.base == scores["base"]["first"] for one in measured[:3])
     both_seeds = [scores["base"]["first"], second["first"]]
-    assert by_name["tested at the site left out"].base == pytest.approx(np.mean(both_seeds))
+    assert by_name["one way: trained at site 1, tested at 2"].base == pytest.approx(np.mean(both_seeds))
     assert measured[0].spread == pytest.approx(12.7062 * np.std(both_seeds, ddof=1) * math.sqrt(2), rel=1e-4)
     assert by_name["min-max, on the base's scale"].changed == scores["minmax"]["first"]
     assert (
@@ -296,10 +337,18 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
         != scores["minmax"]["first"]
     )
     there = np.mean([scores["base"]["second"], second["second"]])
-    assert by_name["tested at the site left out"].changed == pytest.approx(there)
-    mixed = by_name["both sites in training, tested at the second"]
+    one_way = by_name["one way: trained at site 1, tested at 2"]
+    assert one_way.changed == pytest.approx(there) and one_way.interval
+    away = scores["second"]
+    assert away["first"] != scores["base"]["first"]
+    shift, harder = by_name["both ways: site not trained at"], by_name["both ways: images of site 2"]
+    assert shift.base == pytest.approx((np.mean(both_seeds) + away["second"]) / 2)
+    assert shift.changed == pytest.approx((there + away["first"]) / 2)
+    assert harder.base == pytest.approx((np.mean(both_seeds) + away["first"]) / 2)
+    assert shift.difference + harder.difference == pytest.approx(one_way.difference)
+    mixed = by_name["both sites trained, tested at site 2"]
     assert (mixed.base, mixed.changed) == (scores["base"]["second"], scores["both"]["second"])
-    one_site = by_name["tested at one of two training sites"]
+    one_site = by_name["both sites trained, tested at site 1 alone"]
     assert one_site.base == pytest.approx((scores["both"]["first"] + scores["both"]["second"]) / 2)
     assert (one_site.changed, one_site.verdict) == (scores["both"]["first"], common.UNKNOWN)
 
@@ -347,7 +396,7 @@ def test_sampling_effects_are_kept_one_file_each(miniature):
     measured = sampling.sampling_effects("smoke")
     assert [one.id for one in measured] == ["E-1", "E-4", "E-5"]
     assert measured[1].name == "T = 5 with weights of T = 4"
-    assert all(one.repeats == f"{sampling.SEEDS} / 1" for one in measured)
+    assert all(one.repeats == f"{sampling.SEEDS} / 1 sampler seeds" for one in measured)
     files = cohort.folder("smoke") / "sampling"
     assert {path.name for path in files.iterdir()} == {
         "base_1.json", "printed.json", "steps_5.json", "not_loaded.json"
@@ -392,6 +441,10 @@ def test_the_picture_shows_every_effect(miniature):
     assert sorted(labels) == sorted(f"{one.id}: {one.name}" for one in measured)
     words = plots.caption(figure)
     assert "phantoms" in words and "Profile smoke" in words and "5 steps" in words
+    assert "of the sampler in panel Sampling" in words and "interval of the mean difference" in words
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"spread of the seeds", "interval of a paired difference"} < set(entries)
+    assert set(entries) >= {one.verdict for one in measured}
     frame = effects.frame(measured)
     assert len(frame) == len(measured) and set(frame.group) == {"metrics", "sampling", "training", "data"}
 
@@ -405,6 +458,8 @@ ROWS = [
     common.Effect("A to D", "text", 20.0, 20.0, math.inf, "1 / 1"),
     common.Effect("D-2", "pair", 20.0, 18.0, 0.4, "4 / 1"),
     common.Effect("F-4", "range", 20.0, 26.0),
+    common.Effect("B-1", "shift", 20.0, 19.0, 0.5, "4 pairs", interval=True),
+    common.Effect("B-2", "alone", 20.0, 20.1, 0.5, "4 pairs", interval=True),
 ]
 
 
@@ -414,11 +469,13 @@ def test_tables_show_effect_spread_and_verdict():
     assert lines[1] == "| A-2 | betas | 20.00 | 20.30 | +0.30 | ± 0.40 | 4 / 1 | within the spread |"
     assert lines[2].endswith("| +0.00 | – | 1 / 1 | one seed, no spread |")
     assert lines[4].endswith("| +6.00 | – |  | exact |")
+    assert lines[5].endswith("| **−1.00** | ± 0.50 | 4 pairs | interval excludes 0 |")
+    assert lines[6].endswith("| +0.10 | ± 0.50 | 4 pairs | interval includes 0 |")
 
 
 def test_groups_follow_the_register_in_order():
     assert [one.id for one in effects.of(ROWS, "training", "architecture")] == ["A-2", "A-5", "A to D", "D-2"]
-    assert [show.group(one) for one in ROWS] == [
+    assert [show.group(one) for one in ROWS[:5]] == [
         "training",
         "training",
         "training",
@@ -429,14 +486,27 @@ def test_groups_follow_the_register_in_order():
 
 
 def test_sentences_count_what_is_beyond():
-    assert effects.words(ROWS) == (
-        "2 of 3 effects are beyond the spread of the seeds; the largest is D-2, pair, with −2.0 dB."
+    assert effects.words(ROWS[:5]) == (
+        "2 of 3 effects are beyond the spread of the training seeds; the largest is D-2, pair, with −2.0 dB."
     )
-    assert effects.words(ROWS[1:2]) == "0 of 1 effects are beyond the spread of the seeds."
-    assert effects.words(ROWS[4:]) == "None of these effects has a spread to be compared with."
+    assert effects.words(ROWS[1:2]) == "0 of 1 effects are beyond the spread of the training seeds."
+    assert effects.words(ROWS[4:5]) == "None of these effects has a spread to be compared with."
+    assert effects.words(ROWS[5:]) == (
+        "1 of 2 paired differences have an interval that excludes 0; the largest is B-1, shift, with −1.0 dB."
+    )
+    assert effects.words(ROWS[1:2] + ROWS[6:]).count(".") == 2
+    drawn = common.compare("E-1", "misprint", [20.0, 20.1], [9.0], "sampler")
+    assert effects.words([drawn]).startswith("1 of 1 effects are beyond the spread of the sampler's seeds; ")
+
+
+def test_limits_hold_bands_around_zero_and_intervals_around_marks():
+    band, interval = ROWS[0], ROWS[5]
+    assert show._limits([band]) == pytest.approx((-0.5, 0.4))
+    assert show._limits([interval]) == pytest.approx((-1.5, 0.03))
 
 
 def test_the_base_in_words():
     assert "32 pixels" in effects.base_words("demo") and "base with 4 seeds" in effects.base_words("demo")
     assert "40 steps on 8 phantoms" in effects.base_words("demo")
+    assert "learning rates 0.002 and 0.0005 (published: 0.00016 and 0.0001)" in effects.base_words("demo")
     assert dataclasses.asdict(ROWS[0])["spread"] == 0.4

@@ -119,7 +119,8 @@ def sampling_effects(profile: str) -> list[Effect]:
             key | {"seeds": SEEDS},
             lambda indices=indices: [psnr_with(method, slices, indices, seed) for seed in range(SEEDS)],
         )
-        effects.append(compare(*words[name], base, [kept(place / f"{name}.json", key, compute)]))
+        changed = [kept(place / f"{name}.json", key, compute)]
+        effects.append(compare(*words[name], base, changed, "sampler"))
     return effects
 
 

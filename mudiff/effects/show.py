@@ -8,7 +8,17 @@ import pandas as pd
 
 from mudiff import plots, register
 from mudiff.effects import cohort, sampling, training
-from mudiff.effects.common import BEYOND, CONFIDENCE, EXACT, UNKNOWN, WITHIN, Effect
+from mudiff.effects.common import (
+    BEYOND,
+    CONFIDENCE,
+    EXACT,
+    EXCLUDES,
+    INCLUDES,
+    UNKNOWN,
+    WITHIN,
+    Effect,
+)
+from mudiff.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +27,16 @@ if TYPE_CHECKING:
 GROUPS = ("metrics", "sampling", "training", "architecture", "data")
 """Groups of effects, in the order of the notebook."""
 
-_MARKS = {EXACT: ("D", "0.35"), UNKNOWN: ("x", "0.35"), WITHIN: ("o", "w"), BEYOND: ("o", plots.COLOURS[0])}
+_MARKS = {
+    EXACT: ("D", "0.35", "0.35"),
+    UNKNOWN: ("x", "0.35", "0.35"),
+    WITHIN: ("o", "w", plots.COLOURS[0]),
+    BEYOND: ("o", plots.COLOURS[0], plots.COLOURS[0]),
+    INCLUDES: ("s", "w", plots.COLOURS[1]),
+    EXCLUDES: ("s", plots.COLOURS[1], plots.COLOURS[1]),
+}
+"""Verdict -> shape, filling and edge of its mark."""
+
 _PANELS = (("metrics",), ("sampling",), ("training", "architecture", "data"))
 
 
@@ -56,12 +75,12 @@ def frame(effects: Sequence[Effect]) -> pd.DataFrame:
 
 
 def table(effects: Sequence[Effect]) -> str:
-    """Return effects as a Markdown table; what is beyond the spread is bold."""
+    """Return effects as a Markdown table; bold: beyond the spread of seeds, or with an interval that excludes 0."""
     lines = ["| id | change | base (dB) | changed (dB) | effect (dB) | spread (dB) | from | verdict |"]
     lines.append("|---|---|--:|--:|--:|--:|---|---|")
     for one in effects:
         effect = f"{one.difference:+.2f}".replace("-", "−")
-        effect = f"**{effect}**" if one.verdict == BEYOND else effect
+        effect = f"**{effect}**" if one.verdict in (BEYOND, EXCLUDES) else effect
         spread = f"± {one.spread:.2f}" if math.isfinite(one.spread) else "–"
         cells = (
             one.id,
@@ -78,32 +97,44 @@ def table(effects: Sequence[Effect]) -> str:
 
 
 def words(effects: Sequence[Effect]) -> str:
-    """Return a sentence on how many of some effects exceed their spread, and which is the largest."""
-    random = [one for one in effects if one.verdict in (WITHIN, BEYOND)]
-    beyond = [one for one in random if one.verdict == BEYOND]
-    if not random:
-        return "None of these effects has a spread to be compared with."
-    text = f"{len(beyond)} of {len(random)} effects are beyond the spread of the seeds"
-    if not beyond:
-        return f"{text}."
-    largest = max(beyond, key=lambda one: abs(one.difference))
+    """Return in words how many of some effects exceed their spread, or exclude 0, and the largest of these."""
+    seeds = "sampler's" if effects and all(group(one) == "sampling" for one in effects) else "training"
+    sentences = []
+    for inside, outside, what in (
+        (WITHIN, BEYOND, f"effects are beyond the spread of the {seeds} seeds"),
+        (INCLUDES, EXCLUDES, "paired differences have an interval that excludes 0"),
+    ):
+        judged = [one for one in effects if one.verdict in (inside, outside)]
+        found = [one for one in judged if one.verdict == outside]
+        if judged:
+            sentences.append(f"{len(found)} of {len(judged)} {what}{_largest(found)}.")
+    return " ".join(sentences) or "None of these effects has a spread to be compared with."
+
+
+def _largest(effects: Sequence[Effect]) -> str:
+    if not effects:
+        return ""
+    largest = max(effects, key=lambda one: abs(one.difference))
     change = f"{largest.difference:+.1f}".replace("-", "−")
-    return f"{text}; the largest is {largest.id}, {largest.name}, with {change} dB."
+    return f"; the largest is {largest.id}, {largest.name}, with {change} dB"
 
 
 def base_words(profile: str) -> str:
-    """Return in words what the base of the short trainings is."""
-    chosen, settings = cohort.extent(profile), training.base_settings(profile)
+    """Return in words what the base of the short trainings is, with its learning rates and the published ones."""
+    chosen, settings, published = cohort.extent(profile), training.base_settings(profile), Settings()
     train, _, test = chosen.subjects
     steps = settings.epochs * -(-train * chosen.slices // settings.batch_size)
+    rates = f"{settings.learning_rate:g} and {settings.critic_learning_rate:g}"
+    theirs = f"{published.learning_rate:g} and {published.critic_learning_rate:g}"
     return (
-        f"MU-Diff, variant released, {settings.image_size} pixels, width {settings.width}, {steps} steps on "
-        f"{train} phantoms, tested on {test}; base with {chosen.seeds} seeds, each change with {chosen.repeats}"
+        f"MU-Diff, variant released, {settings.image_size} pixels, width {settings.width}, {steps} steps on {train} "
+        f"phantoms at learning rates {rates} (published: {theirs}), tested on {test}; "
+        f"base with {chosen.seeds} seeds, each change with {chosen.repeats}"
     )
 
 
 def forest(effects: Sequence[Effect], profile: str) -> "Figure":
-    """Draw all effects in dB: a panel for metrics, sampling, and trainings, the spread as a band behind each.
+    """Draw all effects in dB: a panel for metrics, sampling, and trainings, the spread as a band or bar.
 
     Parameters
     ----------
@@ -132,16 +163,13 @@ def _panel(axis: "Axes", rows: Sequence[Effect]) -> None:
     from matplotlib.patches import Rectangle
 
     for y, one in enumerate(rows):
-        if math.isfinite(one.spread):
+        marker, fill, edge = _MARKS[one.verdict]
+        if math.isfinite(one.spread) and one.interval:
+            axis.plot([one.difference - one.spread, one.difference + one.spread], [y, y], color=edge, lw=1.2)
+        elif math.isfinite(one.spread):
             axis.add_patch(Rectangle((-one.spread, y - 0.42), 2 * one.spread, 0.84, color="0.87", lw=0))
-        marker, fill = _MARKS[one.verdict]
-        edge = plots.COLOURS[0] if marker == "o" else "0.35"
         axis.plot(one.difference, y, marker, ms=4.5, mfc=fill, mec=edge, mew=1.0)
-    reach = [abs(one.difference) for one in rows] + [one.spread for one in rows if math.isfinite(one.spread)]
-    low = min(min(one.difference for one in rows), -0.02 * max(reach))
-    high = max(max(one.difference for one in rows), 0.02 * max(reach))
-    wide = max((one.spread for one in rows if math.isfinite(one.spread)), default=0.0)
-    low, high = min(low, -wide), max(high, wide)
+    low, high = _limits(rows)
     margin = 0.06 * (high - low)
     axis.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.4, -0.6))
     axis.set_yticks(range(len(rows)), [f"{one.id}: {one.name}" for one in rows])
@@ -152,6 +180,17 @@ def _panel(axis: "Axes", rows: Sequence[Effect]) -> None:
     axis.spines["left"].set_visible(False)
 
 
+def _limits(rows: Sequence[Effect]) -> tuple[float, float]:
+    """Return the least and the largest value that a panel shows: marks, bands around 0, intervals around marks."""
+    values = [one.difference for one in rows]
+    for one in rows:
+        if math.isfinite(one.spread):
+            centre = one.difference if one.interval else 0.0
+            values += [centre - one.spread, centre + one.spread]
+    least = 0.02 * max(abs(value) for value in values)
+    return min(*values, -least), max(*values, least)
+
+
 def _legend(effects: Sequence[Effect]) -> list[object]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -159,18 +198,21 @@ def _legend(effects: Sequence[Effect]) -> list[object]:
     found = [verdict for verdict in _MARKS if any(one.verdict == verdict for one in effects)]
     marks = []
     for verdict in found:
-        marker, fill = _MARKS[verdict]
-        edge = plots.COLOURS[0] if marker == "o" else "0.35"
+        marker, fill, edge = _MARKS[verdict]
         marks.append(Line2D([], [], marker=marker, ls="", ms=4.5, mfc=fill, mec=edge, label=verdict))
-    return (
-        [*marks, Patch(color="0.87", label="spread of the seeds")] if set(found) & {WITHIN, BEYOND} else marks
-    )
+    if set(found) & {WITHIN, BEYOND}:
+        marks.append(Patch(color="0.87", label="spread of the seeds"))
+    if set(found) & {INCLUDES, EXCLUDES}:
+        marks.append(Line2D([], [], color=plots.COLOURS[1], lw=1.2, label="interval of a paired difference"))
+    return marks
 
 
 def _caption(profile: str) -> str:
     return (
         "Change of the PSNR (protocol masked, but F-3: released) by one difference at a time; to the right: higher. "
-        f"Band: contains {CONFIDENCE:.0%} of the differences that seeds alone make. Metrics and sampling: "
+        f"Band: contains {CONFIDENCE:.0%} of the differences that other seeds alone make, of the sampler in panel "
+        f"Sampling, else of the training. Bar (B-1, B-2): {CONFIDENCE:.0%} interval of the mean difference of two "
+        "scores of the same weights. Metrics and sampling: "
         f"{sampling.source(profile).words}; E-4 takes {cohort.extent(profile).steps} steps. Training, architecture, "
         f"data: {base_words(profile)}. Data: generated phantoms, no patients. Profile {profile}."
     )

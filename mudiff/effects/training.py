@@ -10,7 +10,7 @@ import numpy as np
 from mudiff import config, data, runs, sample, train
 from mudiff.effects import cohort
 from mudiff.effects.cohort import DATASET, TARGET
-from mudiff.effects.common import Effect, compare, digest, kept, paired, subject_psnr, unit
+from mudiff.effects.common import Effect, compare, crossed, digest, kept, paired, subject_psnr, unit
 from mudiff.settings import Settings
 
 FIRST_SEED = 1024
@@ -53,10 +53,14 @@ CHANGES = {
     "pair": Change("D-2", "gates see the pair", {"gates": "pair"}),
     "chain": Change("D-3", "pairs as a chain", {"pairs": "chain"}),
     "minmax": Change("B-4", "min-max, on the base's scale", {"normalisation": "minmax"}),
+    "second": Change("B-1", "training at the second site", site="second"),
     "both": Change("B-2", "both sites in training", site="both"),
     "text": Change("A to D", "variant text as a whole", config.TEXT | {"variant": "text"}),
 }
 """Name of the training's folder -> the change."""
+
+Scores = Mapping[str, list[dict[str, float]]]
+"""Name of the setting -> what `train_one` returned, seed by seed."""
 
 
 def base_settings(profile: str) -> Settings:
@@ -91,7 +95,7 @@ def train_one(profile: str, name: str, repeat: int = 0) -> dict[str, float]:
     run = train.train(
         settings, slices, cohort.folder(profile) / "trainings" / f"{name}_{repeat}", progress=False
     )
-    sites = ("first", "second") if name in ("base", "both") else ("first",)
+    sites = ("first", "second") if name in ("base", "second", "both") else ("first",)
     tests = {site: cohort.prepared(profile, site, settings.normalisation) for site in sites}
     scales = {site: cohort.prepared(profile, site) for site in tests}
     hashes = [
@@ -165,23 +169,41 @@ def training_effects(profile: str, names: tuple[str, ...] = ()) -> list[Effect]:
     scores: dict[str, list[dict[str, float]]] = {}
     for name, repeat in tqdm(work, desc="short trainings", unit="training", disable=None):
         scores.setdefault(name, []).append(train_one(profile, name, repeat))
-    take = lambda name, what: [score[what] for score in scores[name]]  # noqa: E731
-    base = take("base", "first")
-    effects = [
-        compare(CHANGES[name].id, CHANGES[name].name, base, take(name, "first"))
-        for name in names
-        if name not in ("both", "minmax")
-    ]
-    if "minmax" in names:
-        words = CHANGES["minmax"].name
-        effects.append(compare("B-4", words, base, take("minmax", "first")))
-        effects.append(compare("B-4", "min-max, each on its own scale", base, take("minmax", "own")))
-    there = take("base", "second")
-    effects.append(paired("B-1", "tested at the site left out", base, there))
+    return [*_setting_effects(scores, names), *_site_effects(scores, names)]
+
+
+def _take(scores: Scores, name: str, what: str) -> list[float]:
+    return [score[what] for score in scores[name]]
+
+
+def _setting_effects(scores: Scores, names: tuple[str, ...]) -> list[Effect]:
+    """Return the effects of changed settings at the first site."""
+    base = _take(scores, "base", "first")
+    effects = []
+    for name in (name for name in names if CHANGES[name].fields):
+        change = CHANGES[name]
+        effects.append(compare(change.id, change.name, base, _take(scores, name, "first")))
+        if name == "minmax":
+            own = _take(scores, name, "own")
+            effects.append(compare(change.id, "min-max, each on its own scale", base, own))
+    return effects
+
+
+def _site_effects(scores: Scores, names: tuple[str, ...]) -> list[Effect]:
+    """Return what sites do: B-1 by trainings at either one, tested at both, and B-2 by the mixed training.
+
+    A site left out differs in two ways: the weights do not know it, and its images may be harder or easier
+    for any weights. One direction has both; the crossed rows have one each.
+    """
+    here, there = (_take(scores, "base", site) for site in ("first", "second"))
+    effects = [paired("B-1", "one way: trained at site 1, tested at 2", here, there)]
+    if "second" in names:
+        first, second = (_take(scores, "second", site) for site in ("first", "second"))
+        effects.append(crossed("B-1", "both ways: site not trained at", (here, second), (there, first)))
+        effects.append(crossed("B-1", "both ways: images of site 2", (here, first), (there, second)))
     if "both" in names:
-        effects.append(
-            compare("B-2", "both sites in training, tested at the second", there, take("both", "second"))
-        )
-        mean = np.mean([take("both", "first"), take("both", "second")], axis=0)
-        effects.append(paired("B-2", "tested at one of two training sites", mean, take("both", "first")))
+        first, second = (_take(scores, "both", site) for site in ("first", "second"))
+        effects.append(compare("B-2", "both sites trained, tested at site 2", there, second))
+        mean = np.mean([first, second], axis=0)
+        effects.append(paired("B-2", "both sites trained, tested at site 1 alone", mean, first))
     return effects
