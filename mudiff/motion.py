@@ -2,7 +2,9 @@
 
 The paper gives no parameters, only a reference to a simulation of motion. Here TorchIO's `Motion` is applied
 (after Shaw et al., "MRI k-space motion artefact augmentation", MIDL 2019): the head moves a few times during
-the scan, and each stretch of the k-space is filled from the head's place at that time.
+the scan, and each stretch of the k-space is filled from the head's place at that time. The image is the real part
+of the inverse transform, so each line of the k-space is averaged with the conjugate of its mirror image; a scanner
+would show the magnitude.
 """
 
 import dataclasses
@@ -34,8 +36,8 @@ JITTER = 0.3
 SEED = 2024
 """Seed of the movements."""
 
-RECIPE_VERSION = 1
-"""Counts up when the same parameters would give other images."""
+INTERPOLATION = "bspline"
+"""Of turned and shifted heads: cubic B-splines. Linear ones blur every moved stretch, a loss that is not motion."""
 
 _ORDER = "PSL"
 """Array axes for TorchIO, whose time runs along the last one: left-right, the usual phase encoding of axial scans."""
@@ -54,12 +56,18 @@ class Movement:
     strength : float
         From 0 (none) to 3 (severe).
     times : array (n,)
-        When, rising, as parts of the scan between 0 and 1.
+        When, rising, as parts of the scan between 0 and 1. They part it into n + 1 stretches.
     degrees : array (n, 3)
         Rotations about the axes x (to the left), y (to posterior) and z (to superior) through the middle of
         the volume, against the place of the head in mid-scan, when the centre of the k-space is acquired.
     translation : array (n, 3)
         Shifts along these axes in mm, against the same place.
+
+    Notes
+    -----
+    Which stretch has which pose says `stretches`. As in TorchIO, a pose maps places of the moved image to places
+    of the unmoved head: the moved image has at r (mm from the middle) what the head has at R r + t, with
+    R = Rz Rx Ry and the shift t. The head itself goes the inverse way, from p to R⁻¹ (p - t).
     """
 
     subject: str
@@ -118,6 +126,30 @@ def draw(subject: str, strength: float, seed: int = SEED) -> Movement:
     times = step * (np.arange(1, MOVEMENTS + 1) + rng.uniform(-JITTER, JITTER, MOVEMENTS))
     degrees, translation = rng.uniform(-1, 1, (2, MOVEMENTS, 3))
     return Movement(subject, float(strength), times, size * degrees, size * translation)
+
+
+def stretches(movement: Movement) -> list[tuple[float, float, np.ndarray, np.ndarray]]:
+    """Return what the k-space is put together from, in the order of the scan.
+
+    TorchIO's rule (``Motion.sort_spectra``): the unmoved head has the stretch in which the middle of the scan
+    lies, or the last one where all movements come before. The pose whose turn that would be has the first stretch.
+
+    Parameters
+    ----------
+    movement : Movement
+        With n times.
+
+    Returns
+    -------
+    list of (float, float, array (3,), array (3,))
+        For each of n + 1 stretches: begin and end as parts of the scan, degrees and translation (mm).
+    """
+    middle = int(np.searchsorted(movement.times, 0.5, side="right"))
+    poses = [np.insert(values, 0, 0, axis=0) for values in (movement.degrees, movement.translation)]
+    for values in poses:  # (n + 1, 3)
+        values[[0, middle]] = values[[middle, 0]]
+    edges = [0.0, *map(float, movement.times), 1.0]
+    return list(zip(edges[:-1], edges[1:], *poses, strict=True))
 
 
 def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarray:
@@ -179,7 +211,7 @@ def _torchio(ordered: np.ndarray, sides: np.ndarray, movement: Movement) -> np.n
         degrees=movement.degrees,
         translation=movement.translation,
         times=movement.times,
-        image_interpolation="linear",
+        image_interpolation=INTERPOLATION,
     )
     with torch.random.fork_rng(devices=[]):  # each transform of TorchIO draws from torch's global generator
         image = transform(torchio.ScalarImage(tensor=torch.from_numpy(ordered)[None], affine=affine))
@@ -235,20 +267,19 @@ def moved_slices(preparation: Preparation, path: Path, movement: Movement) -> np
 
 
 def table(movements: Iterable[Movement]) -> pd.DataFrame:
-    """Return the parameters of movements, one row each: enough to make the same artefacts again.
+    """Return where the heads were when: one row per stretch of a scan, enough to make the same artefacts again.
 
     Returns
     -------
     DataFrame
-        Columns strength, subject, transform (from 1), time (part of the scan), degrees_x, degrees_y, degrees_z,
-        translation_x, translation_y, translation_z (mm).
+        Columns strength, subject, stretch (from 1), begin, end (parts of the scan), degrees_x, degrees_y, degrees_z,
+        translation_x, translation_y, translation_z (mm). All six are 0 in mid-scan. They map the moved image to the
+        unmoved head, so the head itself moves the inverse way, see `Movement`.
     """
-    rows = [
-        {"strength": m.strength, "subject": m.subject, "transform": number + 1, "time": m.times[number]}
-        | {f"degrees_{axis}": value for axis, value in zip(_AXES, m.degrees[number], strict=True)}
-        | {f"translation_{axis}": value for axis, value in zip(_AXES, m.translation[number], strict=True)}
-        for m in movements
-        for number in range(len(m.times))
-    ]
     parameters = [f"{what}_{axis}" for what in ("degrees", "translation") for axis in _AXES]
-    return pd.DataFrame(rows, columns=["strength", "subject", "transform", "time", *parameters])
+    rows = [
+        (m.strength, m.subject, number, begin, end, *degrees, *translation)
+        for m in movements
+        for number, (begin, end, degrees, translation) in enumerate(stretches(m), start=1)
+    ]
+    return pd.DataFrame(rows, columns=["strength", "subject", "stretch", "begin", "end", *parameters])

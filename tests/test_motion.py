@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import LPS, write_nifti
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from mudiff import config, data, layouts, motion, volumes
 from mudiff.errors import MudiffError
@@ -81,16 +82,79 @@ def test_parameters_lie_within_the_scale_and_fill_it():
 def test_the_table_is_enough_to_draw_the_same_again():
     frame = motion.table([motion.draw("A", s) for s in (1, 2)])
     assert list(frame) == [
-        "strength", "subject", "transform", "time", "degrees_x", "degrees_y", "degrees_z",
+        "strength", "subject", "stretch", "begin", "end", "degrees_x", "degrees_y", "degrees_z",
         "translation_x", "translation_y", "translation_z",
     ]  # fmt: skip
-    assert len(frame) == 2 * motion.MOVEMENTS and list(frame["transform"]) == [1, 2, 3, 4] * 2
+    assert len(frame) == 2 * 5 and list(frame["stretch"]) == [1, 2, 3, 4, 5] * 2
     second = frame[frame.strength == 2]
     drawn = motion.draw("A", 2)
-    np.testing.assert_array_equal(second[["degrees_x", "degrees_y", "degrees_z"]], drawn.degrees)
-    np.testing.assert_array_equal(second.filter(like="translation_"), drawn.translation)
-    np.testing.assert_array_equal(second.time, drawn.times)
+    order = [1, 0, 2, 3]  # the third stretch is mid-scan, and its pose has the first one
+    moved = second[second["stretch"] != 3]
+    np.testing.assert_array_equal(moved[["degrees_x", "degrees_y", "degrees_z"]], drawn.degrees[order])
+    np.testing.assert_array_equal(moved.filter(like="translation_"), drawn.translation[order])
+    assert not second[second["stretch"] == 3].filter(regex="degrees|translation").any(axis=None)
+    np.testing.assert_array_equal(second.begin, [0, *drawn.times])
+    np.testing.assert_array_equal(second.end, [*drawn.times, 1])
     assert list(motion.table([])) == list(frame)
+
+
+def rebuilt(volume, frame):
+    """Put the k-space together from the rows of a table, all by scipy; volume (P, S, L) with voxels of 2 mm."""
+    middle = (np.array(volume.shape) - 1) / 2
+    spectrum = np.zeros(volume.shape, complex)
+    for row in frame.itertuples():
+        turns = [
+            (row.degrees_y, "y"),
+            (row.degrees_x, "x"),
+            (row.degrees_z, "z"),
+        ]  # about fixed axes, y first
+        rotation = Rotation.identity()
+        for degrees, axis in turns:
+            rotation = Rotation.from_euler(axis, degrees, degrees=True) * rotation
+        axes = [1, 2, 0]  # of x, y, z (to the left, posterior, superior) for those of the array
+        matrix = rotation.as_matrix()[np.ix_(axes, axes)]
+        shift = np.array([row.translation_x, row.translation_y, row.translation_z])[axes] / 2  # mm -> voxels
+        moved = ndimage.affine_transform(volume, matrix, middle - matrix @ middle + shift, order=3)
+        count = volume.shape[-1]
+        lines = slice(int(row.begin * count), int(row.end * count))
+        spectrum[..., lines] = np.fft.fftshift(np.fft.fftn(moved))[..., lines]
+    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real
+
+
+@pytest.mark.parametrize("times", [None, (0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9), (0.2, 0.3, 0.4, 0.8)])
+def test_the_table_says_which_pose_has_which_part_of_the_scan(brain, times):
+    """Stretch by stretch from the table, the k-space gives what TorchIO gives."""
+    drawn = motion.draw("A", 2)
+    movement = drawn if times is None else dataclasses.replace(drawn, times=np.array(times))
+    frame = motion.table([movement])
+    still_row = frame[~frame.filter(regex="degrees|translation").any(axis=1)]
+    assert len(still_row) == 1 and still_row.begin.item() <= 0.5 <= max(still_row.end.item(), 0.5)
+    volume = np.moveaxis(brain, [0, 1, 2], [2, 0, 1]).copy()  # L, P, S -> P, S, L
+    affine = np.array([[0, 0, -2.0, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+    moved = motion.move(volume, affine, movement)
+    expected = np.where(volume > 0, rebuilt(volume, frame), 0)
+    assert error(moved, volume) > 3
+    np.testing.assert_allclose(moved, expected, atol=0.5)  # of values up to 1000
+
+
+def test_the_head_itself_goes_the_other_way(brain):
+    """The poses map the moved image to the unmoved head, so 4 mm to superior moves the head 4 mm to inferior."""
+    shift = np.zeros((motion.MOVEMENTS, 3))
+    shift[:, 2] = 4.0  # mm, two voxels
+    times = np.array([0.505, 0.51, 0.515, 0.52])  # at rest up to just before the centre of the k-space
+    full = np.where(brain > 0, brain, 1e-6)  # no background, which would be set to 0
+    moved = motion.move(full, AFFINE, still(translation=shift, times=times))
+    down = np.roll(full, -2, axis=2)  # the last axis runs to superior
+    assert error(moved, down) < 0.7 * error(moved, np.roll(full, 2, axis=2))
+
+
+def test_moved_stretches_keep_their_detail(brain, monkeypatch):
+    """Linear interpolation would take fine detail away, which is not what motion does."""
+    shift = np.full((motion.MOVEMENTS, 3), 1.0)  # mm, half a voxel
+    detail = lambda: ndimage.laplace(motion.move(brain, AFFINE, still(translation=shift))).std()  # noqa: E731
+    cubic = detail()
+    monkeypatch.setattr(motion, "INTERPOLATION", "linear")
+    assert cubic > 1.1 * detail()
 
 
 # The artefact
@@ -178,7 +242,7 @@ def test_the_artefact_is_that_of_torchio(brain):
     stored = nibabel.orientations.apply_orientation(brain, transform)
     affine = AFFINE @ nibabel.orientations.inv_ornt_aff(transform, brain.shape)
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(stored.shape) - 1) / 2)
-    apply = torchio.Motion(movement.degrees, movement.translation, movement.times, "linear")
+    apply = torchio.Motion(movement.degrees, movement.translation, movement.times, "bspline")
     image = torchio.ScalarImage(tensor=torch.from_numpy(stored.copy())[None], affine=affine)
     expected = np.where(stored > 0, apply(image).numpy()[0], 0)
     np.testing.assert_allclose(motion.move(stored, affine, movement), expected, atol=1e-3)

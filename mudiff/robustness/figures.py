@@ -169,8 +169,8 @@ def _words(frame: pd.DataFrame, profile: str) -> str:
     if count >= _FEWEST:
         text += (
             "Thin lines: subjects. Large points: means with 95 % intervals over the subjects, which may reach beyond "
-            "the panel. They contain the differences between subjects, so they overlap even where every subject "
-            "loses. "
+            "the panel. They contain the differences between subjects, so they can overlap even where every "
+            "subject loses. "
         )
     else:
         text += (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mudiff import config, layouts, motion, paths, tasks
+from mudiff import config, layouts, motion, paths, settings, tasks
 from mudiff.errors import MudiffError
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ def synthesise(found: Study) -> int:
     """Move the FLAIR of every test subject and synthesise T1CE with it, at each strength by each method.
 
     Both are kept under ``paths.analysis(profile, "motion")``, a file per subject, and made anew when
-    weights, data or movements change. The random numbers of a slice are those of its clean synthesis, so
-    that FLAIR is all that differs.
+    weights, data, movements or the code of the motion change. The random numbers of a slice are those of its
+    clean synthesis, so that FLAIR is all that differs.
 
     Parameters
     ----------
@@ -214,13 +214,14 @@ def synthesise(found: Study) -> int:
 
 
 def _unfinished(found: Study, slices: "Slices", name: str, strength: float) -> list[str]:
-    """Return the subjects that a folder lacks, after removing what other weights, data or movements made."""
+    """Return the subjects that a folder lacks, after removing what other weights, data, movements or code made."""
     folder = found.folder(name, strength)
     movements = motion.table(found.movement(subject, strength) for subject in found.files)
     key: dict[str, Any] = {
         "data": slices.info["data_hash"],
         "movements": hashlib.sha256(movements.to_csv().encode()).hexdigest(),
-        "recipe": [motion.RECIPE_VERSION, *(metadata.version(p) for p in ("torchio", "simpleitk"))],
+        "recipe": settings.RECIPE_VERSION,  # of preparation and sampling
+        "code": [_hash(Path(motion.__file__)), *(metadata.version(p) for p in ("torchio", "simpleitk"))],
     }
     if name != CONTRAST:
         clean = found.folder(name, 0) / "synthetic.json"
