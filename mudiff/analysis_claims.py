@@ -17,8 +17,8 @@ from mudiff.errors import MudiffError
 from mudiff.verdicts import COLUMNS, OPEN, Decided
 
 MASKS = {
-    "convolution": "by a 1 x 1 convolution, as in the code",
-    "channel_mean": "by the mean over the channels, as in the text",
+    "convolution": "by an untrained 1 x 1 convolution, as in the code",
+    "channel_mean": "by the mean over the channels, as in the text (Eq. 28)",
 }
 """Variant of the masks -> how they are made of the critic's features."""
 
@@ -159,15 +159,15 @@ CLAIMS = (
     ),
     Claim(
         "Attention",
-        "Features of FLAIR concentrate on the lesion",
-        "Results, adaptive feature selection; Fig. 5a",
+        "Features of FLAIR concentrate on the lesion, more than the image does",
+        "Results, adaptive feature selection; Fig. 5a (the image as a control is ours)",
         "fig5a",
         partial(rules.concentrated, condition="flair"),
     ),
     *(
         Claim(
             "Attention",
-            f"The masks M1 and M2 are higher on lesion boundaries than elsewhere: {words}",
+            f"The masks M1 and M2 are higher on lesion boundaries than in lesions and elsewhere: {words}",
             "Results, lesion uncertainty; Fig. 5b",
             "fig5b",
             partial(rules.boundary, variant=variant),

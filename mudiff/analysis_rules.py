@@ -21,22 +21,37 @@ TASKS, T1CE_TASK = "ABCDEF", "A"
 
 _SCORES = tuple(LIMITS)
 _SHARE_MARGIN, _CKA_MARGIN, _FID_MARGIN = 0.05, 0.02, 0.1
+_STEP = 0  # the last step of the reverse process, which Figs. 2b and 5a show
 
 
 # Mutual learning (notebook 07)
 
 
 def share(frame: pd.DataFrame, part: str, threshold: float, above: bool, first: bool = False) -> Decided:
-    """Decide whether more than half of the CKA values of a part lie above or below `threshold`."""
-    values = frame[frame["part"] == part]
-    values = (_thirds(values)[0] if first else values)["cka"].dropna()
+    """Decide whether more than half of the CKA values of a part lie above or below `threshold`.
+
+    The values are those that `mudiff.mutual.statements` looks at: all pairs of layers, at the last step.
+    """
+    values = frame[(frame["part"] == part) & (frame["t"] == _STEP)]
+    values = (_thirds(values)[0] if first else values).dropna(subset="cka")
     if values.empty:
         return NO_SCORES
-    share = float((values > threshold if above else values < threshold).mean())
-    steps = verdicts.count(frame["t"].nunique(), "step")
-    ours = f"{share:.0%} of {len(values)} values of {steps}, median {values.median():.2f}"
-    tolerance = f"one run; more than half (within {_SHARE_MARGIN:.0%} of it: open)"
-    return ours, tolerance, side(share - 0.5, _SHARE_MARGIN)
+    cka = values["cka"]
+    share = float((cka > threshold if above else cka < threshold).mean())
+    ours = f"{share:.0%} of {len(cka)} values, median {cka.median():.2f}"
+    tolerance = f"more than half (within {_SHARE_MARGIN:.0%} of it: open)"
+    return _of_slices(values, ours, tolerance, side(share - 0.5, _SHARE_MARGIN))
+
+
+def _of_slices(values: pd.DataFrame, ours: str, tolerance: str, verdict: str) -> Decided:
+    """Add how many slices the CKA values come from; leave the verdict open where they are too few."""
+    from mudiff.cka import caution
+
+    slices = int(values["slices"].min())
+    ours, few = f"{ours}; t = {_STEP}, {verdicts.count(slices, 'slice')}", caution(slices)
+    if few:
+        return ours, few, OPEN
+    return ours, f"one run; {tolerance}", verdict
 
 
 def _thirds(part: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -59,10 +74,13 @@ def _places(layers: pd.Series) -> dict[str, str]:
 
 def order(frame: pd.DataFrame, part: str, sense: int) -> Decided:
     """Decide whether the mean CKA rises (+1) or falls (-1) from the first third of the layers to the last."""
-    first, last = (third["cka"].mean() for third in _thirds(frame[frame["part"] == part]))
-    ours = f"mean CKA {first:.2f} in the first third, {last:.2f} in the last"
-    tolerance = f"one run; within {_CKA_MARGIN} of equal: open"
-    return ours, tolerance, side(sense * (last - first), _CKA_MARGIN)
+    values = frame[(frame["part"] == part) & (frame["t"] == _STEP)].dropna(subset="cka")
+    if values.empty:
+        return NO_SCORES
+    first, last = (third["cka"].mean() for third in _thirds(values))
+    ours = f"mean {first:.2f} in the first third, {last:.2f} in the last"
+    tolerance = f"within {_CKA_MARGIN} of equal: open"
+    return _of_slices(values, ours, tolerance, side(sense * (last - first), _CKA_MARGIN))
 
 
 def mutual(frame: pd.DataFrame, region: str) -> Decided:
@@ -75,21 +93,56 @@ def mutual(frame: pd.DataFrame, region: str) -> Decided:
 
 
 def concentrated(frame: pd.DataFrame, condition: str) -> Decided:
-    """Decide whether a condition's adapted features (Eq. 13) are higher in the lesions than elsewhere."""
-    chosen = frame[(frame["map"] == "adapted") & (frame["condition"] == condition)]
-    return contest(
-        {"map": chosen.pivot_table(index="subject", columns="zone", values="mean")}, ["lesion"], ["elsewhere"]
+    """Decide whether a condition's adapted features (Eq. 13) concentrate on the lesions more than its image does.
+
+    A lesion that is bright in the image gives large features in any network, so the image is the control.
+    """
+    chosen = frame[(frame["condition"] == condition) & (frame["t"] == _STEP)]
+    means = chosen.pivot_table(index=["subject", "map"], columns="zone", values="mean")
+    if not {"lesion", "elsewhere"} <= set(means):
+        return NO_SCORES
+    means = means[["lesion", "elsewhere"]]
+    means = means[(means > 0).all(axis=1)]  # a logarithm needs it
+    ratios = np.log(means["lesion"] / means["elsewhere"]).unstack("map")
+    if not {"adapted", "image"} <= set(ratios):
+        return NO_SCORES
+    ours, tolerance, verdict = contest({"map": ratios}, ["adapted"], ["image"])
+    features, image = (np.exp(ratios[name].mean()) for name in ("adapted", "image"))
+    tolerance = f"{tolerance} of log(lesion / elsewhere) of the features less that of the image"
+    return (
+        f"{ours}; lesion / elsewhere is {features:.2f} in the features, {image:.2f} in the image",
+        tolerance,
+        verdict,
     )
 
 
 def boundary(frame: pd.DataFrame, variant: str) -> Decided:
-    """Decide whether both masks are higher on the lesions' boundary than outside of it."""
-    chosen = frame[frame["variant"] == variant]
+    """Decide whether both masks are higher on the lesions' boundary than within the lesions and elsewhere.
+
+    Differences below `mudiff.attention.words.UNIFORM` decide nothing: such a mask weights no zone much. Nor does
+    variant ``convolution``, whose weights no training touched (register C-1): the draw decides the sign, for all
+    subjects alike, so an interval over subjects is no evidence (notebook 08).
+    """
+    from mudiff.attention.words import UNIFORM
+
+    chosen, others = frame[frame["variant"] == variant], ["lesion", "elsewhere"]
     scores = {
         f"m{network}": part.pivot_table(index="subject", columns="zone", values="mean")
         for network, part in chosen.groupby("network")
     }
-    return contest(scores, ["boundary"], ["elsewhere"]) if scores else NO_SCORES
+    if not scores or not all({"boundary", *others} <= set(zones) for zones in scores.values()):
+        return NO_SCORES
+    ours, tolerance, verdict = contest(scores, ["boundary"], others)
+    if variant == "convolution":
+        return (
+            ours,
+            "untrained random convolution (register C-1): its draw decides the sign, see notebook 08",
+            OPEN,
+        )
+    # The rows are paired, so a subject without one of the zones is left out of its difference.
+    least = min(zones[others].rsub(zones["boundary"], axis=0).mean().min() for zones in scores.values())
+    tolerance = f"{tolerance}; within {UNIFORM} of equal: open, the masks are nearly uniform"
+    return ours, tolerance, verdict if abs(least) >= UNIFORM else OPEN
 
 
 # Motion (notebook 09)

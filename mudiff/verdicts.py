@@ -22,9 +22,9 @@ METRICS = {
     "ssim": ("SSIM", 1, "{:+.3f}"),
     "mae": ("MAE", -1, "{:+.4f}"),
     "dice": ("Dice", 1, "{:+.3f}"),
-    "m1": ("M1", 1, "{:+.3f}"),
-    "m2": ("M2", 1, "{:+.3f}"),
-    "map": ("mean", 1, "{:+.3f}"),
+    "m1": ("M1", 1, "{:+.2g}"),
+    "m2": ("M2", 1, "{:+.2g}"),
+    "map": ("log ratio", 1, "{:+.2g}"),
 }
 """Score -> its name, +1 where more is better and -1 where less is, and how a difference is written."""
 
