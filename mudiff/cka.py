@@ -23,6 +23,9 @@ SMALLEST_BATCH = 4
 BATCH = 16
 """Slices of a minibatch; small test sets have one smaller one."""
 
+FEW, FEW_IN_BATCH = 32, 8
+"""With fewer slices, in all or in a minibatch, the values are given with a caution."""
+
 Features = Callable[[Tensor], Sequence[Tensor]]
 """Batch of inputs (B, ...) -> the features (B, ...) of each layer, or the `factor` of each."""
 
@@ -80,6 +83,38 @@ def factor(features: Tensor) -> Tensor:
     return torch.linalg.qr((x - x.mean(dim=0)).T, mode="r").R.T
 
 
+def check_count(slices: int, batch: int = BATCH) -> None:
+    """Raise MudiffError if there are too few slices, or slices in a minibatch, for the unbiased estimator."""
+    if min(slices, batch) < SMALLEST_BATCH:
+        raise MudiffError(
+            f"CKA: {slices} slices in batches of {batch}; the unbiased estimator needs "
+            f"{SMALLEST_BATCH} or more of both: compare on more slices, or prepare more slices or test subjects."
+        )
+
+
+def caution(slices: int, batch: int = BATCH) -> str:
+    """Return a sentence on how little the values of so few slices say; empty where there are enough of them.
+
+    HSIC_1 compares Gram matrices from which diagonal and row sums are taken away, so that N (N - 1) / 2 - N =
+    N (N - 3) / 2 of their numbers are free.
+
+    Parameters
+    ----------
+    slices : int
+        Slices that CKA was computed on.
+    batch : int
+        Of them in a minibatch, at most.
+    """
+    n = min(batch, slices)
+    if n >= FEW_IN_BATCH and slices >= FEW:
+        return ""
+    verdict = "close to noise" if n < FEW_IN_BATCH else "uncertain"
+    return (
+        f"Few slices: a minibatch of {n} has {n * (n - 3) // 2} degrees of freedom, minibatches: {slices // n}; "
+        f"the values are {verdict}."
+    )
+
+
 def alignment(
     first: Features, second: Features, counts: tuple[int, int], inputs: Tensor, batch: int = BATCH
 ) -> np.ndarray:
@@ -119,11 +154,7 @@ def alignment(
     MudiffError
         If there are too few slices, or a layer does not tell slices apart.
     """
-    if min(len(inputs), batch) < SMALLEST_BATCH:
-        raise MudiffError(
-            f"CKA: {len(inputs)} slices in batches of {batch}; the unbiased estimator needs "
-            f"{SMALLEST_BATCH} or more of both: prepare more slices or test subjects."
-        )
+    check_count(len(inputs), batch)
     quiet = contextlib.redirect_stderr(io.StringIO())
     with quiet, warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")

@@ -368,10 +368,13 @@ def test_measurements_are_kept_until_the_weights_change(prepared, monkeypatch):
     save(lively(seed=5))
     attention.measured("smoke", folder, prepared, most=2)
     assert len(calls) == 2
+    monkeypatch.setattr(measurements, "RECIPE_VERSION", measurements.RECIPE_VERSION + 1)
+    attention.measured("smoke", folder, prepared, most=2)
+    assert len(calls) == 3
     (kept,) = paths.analysis("smoke", "attention").glob("*.npz")
     kept.write_bytes(b"damaged")
     attention.measured("smoke", folder, prepared, most=2)
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
 def test_figures_show_the_maps_and_masks(prepared):
@@ -396,6 +399,25 @@ def test_figures_show_the_maps_and_masks(prepared):
     for group in maps.values():
         assert all(a[rest].mean() == pytest.approx(1, rel=1e-4) for a in group)
     assert "step t = 1 of 3" in plots.caption(attention.fig5a(method, prepared, m, "smoke", index, t=1))
+
+
+@pytest.mark.parametrize("t", [-1, 3])
+def test_a_step_that_the_run_does_not_have_is_an_error(prepared, t):
+    with pytest.raises(MudiffError, match=f"t = {t}: the run has the steps 0 to 2"):
+        attention.fig5a(lively(), prepared, drawn_measurements(), "smoke", t=t)
+
+
+def test_lines_over_the_draws_leave_out_the_subjects_that_the_bars_leave_out():
+    from matplotlib.figure import Figure
+
+    masks = drawn_measurements().masks.copy()
+    masks[0, ..., :2, 0] = np.array([0.6, 0.4])  # the lesion of A, in both variants
+    masks[1, ..., 0] = np.nan  # B has none ...
+    masks[1, ..., 2] = 0.9  # ... and another level elsewhere
+    axis = Figure().subplots()
+    panels._draws(axis, drawn_measurements(masks=masks))
+    found = {line.get_label(): line.get_xdata()[0] for line in axis.lines[:2]}
+    assert found == pytest.approx({"channel mean": 0.1, "convolution": -0.1})
 
 
 def test_a_run_without_convolution_or_with_fewer_pairs_is_drawn_too(prepared):

@@ -161,3 +161,23 @@ def test_few_slices_are_one_batch(inputs):
 def test_a_layer_without_differences_is_an_error(inputs):
     with pytest.raises(MudiffError, match="same features for all slices"):
         cka.alignment(lambda x: [torch.zeros(len(x), 2)], lambda x: [x], (1, 1), inputs, BATCH)
+
+
+def test_few_slices_are_said_to_be_few():
+    assert cka.caution(32) == cka.caution(64) == ""
+    assert "a minibatch of 4 has 2 degrees of freedom" in cka.caution(4)
+    assert cka.caution(64, batch=4).endswith("minibatches: 16; the values are close to noise.")
+    assert cka.caution(16).endswith(
+        "16 has 104 degrees of freedom, minibatches: 1; the values are uncertain."
+    )
+
+
+def test_degrees_of_freedom_are_those_of_what_hsic_sees():
+    """HSIC_1 is a bilinear form of symmetric matrices; its rank is the number of what it can tell apart."""
+    for n in (4, 5, 8):
+        rows, columns = torch.triu_indices(n, n)
+        basis = torch.zeros(len(rows), n, n, dtype=torch.float64)
+        for unit, i, j in zip(basis, rows, columns, strict=True):
+            unit[i, j] = unit[j, i] = 1
+        form = torch.stack([torch.stack([cka.hsic(a, b) for b in basis]) for a in basis])
+        assert f"has {torch.linalg.matrix_rank(form)} degrees" in cka.caution(n)

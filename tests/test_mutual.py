@@ -193,8 +193,9 @@ def test_steps_are_compared_once_and_the_control_has_random_weights(trained, mon
 
 
 def test_too_few_slices_or_an_unknown_step_are_errors(trained):
-    with pytest.raises(MudiffError, match="4 or more"):
-        mutual.compare(trained.method, trained.slices, 0, count=3)
+    for count in (3, 0, -1):
+        with pytest.raises(MudiffError, match=f"{max(count, 0)} slices .* 4 or more"):
+            mutual.compare(trained.method, trained.slices, 0, count=count)
     with pytest.raises(MudiffError, match="steps 0 to 3"):
         mutual.compare(trained.method, trained.slices, 4)
 
@@ -305,13 +306,18 @@ def test_predictions_are_kept_until_the_weights_change(trained, monkeypatch):
     (folder / "f2" / f"{subject}.npy").unlink()
     mutual.collect(trained)
     assert len(calls) == 1
-    write_run(drawn(), paths.prepared("smoke", "brats"))
+    monkeypatch.setattr(predictions, "code", lambda: ["changed"])
+    mutual.collect(trained)
+    assert len(calls) == 4
+    monkeypatch.setattr("mudiff.mutual.trained.RECIPE_VERSION", -1)
+    mutual.collect(mutual.open_run("smoke"))
+    assert len(calls) == 7
     other = drawn()
     with torch.no_grad():
         other.f1.encoder_decoder.output.bias += 0.5
     write_run(other, paths.prepared("smoke", "brats"))
     mutual.collect(mutual.open_run("smoke"))
-    assert len(calls) == 4
+    assert len(calls) == 10
     assert not np.array_equal(np.load(folder / "f1" / f"{subject}.npy"), stored)
 
 
@@ -379,6 +385,13 @@ def test_alone_scores_are_on_the_same_slices(trained):
     )
 
 
+@pytest.mark.parametrize("every", [0, -2])
+def test_slices_are_not_skipped_by_less_than_one(trained, every):
+    with pytest.raises(MudiffError, match=f"every = {every}: .* 1 .all. or more"):
+        mutual.alone_scores(trained, every=every)
+    assert not (trained.folder / "predictions").exists()  # said before anything is sampled
+
+
 def test_the_average_gains_by_disagreement(trained):
     found = mutual.disagreement(trained)
     assert len(found) == 5  # three brains, two lesions
@@ -412,6 +425,8 @@ def test_fig2b_names_layers_and_writes_values(trained):
     value = mutual.matrix(frame, "decoder").iloc[0, 5]
     (written,) = [t.get_text() for t in decoder.texts if t.get_position() == (5, 0)]
     assert written == f"{value:.2f}"
+    assert cka.caution(16) in plots.caption(figure)
+    assert "Few slices" not in plots.caption(mutual.fig2b(frame.assign(slices=64), "smoke"))
     assert encoder.images[0].get_clim() == decoder.images[0].get_clim() == (0, 1)
     assert "t = 0 of the code, 1 of the paper" in plots.caption(figure) and "16 test slices" in plots.caption(
         figure

@@ -16,6 +16,7 @@ from mudiff.attention.observation import DRAWS, Observation, heads, observe, ope
 from mudiff.attention.regions import ZONES, native_weights, zones
 from mudiff.diffusion import slice_seed
 from mudiff.methods import Method
+from mudiff.settings import RECIPE_VERSION
 
 MOST = 12
 """How many slices of each subject are measured, unless all are asked for."""
@@ -216,7 +217,7 @@ def _beside(pixels: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def measured(profile: str, run: Path, slices: data.Slices, most: int = MOST, seed: int = 0) -> Measurements:
-    """Return `measure` of a run, kept under ``analyses/attention`` as long as weights, data and code are the same.
+    """Return `measure` of a run, kept under ``analyses/attention`` while weights, data, recipe and code stay.
 
     Raises
     ------
@@ -230,7 +231,9 @@ def measured(profile: str, run: Path, slices: data.Slices, most: int = MOST, see
         *(Path(__file__).with_name(f"{name}.py") for name in ("observation", "measurements", "regions")),
     ]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    key = json.dumps([*digests, data.check(prepared, method.settings.preparation()), most, seed, DRAWS])
+    slices_hash = data.check(prepared, method.settings.preparation())
+    # The recipe stands for the code of networks, critic and diffusion.
+    key = json.dumps([RECIPE_VERSION, *digests, slices_hash, most, seed, DRAWS])
     path = paths.analysis(profile, "attention") / f"{method.settings.run_name}.npz"
     names = [field.name for field in fields(Measurements)]
     with contextlib.suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as kept:

@@ -13,6 +13,7 @@ from mudiff.attention.observation import Observation, observe, variants_of
 from mudiff.attention.regions import ZONES, reach, zones
 from mudiff.critic import attentive_mask
 from mudiff.diffusion import slice_seed
+from mudiff.errors import MudiffError
 from mudiff.methods import Method
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def fig5a(
         Which slice; by default `example`.
     t : int
         The step, 0 is the last.
+
+    Raises
+    ------
+    MudiffError
+        If t is no step of the run.
     """
     index = example(slices) if index is None else index
     maps = _relative_maps(method, slices, index, t)
@@ -109,6 +115,8 @@ def _relative_maps(
     method: Method, slices: data.Slices, index: int, t: int
 ) -> dict[str, list[np.ndarray | None]]:
     """Return kind -> one map per condition, divided by its mean elsewhere in the brain; NaN outside the brain."""
+    if not 0 <= t < method.schedule.steps:
+        raise MudiffError(f"Fig. 5a: t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
     seen = look(method, slices, index)[t]
     first = {i: seen.fused[k] for k, (i, _) in enumerate(method.f2.contrast_adapter.pairs)}
     names = method.settings.conditions
@@ -308,10 +316,11 @@ def _draws(axis: "Axes", m: Measurements) -> None:
         _note(axis, "no lesion in the test set")
         return
     axis.hist(change.mean(axis=1), 25, color="0.75")
-    own = m.zone_means().groupby(["variant", "zone"])["mean"].mean().unstack("zone")
+    own = m.zone_means().groupby(["variant", "subject", "zone"])["mean"].mean().unstack("zone")
+    # Per subject first: the bars have the subjects with both zones alone, and so must the lines.
+    own = (own["lesion"] - own["elsewhere"]).dropna().groupby("variant").mean()
     for name, colour in zip(m.variants, (plots.COLOURS[2], plots.COLOURS[4]), strict=False):
-        value = own.loc[name, "lesion"] - own.loc[name, "elsewhere"]
-        axis.axvline(value, color=colour, lw=1.8, label=words.VARIANTS[name])
+        axis.axvline(own[name], color=colour, lw=1.8, label=words.VARIANTS[name])
     axis.axvline(0, color="0.3", lw=0.8)
     axis.set(xlabel="M, lesion − elsewhere", ylabel=f"draws (of {len(change)})")
     axis.locator_params(axis="x", nbins=5)

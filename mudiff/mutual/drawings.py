@@ -71,7 +71,7 @@ def fig2b(frame: pd.DataFrame, profile: str) -> "Figure":
     side = max(2.6, 0.36 * min(ANNOTATED, max(map(len, parts.values()))))  # inches
     t, slices = frame[["t", "slices"]].iloc[0]
     with plots.style():
-        figure = plots.new_figure(2 * side + 2.2, side + 0.9)
+        figure = plots.new_figure(2 * side + 2.2, side + 1.2)
         axes = figure.subplots(1, 2)
         for axis, (part, values) in zip(axes, parts.items(), strict=True):
             image = axis.imshow(values, cmap="viridis", vmin=0, vmax=1)
@@ -83,14 +83,14 @@ def fig2b(frame: pd.DataFrame, profile: str) -> "Figure":
             if len(values) <= ANNOTATED:
                 _write_values(axis, values.to_numpy())
         figure.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
+        note = f"{cka.caution(int(slices))} {_about(profile)}".strip()
         plots.add_caption(
             figure,
             f"CKA between the layers of {_F1} and {_F2} (Eq. 19), encoders with the middle and decoders apart, in "
             "the order of the computation. enc a.b: block b of level a; down, up: the way to the next level; mid: "
-            "the blocks and the attention between encoder and decoder. Both networks have the same $x_t$, "
-            f"conditions, t and z; step t = {t} of the code, {t + 1} of the paper. torch-cka, unbiased, {slices} "
-            f"test slices in minibatches of {min(cka.BATCH, slices)}; values below 0 have the colour of 0. "
-            f"{_about(profile)}",
+            f"what lies between. Both networks have the same $x_t$, conditions, t and z; step t = {t} of the code, "
+            f"{t + 1} of the paper. torch-cka, unbiased, {slices} test slices in minibatches of "
+            f"{min(cka.BATCH, slices)}; values below 0 have the colour of 0. {note}",
         )
     return figure
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from mudiff import metrics, paths, sample, tasks
 from mudiff.data import Slices
 from mudiff.diffusion import slice_seed
+from mudiff.errors import MudiffError
 from mudiff.methods import Method
-from mudiff.mutual.trained import Trained, kept
+from mudiff.mutual.trained import Trained, code, kept
 
 PREDICTIONS = {"f1": "$\\mathcal{F}_1$", "f2": "$\\mathcal{F}_2$", "mutual": "mutual"}
 """Prediction -> its name in figures."""
@@ -66,7 +67,7 @@ def predict(method: Method, slices: Slices, indices: np.ndarray, seed: int = 0) 
 
 
 def collect(trained: Trained, seed: int = 0) -> Path:
-    """Keep the predictions of all test slices; finished subjects are kept when it is run again.
+    """Keep the predictions of all test slices; finished subjects are kept while weights, data and code stay.
 
     Writes ``{f1,f2,mutual}/<subject>.npy``, uint16 (n, S, S) with value / 65535 in [0, 1], for
     `mudiff.sample.read_synthetic`.
@@ -78,7 +79,7 @@ def collect(trained: Trained, seed: int = 0) -> Path:
     """
     from tqdm.auto import tqdm
 
-    folder, key = trained.folder / "predictions", trained.key | {"seed": seed}
+    folder, key = trained.folder / "predictions", trained.key | {"code": code(), "seed": seed}
     record = folder / "predictions.json"
     if folder.is_dir() and not (record.is_file() and paths.read_json(record) == key):
         for old in folder.glob("*/*.npy"):  # of another run, or nobody knows of which
@@ -176,7 +177,14 @@ def alone_scores(trained: Trained, every: int = 5, seed: int = 0) -> pd.DataFram
     -------
     DataFrame
         As `scores`, with the predictions "f1 alone" and "f2 alone" too.
+
+    Raises
+    ------
+    MudiffError
+        If `every` is below 1.
     """
+    if every < 1:
+        raise MudiffError(f"every = {every}: each how-manieth slice is used; choose 1 (all) or more.")
     folder = collect(trained, seed)
 
     def compute() -> pd.DataFrame:

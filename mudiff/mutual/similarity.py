@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mudiff.cka import BATCH, Features, alignment, factor
+from mudiff.cka import BATCH, Features, alignment, check_count, factor
 from mudiff.diffusion import SliceNoise, slice_seed
 from mudiff.errors import MudiffError
 from mudiff.methods import Method
@@ -192,11 +192,13 @@ def compare(
         If the run is no pair of networks, t no step of it, or there are fewer than four slices.
     """
     f1, f2 = check_pair(method)
+    count = max(count, 0)  # a negative end would count from the other side
     chosen = np.random.default_rng(seed).permutation(len(slices))[
         :count
     ]  # a batch mixes subjects and heights
     if alike:
         chosen = chosen[np.argsort(slices.index["slice"].to_numpy()[chosen], kind="stable")]
+    check_count(len(chosen), BATCH)
     batch = min(BATCH, len(chosen))
     chosen = chosen[: len(chosen) // batch * batch]
     firsts, seconds = layers(f1), layers(f2)

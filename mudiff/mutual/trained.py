@@ -16,6 +16,7 @@ from mudiff import cka, data, metrics, paths, runs
 from mudiff.data import Slices
 from mudiff.methods import Method, build
 from mudiff.mutual.similarity import check_pair, compare
+from mudiff.settings import RECIPE_VERSION
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Trained:
     folder : Path
         Where predictions and numbers are kept.
     key : dict
-        What they depend on: weights and data.
+        What they depend on: weights, data and the version of the recipe, which stands for the networks' code.
     """
 
     profile: str
@@ -65,7 +66,11 @@ def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method:
     loaded = runs.load(run, runs.default_device())
     check_pair(loaded)
     prepared = paths.prepared(profile, dataset)
-    key = {"run": run.name, "data": data.check(prepared, loaded.settings.preparation())}
+    key = {
+        "recipe": RECIPE_VERSION,
+        "run": run.name,
+        "data": data.check(prepared, loaded.settings.preparation()),
+    }
     key["weights"] = hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest()
     folder = paths.analysis(profile, "mutual") / run.name
     return Trained(profile, run, loaded, data.open_slices(prepared, "test"), folder, key)
@@ -86,7 +91,7 @@ def kept(trained: Trained, name: str, compute: Callable[[], pd.DataFrame], **set
         What it depends on beside weights, data and code.
     """
     path = trained.folder / f"{name}.json"
-    key = trained.key | {"code": _code(), "settings": settings}
+    key = trained.key | {"code": code(), "settings": settings}
     if path.is_file() and (record := paths.read_json(path))["key"] == key:
         return pd.DataFrame(**record["table"])
     table = compute()
@@ -113,7 +118,7 @@ def compare_steps(
     count : int
         Test slices.
     untrained : bool
-        Whether the networks have the random weights that the run began with, as a control.
+        Whether the networks have random weights drawn from the run's seed, as a control.
     alike : bool
         Whether minibatches have slices of about one height in the head.
 
@@ -139,7 +144,7 @@ def compare_steps(
     return kept(trained, name, compute, steps=chosen, count=count)
 
 
-def _code() -> list[str]:
+def code() -> list[str]:
     """Return what decides how numbers are computed: this package, its tools and torch-cka."""
     files = [*sorted(Path(__file__).parent.glob("*.py")), Path(cka.__file__), Path(metrics.__file__)]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.stem != "drawings"]
