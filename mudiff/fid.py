@@ -11,7 +11,7 @@ A distance from few images is too large, since a covariance of d features from n
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,15 @@ class Distance:
         Images in the smaller set.
     features : str
         Which features, in words. Values of different features cannot be compared.
+    subjects : int or None
+        Subjects that the smaller set is of, where that is known. Slices of one subject resemble each other,
+        so that a few subjects are a small sample even where their slices are many.
     """
 
     value: float
     images: int
     features: str
+    subjects: int | None = None
 
 
 class Inception(nn.Module):
@@ -169,7 +173,10 @@ def of_run(
     """Return the Frechet distance between real slices and those in which one contrast is synthetic.
 
     With the features of the segmentation network an image is all four contrasts, so that the synthetic
-    one is judged together with its conditions; with Inception's it is the one contrast.
+    one is judged together with its conditions. Three of the four are then the same real images in both
+    sets: the distance is smaller than that of sets that share nothing, and says how much the one contrast
+    moves the features. With Inception's features an image is the one contrast alone. `reference` is of
+    about half as many slices; pass ``halves(slices)[0]`` as `indices` to compare with it.
 
     Parameters
     ----------
@@ -193,9 +200,10 @@ def of_run(
     """
     network = network or segment.Features(segment.train(profile))
     chosen = np.arange(len(slices)) if indices is None else np.asarray(indices)
-    return _distance(
+    found = _distance(
         _parts(slices, chosen, target, network), _parts(slices, chosen, target, network, folder), network
     )
+    return replace(found, subjects=_subjects(slices, chosen))
 
 
 def reference(profile: str, slices: data.Slices, target: str, network: nn.Module | None = None) -> Distance:
@@ -210,7 +218,9 @@ def reference(profile: str, slices: data.Slices, target: str, network: nn.Module
         As in `of_run`.
     """
     network = network or segment.Features(segment.train(profile))
-    return _distance(*(_parts(slices, half, target, network) for half in halves(slices)), network)
+    sides = halves(slices)
+    found = _distance(*(_parts(slices, side, target, network) for side in sides), network)
+    return replace(found, subjects=min(_subjects(slices, side) for side in sides))
 
 
 def halves(slices: data.Slices) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +235,11 @@ def halves(slices: data.Slices) -> tuple[np.ndarray, np.ndarray]:
     count = min(map(len, sides))
     first, second = (side[np.linspace(0, len(side), count, endpoint=False).astype(int)] for side in sides)
     return first, second
+
+
+def _subjects(slices: data.Slices, indices: np.ndarray) -> int:
+    """Return the number of subjects that the slices are of."""
+    return int(slices.index["subject"].iloc[indices].nunique())
 
 
 def _parts(

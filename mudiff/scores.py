@@ -142,7 +142,7 @@ def score_run(profile: str, settings: Settings, slices: Any, region: str) -> pd.
         If the run or its slices are missing or outdated.
     """
     folder = paths.synthetic(profile, settings.run_name)
-    record = _record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
+    record = check_record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
     dilate = region == "lesion" and tasks.dataset(settings.dataset).dilate
     key = _key(folder, record, region, dilate)
     kept = folder / f"scores_{region}.csv"
@@ -154,8 +154,25 @@ def score_run(profile: str, settings: Settings, slices: Any, region: str) -> pd.
     return scores
 
 
-def _record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[str, Any]:
-    """Return ``synthetic.json`` if the slices beside it are of the present run and of the present data."""
+def check_record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[str, Any]:
+    """Return ``synthetic.json`` if the slices beside it are of the present run and of the present data.
+
+    Parameters
+    ----------
+    folder : Path
+        The synthetic slices.
+    run : Path
+        The run that they are of.
+    data_hash : str
+        Of the prepared slices.
+    profile : str
+        Named in the command that an error proposes.
+
+    Raises
+    ------
+    MudiffError
+        If there are no synthetic slices, or of other data or weights.
+    """
     path, command = folder / "synthetic.json", f"`snakemake --config profile={profile}`"
     if not path.is_file():
         raise MudiffError(f"{folder}: run {run.name} has no synthetic test slices; make them with {command}.")
@@ -165,27 +182,44 @@ def _record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[str, 
         raise MudiffError(
             f"{folder}: made from other data than is prepared now; make it again with {command}."
         )
-    if weights.is_file() and record.get("weights") != _hash(weights):
+    if weights.is_file() and record.get("weights") != file_hash(weights):
         raise MudiffError(f"{folder}: made with other weights than {run} has; make it again with {command}.")
     return record
 
 
 def _key(folder: Path, record: dict[str, Any], region: str, dilate: bool) -> str:
     """Return the hash of everything that the scores depend on."""
-    parts = {name: record.get(name) for name in ("run", "weights", "data", "split", "seed")}
-    parts |= {"region": region, "dilate": dilate, "code": _code()}
-    parts["slices"] = {path.name: _hash(path) for path in sorted(folder.glob("*.npy"))}
+    parts = contents(folder, record) | {"region": region, "dilate": dilate, "code": _code()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def contents(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return what identifies the synthetic slices of a folder: their record, and the hash of each file."""
+    parts = {name: record.get(name) for name in ("run", "weights", "data", "split", "seed")}
+    return parts | {"slices": {path.name: file_hash(path) for path in sorted(folder.glob("*.npy"))}}
 
 
 @functools.cache
 def _code() -> list[str]:
-    """Return what decides how scores are computed: our modules and the versions of the packages below."""
-    modules = [_hash(Path(__file__).with_name(f"{m}.py")) for m in ("metrics", "scores", "sample", "slices")]
-    return [*modules, *(metadata.version(name) for name in ("numpy", "scipy", "scikit-image"))]
+    return code(("metrics", "scores", "sample", "slices"), ("numpy", "scipy", "scikit-image"))
 
 
-def _hash(path: Path) -> str:
+def code(modules: Sequence[str], packages: Sequence[str]) -> list[str]:
+    """Return what decides how values are computed: hashes of our modules, versions of packages.
+
+    Parameters
+    ----------
+    modules : sequence of str
+        Within the package, such as ``"segment/network"``.
+    packages : sequence of str
+        As they are installed.
+    """
+    hashes = [file_hash(Path(__file__).parent / f"{module}.py") for module in modules]
+    return [*hashes, *(metadata.version(package) for package in packages)]
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -139,7 +139,7 @@ def test_only_the_synthetic_contrast_is_replaced(tmp_path):
     slices = FakeSlices()
     folder = write(slices, tmp_path, lambda subject, true: true + 0.1)
     found = fid.of_run("smoke", slices, "t1ce", folder, Means())
-    assert found == fid.Distance(pytest.approx(0.01, rel=1e-2), 3 * COUNT, "channel means")
+    assert found == fid.Distance(pytest.approx(0.01, rel=1e-2), 3 * COUNT, "channel means", 3)
     same = write(slices, tmp_path, lambda subject, true: true)
     assert fid.of_run("smoke", slices, "t1ce", same, Means()).value < 1e-6
 
@@ -150,7 +150,7 @@ def test_a_part_of_the_slices_on_request(tmp_path):
     folder = write(slices, tmp_path, lambda subject, true: true + 0.1 * late * (subject == "b"))
     distance = lambda indices: fid.of_run("smoke", slices, "t1ce", folder, Means(), indices)  # noqa: E731
     b = distance(slices.subject("b")[2:])
-    assert b.value == pytest.approx(0.01, rel=1e-2) and b.images == COUNT - 2
+    assert b.value == pytest.approx(0.01, rel=1e-2) and b.images == COUNT - 2 and b.subjects == 1
     assert distance(slices.subject("b")[:2]).value < 1e-6
     assert distance(slices.subject("a")).value < 1e-6
 
@@ -190,6 +190,7 @@ def test_the_reference_is_of_real_images_of_other_subjects():
     slices.stack[slices.subject("b")] += 0.1  # all four contrasts of the second half
     found = fid.reference("smoke", slices, "t1ce", Means())
     assert found.value == pytest.approx(4 * 0.01, rel=0.05) and found.images == COUNT
+    assert found.subjects == 1  # three subjects: two on one side, one on the other
     assert np.isnan(fid.reference("smoke", FakeSlices("a"), "t1ce", Means()).value)
 
 

@@ -106,6 +106,8 @@ def test_dice_by_hand():
     assert np.isnan(found["enhancing"])
     assert segment.dice(truth, truth)["whole"] == 1 and segment.dice(0 * truth, truth)["whole"] == 0
     assert all(np.isnan(list(segment.dice(truth, 0 * truth).values())))
+    assert segment.invented(predicted, truth) == dict.fromkeys(segment.REGIONS) | {"enhancing": 1}
+    assert list(segment.invented(truth, 0 * truth).values()) == [4, 3, 1, 0]
 
 
 def test_prediction_does_not_depend_on_the_batch(rng):
@@ -142,6 +144,7 @@ def test_features_are_the_bottleneck_averaged_over_positions(rng):
         expected = seen["y"].mean(dim=(2, 3))
         assert torch.allclose(features(x), expected) and expected.shape == (3, features.num_features)
     assert features.num_features == 32 and seen["y"].shape[2:] == (8, 8) and "32 features" in features.label
+    assert "three of them real" in features.label
 
 
 # Training
@@ -279,6 +282,18 @@ def test_labels_of_other_conventions_are_refused(prepare, labels):
     prepare(train=[tumour(labels)], val=[tumour()], test=[tumour()])
     with pytest.raises(MudiffError, match=r"Brats18_train0_1: the mask has labels .*; expected 1"):
         segment.train("smoke", TINY, progress=False)
+
+
+@pytest.mark.parametrize("labels", [(2, 3, 4), (2, 1, 5)])
+def test_labels_of_test_subjects_are_checked_too(prepare, labels):
+    folder = prepare(train=[tumour()], val=[tumour()], test=[tumour(), tumour(labels)])
+    slices = data.open_slices(folder, "test")
+    assert np.array_equal(
+        segment.truth(slices, slices.subjects[0]),
+        segment.classes(slices.lesion(slices.subject(slices.subjects[0]))),
+    )
+    with pytest.raises(MudiffError, match=r"Brats18_test1_1: the mask has labels .*; expected 1"):
+        segment.score(segment.build(TINY).eval(), slices)
 
 
 def test_newer_names_of_labels_are_the_same_classes(prepare):

@@ -1,6 +1,7 @@
 """The tasks of Fig. 4c replace the contrasts that they name, and the table says what the scores say."""
 
 import re
+from importlib import metadata
 
 import numpy as np
 import pandas as pd
@@ -88,8 +89,9 @@ def made_up(rng, n=6):
                 for i in range(n):
                     value = 0.9 - 0.02 * i - loss + 0.002 * rng.normal()
                     value = np.nan if region == "necrotic" and i == 0 else value
-                    rows.append((task, method, region, f"s{i}", value))
-    return pd.DataFrame(rows, columns=scores.COLUMNS)
+                    invented = 10 * i + len(replaced) if np.isnan(value) else None
+                    rows.append((task, method, region, f"s{i}", value, invented))
+    return pd.DataFrame(rows, columns=scores.COLUMNS).astype({"invented": "Int64"})
 
 
 # The tasks
@@ -121,7 +123,8 @@ def test_only_the_inputs_of_a_task_are_replaced(slices):
 
 def test_dice_of_every_subject_and_region(slices):
     frame = segmentation.evaluate("smoke", Threshold())
-    assert list(frame) == ["task", "method", "region", "subject", "dice"]
+    assert list(frame) == ["task", "method", "region", "subject", "dice", "invented"]
+    assert (frame.dice.isna() == frame.invented.notna()).all()
     assert len(frame) == (1 + 6 * 3) * 4 * 3
     assert set(frame.method[frame.task == "complete"]) == {"real"}
     whole = frame[frame.region == "whole"].groupby(["task", "method"]).dice.mean()
@@ -133,7 +136,41 @@ def test_dice_of_every_subject_and_region(slices):
     assert whole["E", "syndiff"] == whole["F", "syndiff"] == whole["B", "syndiff"]
 
 
-def test_scores_are_kept_until_network_or_syntheses_change(slices):
+def test_chosen_tasks_alone_are_evaluated(slices):
+    network = Threshold()
+    frame = segmentation.evaluate("smoke", network, ["complete"])
+    assert set(frame.task) == {"complete"} and len(network.seen) == 3
+    rest = segmentation.evaluate("smoke", network)
+    assert len(network.seen) == (1 + 6 * 3) * 3  # "complete" is not predicted again
+    assert rest[rest.task == "complete"].equals(frame)
+
+
+def test_the_code_that_decides_is_known():
+    found = scores._code()
+    assert len(found) == 4 + 3 and len(set(found)) == 7 and metadata.version("monai") in found
+
+
+def test_what_is_invented_is_counted(slices):
+    class Everywhere(Threshold):
+        """Calls all pixels enhancing where T1CE is darker than it should be, else none."""
+
+        def forward(self, x):
+            found = super().forward(x)
+            found[:, 3] = (x[:, 1].amax(dim=(1, 2)) < 0.8).float()[:, None, None]
+            found[:, 2] = 0
+            return found
+
+    frame = segmentation.evaluate("smoke", Everywhere())
+    found = segmentation.inventions(frame).set_index(["region", "task", "method"])
+    pixels = len(slices) * slices.image_size**2
+    assert tuple(found.loc[("enhancing", "A", "linear")]) == (3, 3, pixels)  # no subject has any
+    assert found.loc[("enhancing", "A", "linear")].voxels > found.loc[("enhancing", "B", "linear")].voxels
+    alone = len(slices.subject(slices.subjects[2])) * slices.image_size**2
+    assert tuple(found.loc[("whole", "F", "linear")]) == (1, 1, alone)  # the third has no tumour
+    assert (found.loc["oedema"].voxels == 0).all() and (found.loc["oedema"].without == 1).all()
+
+
+def test_scores_are_kept_until_network_syntheses_or_code_change(slices, monkeypatch):
     network = Threshold()
     first = segmentation.evaluate("smoke", network)
     count = len(network.seen)
@@ -141,8 +178,15 @@ def test_scores_are_kept_until_network_or_syntheses_change(slices):
     assert len(network.seen) == count and again.equals(first)
     record = scores.folder("smoke", "t1ce", "mudiff") / "synthetic.json"
     paths.write_json(record, paths.read_json(record) | {"weights": "other"})
-    segmentation.evaluate("smoke", network)
+    assert segmentation.evaluate("smoke", network).equals(first)
     assert len(network.seen) == count + 3 * 3  # tasks A, E and F of one method, three subjects
+    stack = scores.folder("smoke", "t1", "linear") / f"{slices.subjects[0]}.npy"
+    np.save(stack, np.load(stack) // 2)  # made anew, under the same record
+    segmentation.evaluate("smoke", network)
+    assert len(network.seen) == count + 3 * 3 + 2 * 3  # tasks D and F
+    monkeypatch.setattr(scores, "_code", lambda: ["new"])
+    segmentation.evaluate("smoke", network, ["complete"])
+    assert len(network.seen) == count + 3 * 3 + 2 * 3 + 3
     with torch.no_grad():
         network.level += 0.1
     assert not segmentation.evaluate("smoke", network).equals(first)
@@ -182,7 +226,7 @@ def test_syntheses_of_other_data_or_weights_are_refused(slices, field, message):
     record = paths.read_json(folder / "synthetic.json")
     if field == "data":
         paths.write_json(folder / "synthetic.json", record | {"data": "old"})
-    with pytest.raises(MudiffError, match=f"brats_t2_mudiff: made from {message}.*snakemake"):
+    with pytest.raises(MudiffError, match=f"brats_t2_mudiff: made (from|with) {message}.*snakemake"):
         segmentation.evaluate("smoke", Threshold())
 
 
@@ -195,6 +239,13 @@ def test_test_subjects_without_tumours_are_an_error(tmp_path, write_subject, rng
         segmentation.fig4d("smoke", Threshold())
 
 
+def test_masks_of_test_subjects_with_unknown_labels_are_an_error(tmp_path, write_subject, rng, monkeypatch):
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    prepare(tmp_path, write_subject, rng, [tumour(4), 3 * tumour(4)])
+    with pytest.raises(MudiffError, match=r"Brats18_2_1: the mask has labels 0, 6; expected"):
+        segmentation.evaluate("smoke", Threshold())
+
+
 def test_one_subject_has_no_deviation_and_no_interval(tmp_path, write_subject, rng, monkeypatch):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     synthesise(prepare(tmp_path, write_subject, rng, [tumour(4)]))
@@ -202,6 +253,7 @@ def test_one_subject_has_no_deviation_and_no_interval(tmp_path, write_subject, r
     compared = segmentation.differences(frame)
     assert len(compared) == 18 and (compared.n == 1).all() and compared.low.isna().all()
     text = segmentation.caption(frame, "smoke")
+    assert "over all prepared slices of a subject" in text
     assert "test subjects: 1." in text and "neither deviation nor interval" in text
     assert "± NA" in segmentation.markdown(frame, text) and "nan" not in segmentation.markdown(frame, text)
 
@@ -228,6 +280,29 @@ def test_differences_are_paired_and_signed(rng):
     assert (found.n[found.region == "necrotic"] == 5).all()
     family = found[(found.region == "whole") & (found.second == "syndiff")]
     assert np.allclose(family.p_holm, stats.holm(family.p)) and (family.p_holm >= family.p).all()
+
+
+def test_inventions_are_summed_over_subjects_without_the_region(rng):
+    found = segmentation.inventions(made_up(rng).assign(dice=0.0))
+    assert set(found.region) == {"necrotic"} and len(found) == 1 + 6 * 3  # the others are in all subjects
+    assert list(found.task) == ["complete", *np.repeat([*"ABCDEF"], 3)]
+    last = found.iloc[-1]
+    assert (last.task, last.without, last.subjects, last.voxels) == ("F", 1, 1, 4)
+    assert (found.iloc[0].without, found.iloc[0].subjects, found.iloc[0].voxels) == (1, 0, 0)
+
+
+def test_verdict_also_counts_corrected_p_values(rng):
+    frame = made_up(rng)
+    for task in "ABCDE":  # differences of 0.004 and 0.024 in turn: t = 3.13, p = 0.026, of six tasks 0.13
+        here = (frame.region == "whole") & (frame.task == task)
+        second = frame.dice[here & (frame.method == "syndiff")].to_numpy()
+        frame.loc[here & (frame.method == "mudiff"), "dice"] = second + 0.014 + 0.01 * np.array([-1, 1] * 3)
+    found = segmentation.differences(frame)
+    part = found[(found["first"] == "mudiff") & (found.second == "syndiff")]
+    assert (part.low > 0).all() and (part.p_holm < 0.05).tolist() == [False] * 5 + [True]
+    line = segmentation.verdict(frame).splitlines()[0]
+    assert "excludes 0 for 6 and 0 of them; corrected (Holm, p < 0.05), 1 and 0 remain." in line
+    assert "(Holm, p < 0.05), 0 and 6 remain." in segmentation.verdict(made_up(rng)).splitlines()[1]
 
 
 def test_verdict_counts_tasks(rng):
@@ -259,7 +334,9 @@ def test_the_files_are_tidy_and_escaped(rng, slices, tmp_path):
     remove("t2", "mudiff")
     segmentation.write(frame, tmp_path / "fig4c", segmentation.caption(frame, "smoke"))
     back = pd.read_csv(tmp_path / "fig4c.csv")
-    assert list(back) == ["task", "method", "region", "subject", "dice"] and len(back) == len(frame)
+    assert list(back) == ["task", "method", "region", "subject", "dice", "invented"] and len(back) == len(
+        frame
+    )
     assert back.dice.isna().sum() == frame.dice.isna().sum() > 0
     tex = (tmp_path / "fig4c.tex").read_text()
     assert not re.search(r"(?<!\\)[%_]", tex.replace("{%\n", "{\n")) and not set("±×✓−*") & set(tex)

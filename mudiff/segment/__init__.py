@@ -11,13 +11,15 @@ from mudiff.segment.network import (
     classes,
     dice,
     images,
+    invented,
     predict,
     score,
     synthetic,
+    truth,
 )
 from mudiff.segment.training import fingerprint, folder, history, train
 
 __all__ = [
     "CLASSES", "DATASET", "RECIPES", "REGIONS", "Features", "Recipe", "build", "classes", "dice", "fingerprint",
-    "folder", "history", "images", "predict", "score", "synthetic", "train",
+    "folder", "history", "images", "invented", "predict", "score", "synthetic", "train", "truth",
 ]  # fmt: skip

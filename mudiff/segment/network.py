@@ -94,14 +94,16 @@ class Features(nn.Module):
     num_features : int
         Width of the bottleneck.
     label : str
-        What the features are, in words.
+        What the features are, in words. Beside one synthetic contrast the other three are real.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.num_features = int(network.channels[-1])
-        self.label = f"segmentation U-Net, bottleneck ({self.num_features} features)"
+        self.label = (
+            f"segmentation U-Net ({self.num_features} features): all four contrasts, three of them real"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, num_features) of images (B, 4, S, S) in [0, 1]."""
@@ -159,8 +161,26 @@ def synthetic(slices: data.Slices, folder: Path, subject: str) -> np.ndarray:
 
 
 def classes(labels: np.ndarray) -> np.ndarray:
-    """Return the classes 0 to 3 of stored labels (0, 1, 2, and 4 or 3), uint8 of the same shape."""
+    """Return the classes 0 to 3 of stored labels (0, 1, 2, and 4 or 3; see `truth`), uint8 of the same shape."""
     return _CLASS_OF[labels]
+
+
+def truth(slices: data.Slices, subject: str) -> np.ndarray:
+    """Return the classes of a subject's mask, uint8 (Z, S, S), after a check of its labels.
+
+    Raises
+    ------
+    MudiffError
+        If there are other labels than 0 to 4, or both 3 and 4, of which each means enhancing tumour.
+    """
+    labels = slices.lesion(slices.subject(subject))
+    found = set(np.unique(labels).tolist())
+    if not found <= {0, 1, 2, 3, 4} or {3, 4} <= found:
+        raise MudiffError(
+            f"{subject}: the mask has labels {', '.join(map(str, sorted(found)))}; expected 1 (necrotic core), "
+            "2 (oedema) and 4, or 3, (enhancing), so relabel it and prepare it again."
+        )
+    return classes(labels)
 
 
 def predict(network: nn.Module, inputs: np.ndarray, batch: int = 32) -> np.ndarray:
@@ -203,12 +223,31 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
     from monai.metrics import compute_dice
 
-    stacks = []
-    for mask in (predicted, truth):
-        regions = [mask > 0, *(mask == i for i in range(1, 1 + len(CLASSES)))]
-        stacks.append(torch.from_numpy(np.stack(regions)[None]))  # (1, 4, Z, S, S)
-    values = compute_dice(y_pred=stacks[0], y=stacks[1], include_background=True, ignore_empty=True)
+    found, true = (torch.from_numpy(_regions(mask)[None]) for mask in (predicted, truth))  # (1, 4, Z, S, S)
+    values = compute_dice(y_pred=found, y=true, include_background=True, ignore_empty=True)
     return dict(zip(REGIONS, values[0].tolist(), strict=True))
+
+
+def invented(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int | None]:
+    """Return the predicted voxels of each region that the truth does not have, where `dice` is undefined.
+
+    Parameters
+    ----------
+    predicted, truth : array of uint8 (Z, S, S)
+        Classes 0 to 3 of one subject.
+
+    Returns
+    -------
+    dict of str to int or None
+        One of `REGIONS` -> voxels of the prepared slices; None where the truth has the region.
+    """
+    pairs = zip(REGIONS, _regions(predicted), _regions(truth), strict=True)
+    return {region: None if true.any() else int(found.sum()) for region, found, true in pairs}
+
+
+def _regions(mask: np.ndarray) -> np.ndarray:
+    """Return bool (4, Z, S, S), one mask for each of `REGIONS`."""
+    return np.stack([mask > 0, *(mask == i for i in range(1, 1 + len(CLASSES)))])
 
 
 def score(
@@ -216,7 +255,7 @@ def score(
     slices: data.Slices,
     replaced: Callable[[str], Mapping[str, np.ndarray]] = lambda subject: {},
 ) -> pd.DataFrame:
-    """Segment every subject and return its Dice.
+    """Segment every subject and return its Dice and what was invented.
 
     Parameters
     ----------
@@ -230,12 +269,18 @@ def score(
     Returns
     -------
     DataFrame
-        Columns subject, region, dice.
+        Columns subject, region, dice, invented (see `invented`; missing where dice is there).
+
+    Raises
+    ------
+    MudiffError
+        If a mask has labels that `truth` refuses.
     """
     rows = []
     for subject in slices.subjects:
         indices = slices.subject(subject)
         predicted = predict(network, images(slices, indices, replaced(subject)))
-        found = dice(predicted, classes(slices.lesion(indices)))
-        rows += [{"subject": subject, "region": region, "dice": value} for region, value in found.items()]
-    return pd.DataFrame(rows)
+        true = truth(slices, subject)
+        overlap, extra = dice(predicted, true), invented(predicted, true)
+        rows += [(subject, region, overlap[region], extra[region]) for region in REGIONS]
+    return pd.DataFrame(rows, columns=["subject", "region", "dice", "invented"]).astype({"invented": "Int64"})

@@ -2,10 +2,10 @@
 
 from mudiff.plots import save
 from mudiff.segmentation.masks import fig4d
-from mudiff.segmentation.scores import METHODS, TASKS, differences, evaluate, gaps, verdict
+from mudiff.segmentation.scores import METHODS, TASKS, differences, evaluate, gaps, inventions, verdict
 from mudiff.segmentation.table import caption, latex, markdown, write
 
 __all__ = [
-    "METHODS", "TASKS", "caption", "differences", "evaluate", "fig4d", "gaps", "latex", "markdown", "save",
-    "verdict", "write",
+    "METHODS", "TASKS", "caption", "differences", "evaluate", "fig4d", "gaps", "inventions", "latex", "markdown",
+    "save", "verdict", "write",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ def fig4d(profile: str, network: nn.Module) -> "Figure":
     slices = real_slices(profile)
     subject, place = _largest(slices)
     here = slices.subject(subject)[place : place + 1]
-    truth = segment.classes(slices.lesion(here))
+    truth = segment.truth(slices, subject)[place : place + 1]
     missing = gaps(profile)
 
     def masks(task: str, method: str) -> np.ndarray | None:

@@ -4,16 +4,19 @@ One network (`mudiff.segment`), trained on real images, segments the test subjec
 ("complete") and with some of them replaced by synthetic ones (tasks A to F).
 """
 
+import functools
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from mudiff import config, data, paths, segment, stats, tables, tasks
+from mudiff import config, data, paths, scores, segment, stats, tables, tasks
 from mudiff.errors import MudiffError
 
 TASKS: Mapping[str, tuple[str, ...]] = {
@@ -34,7 +37,7 @@ METHODS = ("mudiff", "syndiff", tables.FLOOR)
 REAL = "real"
 """Stands for the method in the rows of "complete"."""
 
-COLUMNS = ["task", "method", "region", "subject", "dice"]
+COLUMNS = ["task", "method", "region", "subject", "dice", "invented"]
 PAIRS = (("mudiff", "syndiff"), ("mudiff", REAL), ("syndiff", REAL))
 """What is compared: MU-Diff with the second best, and both with the real images."""
 
@@ -63,10 +66,11 @@ def real_slices(profile: str) -> data.Slices:
     Raises
     ------
     MudiffError
-        If no test subject has a tumour.
+        If no test subject has a tumour, or a mask has labels that ``segment.truth`` refuses.
     """
     slices = data.open_slices(paths.prepared(profile, segment.DATASET), "test")
-    if not any(slices.lesion(slices.subject(subject)).any() for subject in slices.subjects):
+    with_tumour = [subject for subject in slices.subjects if segment.truth(slices, subject).any()]
+    if not with_tumour:
         raise MudiffError(
             f"{paths.prepared(profile, segment.DATASET)}: no test subject has a tumour, so Dice is undefined; "
             "add test subjects with masks to the manifest and prepare again."
@@ -88,11 +92,11 @@ def gaps(profile: str) -> dict[tuple[str, str], list[str]]:
     return {key: runs for key, runs in missing.items() if runs}
 
 
-def evaluate(profile: str, network: nn.Module) -> pd.DataFrame:
+def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TASKS)) -> pd.DataFrame:
     """Return Dice of every test subject in every task that can be evaluated.
 
     The values of a task are kept under ``paths.analysis(profile, "segmentation")`` and used again as long
-    as network, data and syntheses are the same.
+    as network, data, syntheses and the code that decides are the same.
 
     Parameters
     ----------
@@ -100,13 +104,15 @@ def evaluate(profile: str, network: nn.Module) -> pd.DataFrame:
         Whose test slices and syntheses.
     network : Module
         ``segment.train(profile)``.
+    chosen : sequence of str
+        Which of `TASKS`.
 
     Returns
     -------
     DataFrame
         Columns task, method ("real" for "complete"), region (`segment.REGIONS`), subject, dice (over all
-        slices of the subject; NaN where the subject has nothing of the region). Tasks in `gaps` have no
-        rows.
+        prepared slices of the subject; NaN where the subject has nothing of the region), invented (voxels
+        that were predicted there; missing where the subject has the region). Tasks in `gaps` have no rows.
 
     Raises
     ------
@@ -115,20 +121,33 @@ def evaluate(profile: str, network: nn.Module) -> pd.DataFrame:
     """
     slices = real_slices(profile)
     missing, frames = gaps(profile), []
-    for task, replaced in TASKS.items():
-        for method in METHODS if replaced else (REAL,):
+
+    @functools.cache  # a contrast is replaced in several tasks
+    def made_from(path: Path) -> dict[str, Any]:
+        run = paths.run(profile, path.name)
+        return scores.contents(path, scores.check_record(path, run, slices.info["data_hash"], profile))
+
+    for task in chosen:
+        for method in METHODS if TASKS[task] else (REAL,):
             if (task, method) not in missing:
-                frames.append(_evaluate(profile, network, slices, task, method))
+                folders = {target: folder(profile, target, method) for target in TASKS[task]}
+                records = {target: made_from(path) for target, path in folders.items()}
+                kept = segment.folder(profile) / f"dice_{task}_{method}.csv"
+                frame = _evaluate(network, slices, folders, records, kept)
+                frames.append(frame.assign(task=task, method=method))
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def _evaluate(profile: str, network: nn.Module, slices: data.Slices, task: str, method: str) -> pd.DataFrame:
+def _evaluate(
+    network: nn.Module,
+    slices: data.Slices,
+    folders: Mapping[str, Path],
+    records: Mapping[str, Mapping[str, Any]],
+    kept: Path,
+) -> pd.DataFrame:
     """Return the rows of one task and method: those kept, where they are of the same content, else new ones."""
-    folders = {target: folder(profile, target, method) for target in TASKS[task]}
-    records = {target: _record(profile, path, slices) for target, path in folders.items()}
-    made_from = [segment.fingerprint(network), slices.info["data_hash"], records]
+    made_from = [segment.fingerprint(network), slices.info["data_hash"], records, _code()]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    kept = segment.folder(profile) / f"dice_{task}_{method}.csv"
     frame = _read(kept, key)
     if frame is None:
         frame = segment.score(
@@ -138,28 +157,25 @@ def _evaluate(profile: str, network: nn.Module, slices: data.Slices, task: str, 
         )
         body = frame.to_csv(index=False, lineterminator="\n")
         paths.write_text(kept, f"# made from {key}\n{body}")
-    return frame.assign(task=task, method=method)
+    return frame
+
+
+@functools.cache
+def _code() -> list[str]:
+    return scores.code(
+        ("segment/network", "segmentation/scores", "sample", "slices"), ("monai", "numpy", "torch")
+    )
 
 
 def _read(path: Path, key: str) -> pd.DataFrame | None:
     head, _, body = path.read_text(encoding="utf-8").partition("\n") if path.is_file() else ("", "", "")
     if head != f"# made from {key}":
         return None
-    kinds = {"subject": str, "region": str, "dice": float}  # a subject may be called "NA"
-    return pd.read_csv(io.StringIO(body), dtype=kinds, keep_default_na=False, na_values={"dice": [""]})
-
-
-def _record(profile: str, path: Path, slices: data.Slices) -> dict[str, str]:
-    """Return what a run's syntheses were made from, if that is the data and the weights at hand."""
-    record = paths.read_json(path / "synthetic.json")
-    weights = paths.run(profile, path.name) / "weights.safetensors"
-    if record.get("data") != slices.info["data_hash"]:
-        unlike = "other data than is prepared now"
-    elif weights.is_file() and record.get("weights") != hashlib.sha256(weights.read_bytes()).hexdigest():
-        unlike = "other weights than its run has"
-    else:
-        return {name: record.get(name) for name in ("run", "weights", "data", "split", "seed")}
-    raise MudiffError(f"{path}: made from {unlike}; make it again with {command(profile)}.")
+    kinds = {"subject": str, "region": str, "dice": float, "invented": "Int64"}
+    empty = {"dice": [""], "invented": [""]}  # and nothing else: a subject may be called "NA"
+    return pd.read_csv(
+        io.StringIO(body), dtype=kinds, keep_default_na=False, na_values=empty, float_precision="round_trip"
+    )
 
 
 def command(profile: str) -> str:
@@ -207,6 +223,30 @@ def differences(frame: pd.DataFrame, regions: Sequence[str] = ("whole",)) -> pd.
     return result.assign(p_holm=corrected.astype(float))
 
 
+def inventions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what was predicted of regions that a subject does not have, and that Dice says nothing of.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `evaluate`.
+
+    Returns
+    -------
+    DataFrame
+        region, task, method, without (subjects that have nothing of the region), subjects (in how many of
+        them it was predicted all the same), voxels (of the prepared slices, summed over subjects). No rows
+        for regions that all subjects have.
+    """
+    rows = []
+    order = {name: list(dict.fromkeys(frame[name])) for name in ("region", "task", "method")}
+    cells = dict(iter(frame.dropna(subset="invented").groupby(list(order)).invented))
+    for key in itertools.product(*order.values()):
+        if key in cells:
+            rows.append((*key, len(cells[key]), int((cells[key] > 0).sum()), int(cells[key].sum())))
+    return pd.DataFrame(rows, columns=[*order, "without", "subjects", "voxels"])
+
+
 def verdict(frame: pd.DataFrame) -> str:
     """Return, as Markdown, what `differences` says of each of `PAIRS` (whole tumour)."""
     found, lines = differences(frame), []
@@ -214,12 +254,15 @@ def verdict(frame: pd.DataFrame) -> str:
     for first, second in PAIRS:
         part = found[(found["first"] == first) & (found.second == second)]
         above, below = int((part.low > 0).sum()), int((part.high < 0).sum())
+        sure = part[part.p_holm < 0.05].difference
         limits = dict.fromkeys(f"{value:+.3f}" for value in (part.difference.min(), part.difference.max()))
         mean = " to ".join(limits) if len(part) else "none"
         lines.append(
             f"* {LABELS[first]} against {LABELS[second]}: "
             f"higher Dice in {int((part.difference > 0).sum())} of {total} tasks, lower in "
-            f"{int((part.difference < 0).sum())}; the 95 % interval excludes 0 for {above} and {below} of them. "
+            f"{int((part.difference < 0).sum())}; the 95 % interval excludes 0 for {above} and {below} of them; "
+            f"corrected (Holm, p < 0.05), {int((sure > 0).sum())} and "
+            f"{int((sure < 0).sum())} remain. "
             f"Mean differences: {mean.replace('-', '−')}."
             + (f" {total - len(part)} could not be compared." if len(part) < total else "")
         )

@@ -29,7 +29,8 @@ def caption(frame: pd.DataFrame, profile: str) -> str:
             None,
             (
                 "Dice of a segmentation network, trained on real images, when contrasts are replaced (×) by "
-                f"synthetic ones. Data: {tables.data_words(profile)}; test subjects: {len(whole)}. "
+                "synthetic ones, over all prepared slices of a subject. Data: "
+                f"{tables.data_words(profile)}; test subjects: {len(whole)}. "
                 f"Profile {profile}. "
                 "Mean ± standard deviation over the subjects that have the region (n). Bold: the better of MU-Diff "
                 "and SynDiff. Which contrasts tasks A to F replace is our reading; the paper's text does not say it. "
