@@ -114,7 +114,7 @@ def paired(name: str, words: str, base: Sequence[float], changed: Sequence[float
     """Compare two scores of the same weights, one pair a seed; the spread is that of a paired t-interval."""
     n = len(base)
     spread = _quantile(n) * _deviation(np.subtract(changed, base)) / math.sqrt(n)
-    repeats = f"{n} pairs of scores"
+    repeats = f"{n} pair{'s' * (n > 1)} of scores"
     return Effect(name, words, float(np.mean(base)), float(np.mean(changed)), spread, repeats, interval=True)
 
 
