@@ -248,7 +248,9 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
             for name, value, n in zip(names, part.fid, part.images, strict=True):
                 words = f"{value:.3g} ({n} images)"
                 axis.annotate(words, (value, name), (8, 0), textcoords="offset points", va="center")
-            axis.set(xlabel=f"Fréchet distance, features: {kind}", xscale="log", ylim=(len(part) - 0.5, -0.5))
+            axis.set(
+                xlabel=f"Fréchet distance, features:\n{kind}", xscale="log", ylim=(len(part) - 0.5, -0.5)
+            )
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.margins(x=0.45)
         plots.add_caption(
