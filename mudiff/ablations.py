@@ -156,14 +156,14 @@ def verdict(frame: pd.DataFrame) -> str:
     if frame.empty or frame.n.max() < 3:  # an interval of two subjects says nothing
         return "Fewer than three subjects: nothing can be decided."
     better, worse = frame[frame.low > 0], frame[frame.high < 0]
-    words = [
-        f"{opening} {'; '.join(f'{tasks.VARIANTS[v]} ({_listed(part)})' for v, part in found.groupby('variant'))}. "
-        for opening, found in (("the full model scores higher than", better), ("lower than", worse))
+    words = "; ".join(
+        f"{opening} {', '.join(f'{tasks.VARIANTS[v]} ({_listed(part)})' for v, part in found.groupby('variant'))}"
+        for opening, found in (("the full model scores higher than", better), ("it scores lower than", worse))
         if len(found)
-    ]
+    )
     decided = len(better) + len(worse)
     return (
-        f"With these weights, on these subjects: {''.join(words) or 'no difference is clear. '}{decided} of "
+        f"With these weights, on these subjects: {words or 'no difference is clear'}. {decided} of "
         f"{len(frame)} comparisons have an interval that excludes zero; of {len(frame)} between equals about "
         f"{0.05 * len(frame):.1f} would."
     )

@@ -34,7 +34,7 @@ def test_differences_are_what_the_part_is_worth_in_every_metric():
 
 def test_the_verdict_names_both_directions():
     words = ablations.verdict(ablations.differences(scored({"full": 0, "abl1": 1.0, "abl4": -0.5})))
-    better, worse = words.split("lower than")
+    better, worse = words.split("it scores lower than")
     assert "abl1: one network (PSNR)" in better and "abl4" not in better
     assert "abl4: no mask loss (PSNR)" in worse and "2 of 6 comparisons" in worse
 
