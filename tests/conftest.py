@@ -12,6 +12,8 @@ import torch
 
 from mudiff.methods import Batch
 
+torch.set_num_threads(1)  # tests are small: threads that wait for each other on a busy machine cost minutes
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("MUDIFF_REAL_DATA", REPOSITORY / "../shared/data"))
 REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", REPOSITORY / "../shared/reference"))
