@@ -65,9 +65,11 @@ class _Taps(nn.Module):
 
     @property
     def names(self) -> list[str]:
+        """Names of the taps, in the order of the layers."""
         return [f"taps.{i}" for i in range(len(self.taps))]
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Send every layer's features through its tap, where torch-cka listens."""
         for tap, features in zip(self.taps, self.features(inputs), strict=True):
             tap(features)
         return inputs

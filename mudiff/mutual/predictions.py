@@ -154,6 +154,7 @@ def alone(method: Method, network: int) -> Method:
     """
 
     def predict(*arguments: Any) -> tuple[Tensor]:
+        """Return the prediction of one network alone."""
         return (method.predict(*arguments)[network - 1],)
 
     follower = copy.copy(method)

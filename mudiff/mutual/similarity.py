@@ -67,6 +67,8 @@ def _recorded(watched: Sequence[Layer]) -> Iterator[list[Tensor | None]]:
     features: list[Tensor | None] = [None] * len(watched)
 
     def keep(place: int) -> Callable:
+        """Return a hook that keeps the features of one layer."""
+
         def hook(_module: nn.Module, arguments: tuple, result: Tensor | tuple) -> None:
             # Reduced at once: features of all layers at full size would fill the memory.
             features[place] = factor(watched[place].take(arguments, result))

@@ -35,6 +35,7 @@ def fig4d(profile: str, network: nn.Module) -> "Figure":
     missing = gaps(profile)
 
     def masks(task: str, method: str) -> np.ndarray | None:
+        """Return the predicted classes of the slice, None where a run is missing."""
         if (task, method) in missing:
             return None
         stacks = {t: segment.synthetic(slices, folder(profile, t, method), subject) for t in TASKS[task]}
