@@ -28,9 +28,6 @@ REAL = "real_halves"
 
 _OTHERS = {REAL: "real against real", "full_half": "Full, half", "no_critic_half": "no critic, half"}
 
-_AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
-_SIGN = {"psnr": 1, "ssim": 1, "mae": -1}
-
 
 def run_name(profile: str, variant: str) -> str:
     """Return the name of a variant's run; "full" is the main run where the ablations have its budget."""
@@ -139,7 +136,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         for metric in metrics.METRICS:
             wide = frame.pivot(index="subject", columns="variant", values=metric).dropna()
             if len(wide):
-                result = stats.paired(_SIGN[metric] * wide["full"], _SIGN[metric] * wide[variant])
+                result = stats.paired(stats.SIGN[metric] * wide["full"], stats.SIGN[metric] * wide[variant])
                 kept = {key: result[key] for key in ("difference", "low", "high", "p")}
                 rows.append({"variant": variant, "metric": metric, "n": len(wide)} | kept)
     return pd.DataFrame(rows, columns=["variant", "metric", "n", "difference", "low", "high", "p"])
@@ -211,7 +208,7 @@ def fig5e(frame: pd.DataFrame, profile: str) -> "Figure":
             values = part.pivot(index="steps", columns="subject", values=metric)
             axis.plot(values.index, values, color="0.75", lw=0.7)
             axis.plot(values.index, values.mean(axis=1), "o-", color=plots.COLOURS[0], ms=4)
-            axis.set(title=names[region], ylabel=_AXES[metric])
+            axis.set(title=names[region], ylabel=plots.AXES[metric])
         cost = frame.drop_duplicates("steps").set_index("steps").seconds
         axes[-1].plot(cost.index, cost, "o-", color=plots.COLOURS[1], ms=4)
         axes[-1].set(title="cost", ylabel="time per slice (s)", ylim=(0, None))
@@ -286,8 +283,8 @@ def _components(frame: pd.DataFrame, profile: str, region: str) -> "Figure":
     palette = plots.colours([f"mudiff_{v}" for v in variants])
     with plots.style():
         figure = plots.new_figure(7.6, 0.3 * len(variants) + 0.7)
-        axes = figure.subplots(1, len(_AXES), sharey=True)
-        for axis, (metric, label) in zip(axes, _AXES.items(), strict=True):
+        axes = figure.subplots(1, len(plots.AXES), sharey=True)
+        for axis, (metric, label) in zip(axes, plots.AXES.items(), strict=True):
             for y, variant in enumerate(variants):
                 values = frame.loc[frame.variant == variant, metric].dropna().to_numpy(float)
                 _marks(axis, y, values, palette[f"mudiff_{variant}"])

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mudiff import cohorts, tables, tasks
+from mudiff import cohorts, stats, tables, tasks
 from mudiff.cohorts import Cohort
 
 COHORTS = ("known", "unseen")
 REGIONS = {"brain": "Whole brain", "lesion": "Lesions"}
 _TASK = ["dataset", "target", "method", "region"]
 _PARTS = ("brightness", "contrast", "structure")
-_SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that a positive lead always means better
 
 
 def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +93,7 @@ def leads(known: pd.DataFrame, unseen: pd.DataFrame, metric: str = "psnr") -> pd
         for other in [m for m in tasks.METHODS if all({m, "mudiff"} <= set(p) for p in pair)]:
             if other == "mudiff":
                 continue
-            lead = [(_SIGN[metric] * (p["mudiff"] - p[other])).dropna().to_numpy(float) for p in pair]
+            lead = [(stats.SIGN[metric] * (p["mudiff"] - p[other])).dropna().to_numpy(float) for p in pair]
             means = [float(values.mean()) if len(values) else math.nan for values in lead]
             low, high = welch(*lead)
             verdict = "grows" if low > 0 else "shrinks" if high < 0 else "not decided"

@@ -29,6 +29,9 @@ COLOURS = (
 
 _OF_METHODS = (1, 2, 3, 4, 5, 7, 0, 6, 8)  # for the order of `tasks.METHODS`: MU-Diff is blue, the floor grey
 
+AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
+"""Metric -> label of its axis, with the unit."""
+
 MARK = "#ffb000"
 """Colour of lesion boxes on grey images."""
 

@@ -23,7 +23,9 @@ PROTOCOLS = {"subject": "masked", "slice": "released"}
 LEVEL = 0.05
 """The paper's level of significance."""
 
-_SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that positive always means MU-Diff is better
+SIGN = {"psnr": 1, "ssim": 1, "mae": -1}
+"""Turns MAE, so that a positive difference always means better."""
+
 _NUMBERS = ("difference", "low", "high", "cohens_dz", "t", "p", "p_holm", "p_wilcoxon", "icc", "n_effective")
 _UNDEFINED = dict.fromkeys(_NUMBERS, math.nan)
 
@@ -203,13 +205,13 @@ def _row(wide: pd.DataFrame, metric: str, unit: str) -> dict[str, object]:
     if not trained:
         return row | {"reason": "no baseline is trained"}
     # Infinite scores would decide a mean alone. Equal means: the first in the paper's order.
-    merit = _SIGN[metric] * wide[trained].where(np.isfinite(wide[trained])).mean()
+    merit = SIGN[metric] * wide[trained].where(np.isfinite(wide[trained])).mean()
     if merit.isna().all():
         return row | {"reason": "no baseline has a defined score"}
     row["best_baseline"] = merit.idxmax()
     both = wide[["mudiff", row["best_baseline"]]].dropna()
     pairs = both[np.isfinite(both).all(axis=1)]
-    ours, others = (_SIGN[metric] * pairs[method].to_numpy() for method in pairs)
+    ours, others = (SIGN[metric] * pairs[method].to_numpy() for method in pairs)
     row |= {"n": len(pairs)} | paired(ours, others)
     reasons = []
     if len(both) > len(pairs):

@@ -83,45 +83,16 @@ def _differences(unseen: Cohort) -> str:
 
 def markdown(frame: pd.DataFrame, text: str) -> str:
     """Return the table as Markdown, one block per region, protocol and target, `text` as its caption."""
-    lines = [text, ""]
-    for title, heads, body in _blocks(frame):
-        lines += [f"| {title} | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
-        lines += [f"| {' | '.join(cells)} |" for cells in body] + [""]
-    return "\n".join(lines[:-1]) + "\n"
+    return tables.blocks_markdown(_blocks(frame), text)
 
 
 def latex(frame: pd.DataFrame, text: str) -> str:
     """Return the table as LaTeX (packages booktabs and graphicx), one tabular per block of `markdown`."""
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
-    for title, heads, body in _blocks(frame):
-        lines += [
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
-            r"\toprule",
-            " & ".join(_escape(cell) for cell in (title, *heads)) + r" \\",
-            r"\midrule",
-            *(" & ".join(_escape(cell) for cell in cells) + r" \\" for cells in body),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\medskip",
-        ]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return tables.blocks_latex(_blocks(frame), text)
 
 
-def _escape(text: str) -> str:
-    for plain, escaped in (
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("±", r"$\pm$"),
-        ("↑", r"$\uparrow$"),
-        ("↓", r"$\downarrow$"),
-    ):
-        text = text.replace(plain, escaped)
-    return text.replace("−", "$-$").replace("²", "$^2$").replace("∞", r"$\infty$")
-
-
-def _blocks(frame: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return title, headings and rows of texts of each region, protocol and target."""
+def _blocks(frame: pd.DataFrame) -> list[tuple[list[str], list[list[str]]]]:
+    """Return headings, the first a title, and rows of texts of each region, protocol and target."""
     blocks = []
     for (region, protocol, target), part in frame.groupby(["region", "protocol", "target"], sort=False):
         n = " + ".join(str(part[f"{name}_n"].max()) for name in COHORTS)
@@ -132,7 +103,7 @@ def _blocks(frame: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]
             [tasks.METHODS[method], *(text for metric in metrics.METRICS for text in cells[method, metric])]
             for method in part.method.unique()
         ]
-        blocks.append((title, heads, body))
+        blocks.append(([title, *heads], body))
     return blocks
 
 

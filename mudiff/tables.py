@@ -5,6 +5,8 @@ number of datasets, targets and methods.
 """
 
 import math
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -262,6 +264,47 @@ def write(frame: pd.DataFrame, path: object, text: str) -> None:
         The caption, see `caption`; the CSV has none.
     """
     write_files(frame, path, markdown(frame, text), latex(frame, text))
+
+
+Blocks = Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]
+"""Headings and rows of texts, for each of several tables under one caption."""
+
+_PLAIN = str.maketrans(
+    {"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", "✓": r"$\checkmark$", "↑": r"$\uparrow$"}
+    | {"↓": r"$\downarrow$", "−": "$-$", "²": "$^2$", "∞": r"$\infty$"}
+)
+
+
+def escape(text: str) -> str:
+    """Return a plain text, with Markdown's bold, as LaTeX (package amssymb)."""
+    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text.translate(_PLAIN))
+
+
+def blocks_markdown(blocks: Blocks, text: str) -> str:
+    """Return tables as Markdown, `text` as their caption."""
+    lines = [text, ""]
+    for heads, rows in blocks:
+        lines += [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def blocks_latex(blocks: Blocks, text: str, align: str = "r") -> str:
+    """Return tables as LaTeX (packages amssymb, booktabs and graphicx), one tabular per block, `text` as caption."""
+    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{escape(text)}}}"]
+    for heads, rows in blocks:
+        lines += [
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{l{align * (len(heads) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(escape, heads)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(escape, row)) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\medskip",
+        ]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def write_files(frame: pd.DataFrame, path: object, in_markdown: str, in_latex: str) -> None:

@@ -40,7 +40,6 @@ _LOSSES = {  # title -> column of the log -> label
     "Critic (Eq. 27)": {"critic": "$L_{adv}$"},
 }
 _COLOURS = (plots.COLOURS[4], plots.COLOURS[2], plots.COLOURS[0])
-_AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
 
 
 def _about(profile: str) -> str:
@@ -315,7 +314,7 @@ def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
                     index="subject", columns="prediction", values=metric
                 )
                 _draw_scores(axis, wide[list(PREDICTIONS)].dropna(), metric)
-                axis.set_ylabel(f"{_AXES[metric]}, {region}")
+                axis.set_ylabel(f"{plots.AXES[metric]}, {region}")
         left = "" if "lesion" in regions else " No test subject has a lesion."
         n = scores.subject.nunique()
         plots.add_caption(

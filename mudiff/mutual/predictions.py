@@ -111,6 +111,7 @@ def scores(trained: Trained) -> pd.DataFrame:
     folder = collect(trained)
 
     def compute() -> pd.DataFrame:
+        """Score every subject anew."""
         tables = []
         for subject in trained.slices.subjects:
             images = {name: sample.read_synthetic(folder / name, subject) for name in PREDICTIONS}
@@ -189,6 +190,7 @@ def alone_scores(trained: Trained, every: int = 5, seed: int = 0) -> pd.DataFram
     folder = collect(trained, seed)
 
     def compute() -> pd.DataFrame:
+        """Score every subject anew."""
         tables = []
         for subject in trained.slices.subjects:
             indices = trained.slices.subject(subject)[::every]

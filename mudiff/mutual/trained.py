@@ -130,6 +130,7 @@ def compare_steps(
     chosen = list(range(trained.method.schedule.steps)) if steps is None else list(steps)
 
     def compute() -> pd.DataFrame:
+        """Align the layers at every step anew."""
         from tqdm.auto import tqdm
 
         method = trained.method

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
 _MAP = "viridis"
 _FEWEST = 3  # subjects for an interval: that of two reaches over every panel
 _MARKERS = "osD^vP"
@@ -145,10 +144,10 @@ def fig4b(frame: pd.DataFrame, profile: str) -> "Figure":
     strengths = sorted(frame.strength.unique())
     with plots.style():
         figure = plots.new_figure(8.6, 2.2 * len(regions) + 0.4)
-        axes = figure.subplots(len(regions), len(_AXES), squeeze=False, sharex=True)
+        axes = figure.subplots(len(regions), len(plots.AXES), squeeze=False, sharex=True)
         for region, line in zip(regions, axes, strict=True):
             part = frame[frame.region == region]
-            for axis, (metric, label) in zip(line, _AXES.items(), strict=True):
+            for axis, (metric, label) in zip(line, plots.AXES.items(), strict=True):
                 _curves(axis, part, metric, colours)
                 axis.set_ylabel(label)
             line[0].set_title(REGIONS[region], loc="left", weight="bold")

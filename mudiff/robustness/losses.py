@@ -11,7 +11,6 @@ from mudiff.analysis_rules import LIMITS
 from mudiff.robustness.study import DATASET, TARGET, Study
 
 REGIONS = {"brain": "Whole brain", "lesion": "Lesions"}
-_SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that a positive loss always means worse
 _WORDS = {"psnr": ("PSNR", " dB", 2), "ssim": ("SSIM", "", 3), "mae": ("MAE", "", 4)}
 
 
@@ -75,7 +74,7 @@ def losses(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for region in frame.region.unique():
-        for metric, sign in _SIGN.items():
+        for metric, sign in stats.SIGN.items():
             part = frame[frame.region == region]
             wide = sign * part.pivot(index="subject", columns=["method", "strength"], values=metric)
             wide = wide.replace([np.inf, -np.inf], np.nan)

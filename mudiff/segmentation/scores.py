@@ -124,6 +124,7 @@ def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TAS
 
     @functools.cache  # a contrast is replaced in several tasks
     def made_from(path: Path) -> dict[str, Any]:
+        """Return what the syntheses in a folder depend on."""
         run = paths.run(profile, path.name)
         return scores.contents(path, scores.check_record(path, run, slices.info["data_hash"], profile))
 

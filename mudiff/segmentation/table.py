@@ -1,7 +1,6 @@
 """The table of Fig. 4c."""
 
 import math
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -99,41 +98,12 @@ def _difference(row: object | None) -> str:
 
 def markdown(frame: pd.DataFrame, text: str) -> str:
     """Return the table as Markdown: one block per region, one of differences, `text` as its caption."""
-    lines = [text, ""]
-    for heads, rows in _blocks(frame):
-        lines += [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
-        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    return "\n".join(lines[:-1]) + "\n"
+    return tables.blocks_markdown(_blocks(frame), text)
 
 
 def latex(frame: pd.DataFrame, text: str) -> str:
     """Return the table as LaTeX (packages amssymb, booktabs and graphicx), a tabular per block of `markdown`."""
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
-    for heads, rows in _blocks(frame):
-        lines += [
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'c' * (len(heads) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(_escape, heads)) + r" \\",
-            r"\midrule",
-            *(" & ".join(map(_escape, row)) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\medskip",
-        ]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def _escape(text: str) -> str:
-    for plain, escaped in (
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("±", r"$\pm$"),
-        ("×", r"$\times$"),
-        ("✓", r"$\checkmark$"),
-    ):
-        text = text.replace(plain, escaped)
-    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text.replace("−", "$-$"))
+    return tables.blocks_latex(_blocks(frame), text, align="c")
 
 
 def write(frame: pd.DataFrame, path: Path | str, text: str) -> None:
