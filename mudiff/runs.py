@@ -23,14 +23,10 @@ import torch
 from torch import Tensor
 
 from mudiff import __version__, paths
+from mudiff.devices import default_device as default_device
 from mudiff.errors import MudiffError
 from mudiff.methods import Method, build
 from mudiff.settings import RECIPE_VERSION, Settings
-
-
-def default_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 ROWS = (
     "errors paths tasks settings recipes config",
     "metrics",
-    "layouts volumes manifests parallel slices data verify atlas anatomy lesions signals phantom motion",
+    "layouts volumes manifests parallel devices slices data verify atlas anatomy lesions signals phantom motion",
     "layers features networks critic diffusion losses",
     "methods",
     "runs sample train released",
