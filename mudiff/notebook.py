@@ -25,8 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mudiff import config, paths
 from mudiff.errors import MudiffError
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a run that SIGTERM stopped."""
 
 SECONDS_FOR_OUTPUTS = 60
 """How long the outputs of a finished cell may be on their way before the run fails."""
@@ -292,8 +297,27 @@ def workflow(profile: str, arguments: list[str]) -> None:
     os.execv(sys.executable, [*snakemake, "--prioritize", first, *arguments])
 
 
+def _pass_sigterm_on() -> list[int]:
+    """Pass SIGTERM on to the kernel and let it end: a training saves its state. Returns the signals received.
+
+    Clusters send it before their time limit, to every process of a job or only to the outermost.
+    """
+    received: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        received.append(number)
+        kernels = psutil.Process().children()
+        for kernel in kernels:
+            kernel.terminate()
+        if not kernels:  # nothing has begun, or all is done
+            sys.exit(STOPPED)
+
+    signal.signal(signal.SIGTERM, handler)
+    return received
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 2 for the user's errors, 1 for a notebook's own."""
+    """Run the command line; return its code: 2 for the user's errors, 1 for a notebook's own, 143 at SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m mudiff.notebook", description="Run notebooks strictly.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="execute one notebook")
@@ -303,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     all_of_them = commands.add_parser("workflow", help="run everything with Snakemake")
     all_of_them.add_argument("profile", help=" or ".join(config.PROFILES))
     chosen, rest = parser.parse_known_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the kernel is shut down too
+    stopped = _pass_sigterm_on()
     try:
         if chosen.command == "workflow":
             workflow(chosen.profile, rest)
@@ -311,12 +335,14 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"unknown arguments: {' '.join(rest)}")
         else:
             run(chosen.source, chosen.output, dict(chosen.values))
-    except MudiffError as error:
+    except Exception as error:
+        if stopped:
+            print("Stopped by SIGTERM; the same command goes on from the last saved state.", file=sys.stderr)
+            return STOPPED
+        if not isinstance(error, MudiffError | NotebookFailedError):
+            raise
         print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except NotebookFailedError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MudiffError) else 1
     return 0
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -148,6 +149,32 @@ def test_a_dead_kernel_is_an_error(tmp_path):
     )
     with pytest.raises(MudiffError, match="the kernel died"):
         notebook.run(source, tmp_path / "executed.ipynb", {})
+
+
+SAVING = """import signal, time, pathlib
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+pathlib.Path(folder, "began").touch()
+while not stop:
+    time.sleep(0.02)
+time.sleep(7)  # longer than Jupyter waits for a kernel that it shuts down
+pathlib.Path(folder, "saved").touch()
+raise SystemExit(143)"""
+
+
+@pytest.mark.parametrize("cell, saves", [(SAVING, True), (SAVING.replace("signal.signal", "#"), False)])
+def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell, saves):
+    source, output = write(tmp_path / "a.ipynb", PARAMETERS, cell), tmp_path / "executed.ipynb"
+    command = [sys.executable, "-m", "mudiff.notebook", "run", source, output, "-p", "folder", tmp_path]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "began").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()  # this process alone
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == notebook.STOPPED == 143
+    assert errors.endswith("Stopped by SIGTERM; the same command goes on from the last saved state.\n")
+    assert (tmp_path / "saved").exists() == saves and not output.exists()
 
 
 @pytest.fixture
