@@ -1,7 +1,6 @@
 """The graph: prepare, train, sample, then one rule per notebook, then the report. No logic of its own.
 
     make reproduce                                   # profile demo
-    make smoke                                       # profile smoke
     snakemake --config profile=paper 'data_root={brats: /data/brats, isles: /data/isles}' unseen=/data/brats2021
 
 A run's `recipe` is the fingerprint of its settings: a change re-plans exactly the runs that it concerns.
@@ -37,26 +36,29 @@ def files(folder, file, jobs=JOBS):
     """One file of every run of some jobs, in runs/ or synthetic/."""
     return [f"{RESULTS}/{folder}/{d}_{t}_{m}/{file}" for d, t, methods in map(JOBS.get, jobs) for m in methods]
 
+def asked(kind):
+    """Threads and resources that a folder of profiles/ gives a kind of rule, as it may give them to a rule."""
+    threads, resources = workflow.resource_settings.overwrite_threads, workflow.resource_settings.overwrite_resources
+    return getattr(threads.get(kind), "value", 1), {name: r.value for name, r in resources.get(kind, {}).items()}
+
 PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
 MAIN = [job for job, task in JOBS.items() if "_" not in task[2][0]]  # an ablation is written as mudiff_abl1
 SLICES = files("synthetic", "synthetic.json", MAIN)
 BRATS = [path for path in SLICES if "/brats_" in path]
 ABLATIONS = files("synthetic", "synthetic.json", [job for job in JOBS if job not in MAIN])
-SCORED = [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")]
-READ = {"prepared": PREPARED, "synthetic": SLICES, "scores": SCORED, "brats": BRATS,
+READ = {"prepared": PREPARED, "synthetic": SLICES, "brats": BRATS,
+        "scores": [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")],
         "ablations": [*BRATS, *ABLATIONS, f"{EXECUTED}/10_segmentation.ipynb"]}
 ANALYSES = {n: a for n, a in artefacts.ANALYSES.items() if "brats" in DATASETS or a.reads not in ("brats", "ablations")}
+NETWORKS = "07 08 09 10 11 12 13".split()  # notebooks that compute with networks
 GIVEN = {"09_motion_robustness": DATA_ROOT.get("brats"), "12_generalisation": UNSEEN, "11_ablations": INCEPTION}
 
-
 wildcard_constraints: dataset="|".join(DATASETS)
-
 
 rule all:
     """Everything."""
     input: f"{RESULTS}/report/index.html"
     message: "Done"
-
 
 rule prepare:
     """01: phantoms (or your own volumes) to normalised slices, per dataset."""
@@ -69,21 +71,22 @@ rule prepare:
         manifest=lambda w: MANIFEST.get(w.dataset, "None"),
     log: RESULTS + "/logs/01_data_preparation_{dataset}.log"
     message: "Preparing {wildcards.dataset}"
-    shell: RUN + " -p dataset {wildcards.dataset} -p data_root {params.root:q} -p manifest {params.manifest:q}"
-
+    shell:
+        RUN + " -p dataset {wildcards.dataset} -p data_root {params.root:q} -p manifest {params.manifest:q}"
+        " -p workers {threads}"
 
 for job, task in JOBS.items():
     rule:
         """02: the methods of one job. Resume state lies undeclared beside the weights."""
         name: f"train_{job}"
-        input:
-            notebook="notebooks/02_training.ipynb",
-            prepared=f"{EXECUTED}/01_data_preparation_{task[0]}.ipynb",
+        input: notebook="notebooks/02_training.ipynb", prepared=f"{EXECUTED}/01_data_preparation_{task[0]}.ipynb"
         output:
             executed=f"{EXECUTED}/02_training_{job}.ipynb",
             # update: Snakemake leaves them in place, so a finished run is found finished and not trained again.
             weights=update(files("runs", "weights.safetensors", [job])),
         params: recipe=recipes(*task), task=[*task[:2], str(task[2])]
+        threads: asked("train")[0]
+        resources: **asked("train")[1]
         log: f"{RESULTS}/logs/02_training_{job}.log"
         message: f"Training {job}: progress in {RESULTS}/runs/*/log.jsonl"
         shell: TASK + f" -p vgg16 '{VGG16}'"
@@ -91,19 +94,19 @@ for job, task in JOBS.items():
     rule:
         """03: synthetic test slices of one job, and one whole volume."""
         name: f"sample_{job}"
-        input:
-            notebook="notebooks/03_sampling.ipynb",
-            trained=[f"{EXECUTED}/02_training_{job}.ipynb", *files("runs", "weights.safetensors", [job])],
+        input: notebook="notebooks/03_sampling.ipynb", trained=getattr(rules, f"train_{job}").output
         output:
             executed=f"{EXECUTED}/03_sampling_{job}.ipynb",
             slices=update(files("synthetic", "synthetic.json", [job])),
         params: recipe=recipes(*task), task=[*task[:2], str(task[2])], root=DATA_ROOT.get(task[0], "None")
+        threads: asked("sample")[0]
+        resources: **asked("sample")[1]
         log: f"{RESULTS}/logs/03_sampling_{job}.log"
         message: f"Synthesising {job}"
         shell: TASK + " -p data_root {params.root:q}"
 
-
 for notebook, analysis in ANALYSES.items():
+    kind = "networks" if notebook[:2] in NETWORKS else "figures"
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
@@ -118,9 +121,10 @@ for notebook, analysis in ANALYSES.items():
         params:  # not in `shell`, which is read when the loop is over
             figures=f" -p figures_dir figures/{NAME}" if artefacts.files(notebook) else "",
             more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else "",
+        threads: asked(kind)[0]
+        resources: **asked(kind)[1]
         message: analysis.says
         shell: RUN + "{params.figures}{params.more}"
-
 
 rule summary:
     """14: every artefact and every claim."""
@@ -128,13 +132,11 @@ rule summary:
         notebook="notebooks/14_report.ipynb",
         executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
         drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
-        code=[f"mudiff/{m}.py" for m in
-              "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
+        code=[f"mudiff/{m}.py" for m in "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
     shell: RUN + f" -p figures_dir figures/{NAME}"
-
 
 rule report:
     """The HTML pages."""
