@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mudiff import distributed
 from mudiff.errors import MudiffError
 from mudiff.layers import channels_last, conv3x3, fir_down, sinusoidal_embedding
 from mudiff.settings import Settings
@@ -52,7 +53,8 @@ def minibatch_std(h: Tensor) -> Tensor:
 
     The B images form ceil(B / 4) groups, every image in one, as equal in size as B allows; image k
     belongs to group k mod ceil(B / 4). For B <= 4 and multiples of 4 these are the groups of the
-    released code, which fails for other sizes (register C-11).
+    released code, which fails for other sizes (register C-11). In several processes the groups are
+    those of the joint batch.
 
     Parameters
     ----------
@@ -63,12 +65,13 @@ def minibatch_std(h: Tensor) -> Tensor:
     -------
     Tensor (B, C+1, H, W).
     """
-    groups = math.ceil(h.shape[0] / 4)
-    extra = h.new_empty(h.shape[0], 1, *h.shape[2:])
+    joint = distributed.join(h.float())  # (joint B, C, H, W), float32 also under autocast
+    groups = math.ceil(len(joint) / 4)
+    extra = h.new_empty(len(joint), 1, *h.shape[2:])
     for g in range(groups):
-        variance = h[g::groups].float().var(dim=0, unbiased=False)  # float32 also under autocast
+        variance = joint[g::groups].var(dim=0, unbiased=False)
         extra[g::groups] = (variance + 1e-8).sqrt().mean().to(h.dtype)
-    return torch.cat([h, extra], dim=1)
+    return torch.cat([h, distributed.own(extra)], dim=1)
 
 
 class Critic(nn.Module):

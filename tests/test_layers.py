@@ -5,9 +5,10 @@ from pathlib import Path
 
 ROWS = (
     "errors paths tasks settings recipes config",
-    "metrics",
-    "layouts volumes manifests parallel devices slices data verify atlas anatomy lesions signals phantom motion",
-    "layers features networks critic diffusion losses",
+    "brain metrics",
+    "layouts resizing volumes manifests parallel devices slices data verify "
+    "atlas anatomy lesions signals phantom motion",
+    "distributed layers features networks critic diffusion losses",
     "methods",
     "runs sample train released",
     "stats cka fid segment",

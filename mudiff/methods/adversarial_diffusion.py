@@ -11,7 +11,7 @@ from mudiff import losses
 from mudiff.critic import Critic
 from mudiff.diffusion import Schedule, SliceNoise
 from mudiff.layers import initialise
-from mudiff.methods.method import Batch, Callback, Method
+from mudiff.methods.method import Batch, Callback, Loss, Method, resting
 from mudiff.settings import Settings
 
 
@@ -27,6 +27,7 @@ class AdversarialDiffusion(Method):
     """
 
     training_only: tuple[str, ...] = ("critic.",)
+    several_processes = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -81,12 +82,12 @@ class AdversarialDiffusion(Method):
             samples.append(self.schedule(prediction, x_t, t, drawn))
         return list(predictions), samples
 
-    def critic_step(self, batch: Batch, noise: SliceNoise, step: int) -> dict[str, Tensor]:
-        """Update the critic: Eq. 27 and, every `r1_interval` steps, the R1 penalty (register A-5).
+    def critic_loss(self, batch: Batch, noise: SliceNoise, step: int) -> Loss:
+        """Return what the critic minimises: Eq. 27 and, every `r1_interval` steps, the R1 penalty (register A-5).
 
         The generators run without gradient: the released code computes it and throws it away (C-7).
         """
-        settings, optimiser = self.settings, self.optimisers["critic"]
+        settings = self.settings
         t, x_before, x_t = self._noisy_pair(batch.target, noise)
         with torch.no_grad():
             _, samples = self._denoise(batch, x_t, t, noise)
@@ -95,27 +96,23 @@ class AdversarialDiffusion(Method):
         real, _ = self.judge(x_before, t, x_t)
         fakes = [self.judge(sample, t, x_t)[0] for sample in samples]
         loss = losses.critic_loss(real, fakes, settings.critic_real_weight)
-        values = {"critic": loss.detach()}
+        values = {"critic": loss}
         if penalise:
-            penalty = settings.r1_gamma / 2 * losses.r1_penalty(real, x_before)
-            loss = loss + penalty
-            values["r1"] = penalty.detach()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return values
+            values["r1"] = settings.r1_gamma / 2 * losses.r1_penalty(real, x_before)
+            loss = loss + values["r1"]
+        return loss, values
 
-    def generator_step(self, batch: Batch, noise: SliceNoise) -> dict[str, Tensor]:
-        """Update all generators together by Eq. 21; a single one has no mask loss."""
-        settings, optimiser = self.settings, self.optimisers["generators"]
-        self.critic.requires_grad_(False)  # its weights rest; gradients flow through it
+    def generator_loss(self, batch: Batch, noise: SliceNoise) -> Loss:
+        """Return what all generators minimise together, Eq. 21; a single one has no mask loss."""
+        settings = self.settings
         t, _, x_t = self._noisy_pair(batch.target, noise)
         predictions, samples = self._denoise(batch, x_t, t, noise)
         supervised = [losses.supervised_loss(batch.target, x, settings.reduction) for x in predictions]
         values = {f"supervised_{j}": value for j, value in enumerate(supervised, start=1)}
         loss = settings.weight_supervised * sum(supervised)
         if self.has_critic:
-            judged = [self.judge(sample, t, x_t) for sample in samples]
+            with resting(self.critic):  # gradients flow through it
+                judged = [self.judge(sample, t, x_t) for sample in samples]
             adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
             values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
             mask = self.mask_loss(samples, [middle for _, middle in judged])
@@ -123,11 +120,7 @@ class AdversarialDiffusion(Method):
                 values["mask"] = mask
                 loss = loss + settings.weight_mask * mask
             loss = loss + settings.weight_adversarial * sum(adversarial)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        self.critic.requires_grad_(True)
-        return {name: value.detach() for name, value in values.items()}
+        return loss, values
 
     def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
         """Return L_m of Eq. 29 from the samples and the critic's middle features of each; None: a single network."""
@@ -136,8 +129,10 @@ class AdversarialDiffusion(Method):
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step of Algorithm 1: the critic (if any), then the generators, on fresh t, z and noise."""
         noise = SliceNoise(batch.seeds, self.device)
-        judged = self.critic_step(batch, noise, step) if self.has_critic else {}
-        return judged | self.generator_step(batch, noise)
+        values: dict[str, Tensor] = {}
+        if self.has_critic:
+            values |= self._minimise("critic", self.critic_loss, batch, noise, step)
+        return values | self._minimise("generators", self.generator_loss, batch, noise)
 
     @torch.inference_mode()
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:

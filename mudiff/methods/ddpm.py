@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mudiff.diffusion import SliceNoise
 from mudiff.errors import MudiffError
 from mudiff.layers import group_count
-from mudiff.methods.method import Batch, Callback, Method
+from mudiff.methods.method import Batch, Callback, Loss, Method
 from mudiff.settings import Settings
 
 
@@ -35,6 +35,8 @@ class DDPM(Method):
     alpha_bar : list of float
         The share of the image's power left in x_t, t = 0 .. T-1.
     """
+
+    several_processes = True
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
@@ -81,17 +83,18 @@ class DDPM(Method):
         mean = math.sqrt(before) * beta / (1 - alpha_bar) * x_0 + math.sqrt(1 - beta) * left * x_t
         return mean + math.sqrt(left * beta) * noise, x_0
 
-    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Take one step of Ho et al.'s Algorithm 1: t uniform, mean squared error of the noise."""
-        random, optimiser = SliceNoise(batch.seeds, self.device), self.optimisers["generator"]
+    def loss(self, batch: Batch) -> Loss:
+        """Return the mean squared error of the noise at a uniform t (Ho et al., Eq. 14)."""
+        random = SliceNoise(batch.seeds, self.device)
         t = random.steps(self.settings.steps)
         noise = random.normal(*batch.target.shape[1:])
         x_t = self.scheduler.add_noise(batch.target, noise, t)
         loss = F.mse_loss(self.predict_noise(x_t, batch.conditions, t), noise)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return {"noise": loss.detach()}
+        return loss, {"noise": loss}
+
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step of Ho et al.'s Algorithm 1."""
+        return self._minimise("generator", self.loss, batch)
 
     @torch.inference_mode()
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:

@@ -1,17 +1,22 @@
 """The interface of a method: what the training loop and the sampler need to know, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mudiff import distributed
 from mudiff.settings import Settings
 
 Callback = Callable[[dict[str, Tensor]], None]
 """Receives ``t``, ``x_t`` and the prediction of x_0, ``x_p1`` (of MU-Diff also ``x_p2``), at each sampling step."""
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+"""What an optimiser minimises, and the values of the log: name -> scalar."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class Batch:
         return Batch(**moved | {"seeds": self.seeds})
 
 
+@contextmanager
+def resting(network: nn.Module) -> Iterator[None]:
+    """Leave the weights of a network as they are: what it computes inside the block gives them no gradient."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
 class Method(nn.Module, ABC):
     """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler.
 
@@ -53,14 +68,19 @@ class Method(nn.Module, ABC):
         rates to the schedule, so a method only steps them.
     training_only : tuple of str
         Prefixes of weights that sampling does not need.
+    several_processes : bool
+        Whether a training step on the parts of a batch, one in each process, is that on the whole batch.
     """
 
     training_only: tuple[str, ...] = ()
+    several_processes: bool = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        # A dict, so that they are no part of the weights; empty with one process.
+        self._averaged: dict[str, nn.Module] = {}
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +95,20 @@ class Method(nn.Module, ABC):
 
     def prepare_training(self) -> None:
         """Read what training needs besides the slices; a wrong setting is found here, before the first step."""
+
+    def distribute(self) -> None:
+        """Share the training among the processes of the run; the method is on its device by now."""
+        if distributed.count() > 1:
+            self._averaged = {name: distributed.averaged(o) for name, o in self.optimisers.items()}
+
+    def _minimise(self, name: str, loss_function: Callable[..., Loss], *inputs: Any) -> dict[str, Tensor]:
+        """Take one step of an optimiser on ``loss_function(*inputs)``; returns the values, detached."""
+        optimiser, averaged = self.optimisers[name], self._averaged.get(name)
+        loss, values = averaged(loss_function, *inputs) if averaged else loss_function(*inputs)
+        optimiser.zero_grad(set_to_none=True)
+        distributed.share(loss).backward()
+        optimiser.step()
+        return {name: value.detach() for name, value in values.items()}
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:

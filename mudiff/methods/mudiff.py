@@ -34,7 +34,9 @@ class MUDiff(AdversarialDiffusion):
         by_channels = settings.mask == "channel_mean"
         self.attention = None if by_channels else nn.Conv2d(self.critic.middle_width, 1, 1)
         trained = [p for network in (self.f1, self.f2) if network is not None for p in network.parameters()]
-        if settings.mask == "trained":
+        # Nothing reaches the convolution of masks that are cut off or not used.
+        used = self.f2 is not None and settings.weight_mask > 0 and not settings.mask_detached
+        if settings.mask == "trained" and used:
             trained += self.attention.parameters()
         self._finish(trained, generator)
 
