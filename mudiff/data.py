@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from mudiff import layouts, metrics, paths, tasks, volumes
+from mudiff import layouts, metrics, paths, resizing, tasks, volumes
 from mudiff.errors import MudiffError
 from mudiff.manifests import SPLITS, assign, read_manifest
 from mudiff.parallel import each_subject
@@ -209,11 +209,12 @@ def subject_slices(
 
 def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[np.ndarray, volumes.Geometry]:
     """Normalise one volume and cut it into slices, uint16 (n, S, S), 0 to `WHITE` for intensities 0 to 1."""
-    unit = volumes.normalise(volume.data, preparation.normalisation, volume.path)
-    slices, geometry = volumes.to_slices(
-        unit, volume.affine, preparation.image_size, wanted=preparation.slices
-    )
-    return np.rint(slices * WHITE).astype(np.uint16), geometry
+    size = preparation.image_size
+    limits = volumes.limits(volume.data, preparation.normalisation, volume.path)
+    kept, geometry = volumes.cut(volume.data, volume.affine, size, preparation.slices)
+    slices = resizing.to_square(volumes.rescale(kept, *limits), size, order=1)
+    slices *= WHITE
+    return np.rint(slices, out=slices).astype(np.uint16), geometry
 
 
 def _notes(preparation: Preparation, loaded: dict[str, volumes.Volume], masks: np.ndarray) -> list[str]:

@@ -9,12 +9,12 @@ Images that agree exactly inside the mask have PSNR infinity; a mean that contai
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from mudiff.brain import brain_mask as brain_mask
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")
@@ -27,46 +27,6 @@ WINDOW = 7
 """Side of the uniform SSIM window in pixels, the default of scikit-image (F-9: the paper states none)."""
 
 _UNDEFINED = dict.fromkeys(METRICS, math.nan)
-
-
-def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """Return the brain: all voxels above 0 in any contrast, cleaned by morphology.
-
-    Specks are opened away slice by slice, crumbs far smaller than the brain are dropped, holes are filled.
-    A contrast with a cut field of view cannot cut the mask, since the other contrasts cover the rest.
-
-    Parameters
-    ----------
-    volumes : array (C, Z, S, S) or sequence of C arrays (Z, S, S)
-        Skull-stripped contrasts on one grid, background 0; Z may be 1.
-
-    Returns
-    -------
-    array of bool (Z, S, S), all False where every contrast is empty
-
-    Raises
-    ------
-    MudiffError
-        If the contrasts have unlike shapes or another number of axes.
-    """
-    shapes = {np.shape(volume) for volume in volumes}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 3:
-        raise MudiffError(f"brain mask: expected contrasts of one shape (Z, S, S), got {sorted(shapes)}.")
-    head = np.any([np.asarray(volume) > 0 for volume in volumes], axis=0)
-
-    # Edge padding: a brain that the field of view cuts keeps its full extent at the border.
-    padded = np.pad(head, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    cross = ndimage.generate_binary_structure(2, 1)[None]  # in-plane, since Z may be 1  # (1, 3, 3)
-    opened = ndimage.binary_opening(padded, cross)[:, 2:-2, 2:-2] & head
-
-    # Temporal lobes and cerebellum can be apart from the rest where the slices begin, so everything of at
-    # least a tenth of the largest component stays.
-    labels, count = ndimage.label(opened, np.ones((3, 3, 3)))
-    if not count:
-        return np.zeros_like(head)
-    sizes = np.bincount(labels.ravel())[1:]
-    brain = np.isin(labels, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max()))
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in brain])
 
 
 def lesion_mask(labels: np.ndarray, dilate: bool = False) -> np.ndarray:

@@ -1,5 +1,6 @@
 """NIfTI volumes: reading, one grid, normalisation, axial slices and back (section "Datasets")."""
 
+import dataclasses
 import gzip
 import zlib
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from skimage.transform import resize
 
-from mudiff import paths
+from mudiff import paths, resizing
 from mudiff.errors import MudiffError
+from mudiff.resizing import middle
 
 SLICE_ORDER = "LPS"
 """Axes behind slices (Z, S, S): columns run to the patient's left, rows to posterior, slices to superior."""
@@ -34,7 +35,7 @@ class Volume:
     Attributes
     ----------
     data : np.ndarray
-        Voxels (X, Y, Z) in the order of the file, float32 (a mask: uint8).
+        Voxels (X, Y, Z) in the order of the file: float32, or integers of up to 16 bits (a mask: uint8).
     affine : np.ndarray
         Voxel indices to millimetres, (4, 4).
     header : nibabel.Nifti1Header
@@ -50,7 +51,7 @@ class Volume:
 
 
 def load_volume(path: Path) -> Volume:
-    """Read one contrast (``.nii`` or ``.nii.gz``) as float32.
+    """Read one contrast (``.nii`` or ``.nii.gz``), see `Volume`.
 
     A fourth axis of length one is dropped; negative values are kept (`normalise` sets them to 0).
 
@@ -86,11 +87,14 @@ def load_mask(path: Path) -> Volume:
         If the file is missing, truncated, not NIfTI, not three-dimensional or not finite.
     """
     volume = read(Path(path))
-    if not np.isfinite(volume.data).all():
+    labels = volume.data
+    lowest, highest = labels.min(), labels.max()
+    if not np.isfinite([lowest, highest]).all():
         raise MudiffError(f"{path}: the mask has NaN or infinite voxels; repair the file or remove it.")
-    labels = np.maximum(np.rint(volume.data), 0)
-    labels[labels > 255] = 1
-    return Volume(labels.astype(np.uint8), volume.affine, volume.header, volume.path)
+    labels = np.rint(labels) if labels.dtype.kind == "f" else labels
+    if lowest < 0 or highest > 255:
+        labels = np.select([labels < 0, labels > 255], [0, 1], labels)
+    return dataclasses.replace(volume, data=labels.astype(np.uint8))
 
 
 def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
@@ -107,7 +111,7 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
 
 
 def read(path: Path) -> Volume:
-    """Read voxels as float32 (X, Y, Z) and check the file and its header, but not the values."""
+    """Read voxels (X, Y, Z), see `Volume`, and check the file and its header, but not the values."""
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):
@@ -120,7 +124,10 @@ def read(path: Path) -> Volume:
             raise MudiffError(f"{path}: has {len(image.shape)} axes ({axes}); expected one 3-D volume.")
         if path.name.endswith(".nii.gz"):  # to the very end, where gzip keeps its checksum
             image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-        data = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape, order="A")
+        if (image.dataobj.slope, image.dataobj.inter) == (1, 0):
+            data = _exact(image.dataobj.get_unscaled())
+        else:
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
     except FileNotFoundError:
         raise MudiffError(f"{path}: file not found; {_REMEDY}.") from None
     except _UNREADABLE as error:
@@ -129,7 +136,13 @@ def read(path: Path) -> Volume:
     affine = image.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise MudiffError(f"{path}: its affine gives the voxels no position; repair the header.")
-    return Volume(data, affine, image.header, path)
+    return Volume(data.reshape(shape, order="A"), affine, image.header, path)
+
+
+def _exact(data: np.ndarray) -> np.ndarray:
+    """Return `data` as it is where float32 holds its type exactly, else as float32."""
+    native = data.astype(data.dtype.newbyteorder("="), copy=False)
+    return native if np.can_cast(native.dtype, np.float32) else native.astype(np.float32)
 
 
 def grids(volumes: dict[str, Volume]) -> list[list[str]]:
@@ -202,24 +215,29 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     MudiffError
         If no voxel is above 0, or (almost) all of those have one value.
     """
+    return rescale(data, *limits(data, method, source))
+
+
+def limits(data: np.ndarray, method: str, source: str | Path = "volume") -> tuple[float, float]:
+    """Return the intensities that `normalise` maps to 0 and 1; parameters and errors are its."""
     if method not in ("percentile", "minmax"):
         raise MudiffError(f"normalisation {method!r} is unknown: choose one of percentile, minmax.")
-    data = np.maximum(data, 0, dtype=np.float32)
-    positive = data[data > 0]
+    voxels = _exact(np.asarray(data)).ravel(order="K")  # in the order of memory: four times as fast
+    positive = voxels[voxels > 0]
     if not positive.size:
         raise MudiffError(f"{source}: no voxel is above 0; {_REPLACE}.")
-    low, high = np.percentile(positive, (1, 99)) if method == "percentile" else (data.min(), data.max())
+    minmax = max(voxels.min(), 0), voxels.max()
+    low, high = np.percentile(positive, (1, 99)) if method == "percentile" else minmax
     if not high > low:
         raise MudiffError(f"{source}: its voxels above 0 all have the value {high:g}; {_REPLACE}.")
-    data -= np.float32(low)
-    data /= np.float32(high - low)
-    return np.clip(data, 0, 1, out=data)
+    return float(low), float(high)
 
 
-def middle(total: int, wanted: int) -> slice:
-    """Return the middle `wanted` of `total` slices, first at ``(total - wanted) // 2``; all where fewer."""
-    start = max(0, (total - wanted) // 2)
-    return slice(start, min(total, start + wanted))
+def rescale(data: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map intensities from `low` (0 or more) to `high` linearly to [0, 1], float32; what is outside is clipped."""
+    unit = np.subtract(data, np.float32(low), dtype=np.float32)
+    unit /= np.float32(high - low)
+    return np.clip(unit, 0, 1, out=unit)
 
 
 @dataclass(frozen=True)
@@ -286,16 +304,18 @@ def to_slices(
     geometry : Geometry
         What `from_slices` needs.
     """
+    kept, geometry = cut(data, affine, size, wanted)
+    return resizing.to_square(kept, size, order), geometry
+
+
+def cut(
+    data: np.ndarray, affine: np.ndarray, size: int, wanted: int | None = None
+) -> tuple[np.ndarray, Geometry]:
+    """Return the slices that `to_slices` keeps, a view (Z, rows, columns) that is neither padded nor resized."""
     orientation = _orientation(affine)
-    oriented = nibabel.orientations.apply_orientation(data, orientation).transpose(
-        2, 1, 0
-    )  # (Z, rows, columns)
+    oriented = nibabel.orientations.apply_orientation(data, orientation).transpose(2, 1, 0)
     kept = middle(len(oriented), len(oriented) if wanted is None else wanted)
-    oriented = oriented[kept]  # before resizing, which takes most of the time
-    margins = [_margins(length, max(oriented.shape[1:])) for length in oriented.shape[1:]]
-    square = np.pad(oriented, [(0, 0), *margins])
-    geometry = Geometry(tuple(data.shape), orientation, size, (kept.start, kept.stop))
-    return _resize(square, size, order), geometry
+    return oriented[kept], Geometry(tuple(data.shape), orientation, size, (kept.start, kept.stop))
 
 
 def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.ndarray:
@@ -321,30 +341,10 @@ def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.nd
         raise MudiffError(
             f"{len(slices)} slices do not fit slices {geometry.kept} of the volume; pass them all."
         )
-    side = max(rows, columns)
-    square = _resize(slices, side, order)
-    (top, _), (left, _) = _margins(rows, side), _margins(columns, side)
-    oriented = np.zeros((total, rows, columns), square.dtype)
-    oriented[slice(*geometry.kept)] = square[:, top : top + rows, left : left + columns]
+    resized = resizing.from_square(slices, (rows, columns), order)
+    oriented = np.zeros((total, rows, columns), resized.dtype)
+    oriented[slice(*geometry.kept)] = resized
     lps = oriented.transpose(2, 1, 0)
     back = [axis for axis, _ in geometry.orientation]
     flips = tuple(axis for axis, (_, direction) in enumerate(geometry.orientation) if direction < 0)
     return np.ascontiguousarray(np.flip(lps.transpose(back), flips))
-
-
-def _margins(length: int, side: int) -> tuple[int, int]:
-    return (side - length) // 2, (side - length + 1) // 2
-
-
-def _resize(square: np.ndarray, size: int, order: int) -> np.ndarray:
-    """Resize slices (Z, side, side) to (Z, size, size); labels (order 0) keep their values and type."""
-    kind = square.dtype if order == 0 else np.dtype(np.float32)
-    if square.shape[1] == size:
-        return np.ascontiguousarray(square, kind)
-    smooth = order > 0 and size < square.shape[1]
-    resized = np.empty((len(square), size, size), kind)
-    for number, image in enumerate(square.astype(np.float32, copy=False)):
-        resized[number] = resize(
-            image, (size, size), order=order, anti_aliasing=smooth, preserve_range=True, clip=order > 0
-        )
-    return resized

@@ -39,9 +39,32 @@ def test_load_volume_keeps_values_shape_and_affine(tmp_path, rng, suffix, kind):
     affine = LPS @ np.diag([2, 1, 3, 1])
     affine[:3, 3] = 5, -7, 9
     volume = volumes.load_volume(write_nifti(tmp_path / f"a{suffix}", data, affine))
-    assert volume.data.dtype == np.float32
+    assert volume.data.dtype == (np.float32 if kind == np.float64 else kind)
     np.testing.assert_array_equal(volume.data, data)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "slope", "becomes"),
+    [("<u2", 1, "uint16"), (">i2", 1, "int16"), (">f4", 1, "float32"), ("<i4", 1, "float32"),
+     ("<i2", 0.5, "float32")],
+)  # fmt: skip
+def test_integers_stay_as_they_are_where_float32_holds_them_and_nothing_scales_them(
+    tmp_path, rng, kind, slope, becomes
+):
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(kind)
+    image = nibabel.Nifti1Image(head(rng), LPS, header)
+    image.header.set_slope_inter(slope, 0)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    volume = volumes.load_volume(tmp_path / "a.nii.gz")
+    assert volume.data.dtype == np.dtype(becomes)
+    expected = image.get_fdata(dtype=np.float32) * slope
+    np.testing.assert_array_equal(volume.data, expected)
+    for method in ("percentile", "minmax"):
+        np.testing.assert_array_equal(
+            volumes.normalise(volume.data, method), volumes.normalise(expected, method)
+        )
 
 
 def test_a_trailing_single_fourth_axis_is_dropped_and_comes_back_on_saving(tmp_path, rng):
@@ -157,6 +180,11 @@ def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
     assert labels.dtype == np.uint8
     assert labels.flat[:9].tolist() == [1, 2, 4, 0, 1, 4, 1, 0, 255]
     assert not volumes.load_mask(write_nifti(tmp_path / "b.nii.gz", raw * 0)).data.any()
+    whole = (raw * 100).astype(np.int16)
+    whole.flat[:6] = 1, 2, 4, 300, -2, 255
+    labels = volumes.load_mask(write_nifti(tmp_path / "d.nii.gz", whole)).data
+    assert labels.dtype == np.uint8
+    assert labels.flat[:6].tolist() == [1, 2, 4, 1, 0, 255]
     raw.flat[20] = np.nan
     with pytest.raises(MudiffError, match=r"c\.nii\.gz: the mask has NaN"):
         volumes.load_mask(write_nifti(tmp_path / "c.nii.gz", raw))
@@ -222,6 +250,13 @@ def test_negative_values_count_as_background(rng, method):
     edge[data == 0] = -rng.random((data == 0).sum()) * 1e6
     np.testing.assert_array_equal(volumes.normalise(edge, method), volumes.normalise(data, method))
     assert edge.min() < 0  # the input is not touched
+
+
+def test_the_limits_of_a_volume_rescale_a_part_of_it_as_the_whole(rng):
+    data = head(rng)
+    for method in ("percentile", "minmax"):
+        part = volumes.rescale(data[3:9], *volumes.limits(data, method))
+        np.testing.assert_array_equal(part, volumes.normalise(data, method)[3:9])
 
 
 def test_normalisation_errors_name_the_source(rng):
