@@ -1,8 +1,10 @@
 """From NIfTI to memory-mapped slices (section "Datasets")."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,7 @@ def prepare(
     report.warnings = _notices(missing, unlisted)
 
     sources = {subject: _needed(preparation.dataset, found.get(subject, {})) for subject in splits}
+    _sweep(report.folder)
     records = _finished(report.folder, preparation.fingerprint(), splits, sources)
     jobs = [
         (preparation, subject, splits[subject], sources[subject], report.folder)
@@ -253,9 +256,12 @@ def _unchanged(source: dict[str, Any], path: Path) -> bool:
 def _finished(
     folder: Path, fingerprint: str, splits: dict[str, str], sources: dict[str, layouts.Files]
 ) -> dict[str, dict[str, Any]]:
-    """Return the records of finished subjects; move the folder aside if one is not from this recipe."""
+    """Return the records of finished subjects; move the folder aside if one is not from this recipe.
+
+    Names that begin with a dot are what a killed process was writing.
+    """
     records = {}
-    for file in sorted(path for split in SPLITS for path in folder.glob(f"{split}/*.json")):
+    for file in sorted(path for split in SPLITS for path in folder.glob(f"{split}/[!.]*.json")):
         record = paths.read_json(file)
         subject = record["subject"]
         files = sources.get(subject, {})
@@ -270,6 +276,14 @@ def _finished(
         if all(file.with_suffix(suffix).is_file() for suffix in (".npy", ".masks.npy")):
             records[subject] = record
     return records
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written; files of the last hour may be another process's work."""
+    for leftover in folder.glob("*/.tmp-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
 
 
 def _move_aside(folder: Path) -> None:

@@ -38,14 +38,15 @@ class Slices:
     def __init__(self, folder: Path, split: str, index: pd.DataFrame, info: dict[str, Any]):
         self.index = index
         self.info = info
-        self.subjects: list[str] = list(dict.fromkeys(index["subject"]))
+        self._rows: dict[str, np.ndarray] = index.groupby("subject", sort=False).indices
+        self.subjects = index["subject"].unique().tolist()
         self.contrasts = tasks.dataset(info["settings"]["dataset"]).contrasts
         self.image_size: int = info["settings"]["image_size"]
         self._folder = folder / split
         self._subject = index["subject"].to_numpy(object)
         self._row = index.groupby("subject", sort=False).cumcount().to_numpy()
-        # A map keeps its file open: a bound keeps large cohorts below the usual limit of 1024 files.
-        self._open = functools.lru_cache(maxsize=400)(self._map)
+        # A map keeps its file open: two splits at once stay below the 256 files that macOS allows.
+        self._open = functools.lru_cache(maxsize=100)(self._map)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,7 +57,9 @@ class Slices:
             raise MudiffError(f"contrast {contrast!r} is unknown: choose one of {', '.join(self.contrasts)}.")
         images = self._gather(".npy", indices, self.contrasts.index(contrast)).astype(np.float32)  # (B, S, S)
         images /= WHITE
-        return images * 2 - 1
+        images *= 2
+        images -= 1
+        return images
 
     def brain(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return brain masks, bool (B, S, S)."""
@@ -68,9 +71,9 @@ class Slices:
 
     def subject(self, name: str) -> np.ndarray:
         """Return the indices of one subject's slices, inferior to superior."""
-        if name not in self.subjects:
+        if name not in self._rows:
             raise MudiffError(f"subject {name!r} is not in {self._folder}; choose one of its subjects.")
-        return np.flatnonzero(self._subject == name)
+        return self._rows[name].copy()
 
     def _gather(self, suffix: str, indices: Sequence[int] | np.ndarray, channel: int) -> np.ndarray:
         places = np.asarray(indices, dtype=np.intp).reshape(-1)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -219,6 +222,61 @@ def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_p
     assert contents(folder) == before
     assert first.stat().st_mtime_ns == changed
     assert not list(tmp_path.glob("p.old-*"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mudiff import data
+from mudiff.settings import Preparation
+
+left, flush = int(sys.argv[3]), os.fsync
+
+def kill(handle):  # on the last of its calls the file is cut in half, as if its second half never came
+    global left
+    left -= 1
+    if not left:
+        for path in Path(sys.argv[2]).glob("*/.tmp-*"):
+            os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    flush(handle)
+
+os.fsync = kill
+manifest = data.read_manifest("brats", Path(sys.argv[1]) / "manifest.csv")
+data.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(sys.argv[2]), 1, False)
+"""
+
+
+@pytest.mark.parametrize("written", [7, 8, 9])  # slices, masks and record of the third subject
+def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, written, monkeypatch):
+    root, manifest = cohort
+    manifest.to_csv(root / "manifest.csv", index=False)
+    prepare(cohort, tmp_path / "whole")
+    folder = tmp_path / "p"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder), str(written)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(folder.glob("*/[!.]*.json"))) == 2
+    assert len(list(folder.glob("*/.tmp-*"))) == 1
+    with pytest.raises(MudiffError, match="no prepared slices"):
+        data.open_slices(folder, "train")
+
+    done, work = [], data._prepare_subject
+    monkeypatch.setattr(data, "_prepare_subject", lambda *job: done.append(job[1]) or work(*job))
+    prepare(cohort, folder).check()
+    assert done == ["Brats18_C_1", "Brats18_D_1", "Brats18_E_1"]
+    whole = {name: content for name, content in contents(folder).items() if "/.tmp-" not in name}
+    assert whole == contents(tmp_path / "whole")
+
+
+def test_old_leftovers_of_killed_processes_are_deleted(cohort, tmp_path):
+    folder = tmp_path / "p" / "train"
+    folder.mkdir(parents=True)
+    for name, age in (("new", 60), ("old", 7200)):
+        (folder / f".tmp-{name}.npy").touch()
+        then = (folder / f".tmp-{name}.npy").stat().st_mtime - age
+        os.utime(folder / f".tmp-{name}.npy", (then, then))
+    prepare(cohort, tmp_path / "p")
+    assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new.npy"]
 
 
 def test_a_subject_mended_later_is_added(cohort, tmp_path, write_subject):

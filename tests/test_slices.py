@@ -1,6 +1,11 @@
 """Memory-mapped reading of prepared slices."""
 
+import os
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from mudiff import data
@@ -56,6 +61,43 @@ def test_reading_does_not_load_the_split(prepared):
     slices.images(range(12), "t1")
     assert isinstance(slices._open("Brats18_A_1.npy"), np.memmap)
     assert slices._open("Brats18_A_1.npy") is slices._open("Brats18_A_1.npy")
+
+
+def large(folder, subjects, slices, size):
+    """Return the slices of a cohort whose subjects share one file: only the number of names is large."""
+    (folder / "train").mkdir(parents=True)
+    np.save(
+        folder / "train/0.npy", np.arange(slices * 4 * size**2, dtype=np.uint16).reshape(-1, 4, size, size)
+    )
+    np.save(folder / "train/0.masks.npy", np.ones((slices, 2, size, size), np.uint8))
+    for number in range(1, subjects):
+        for suffix in (".npy", ".masks.npy"):
+            os.link(folder / f"train/0{suffix}", folder / f"train/{number}{suffix}")
+    rows = [(str(subject), number) for subject in range(subjects) for number in range(slices)]
+    info = {"settings": {"dataset": "brats", "image_size": size}}
+    return data.Slices(folder, "train", pd.DataFrame(rows, columns=["subject", "slice"]), info)
+
+
+def test_a_batch_takes_memory_for_itself_alone(tmp_path):
+    slices = large(tmp_path, 2, 200, 64)  # 6.5 MB a subject
+    slices.images([0], "t1")
+    tracemalloc.start()  # numpy reports its arrays to it; pages of a map belong to the system
+    images = slices.images([3, 250], "t2")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert images.nbytes <= peak < 3 * images.nbytes
+
+
+def test_large_cohorts_do_not_run_out_of_open_files(tmp_path):
+    slices = large(tmp_path, 150, 2, 8)
+    for index in range(0, 300, 2):
+        assert slices.brain([index]).all()
+        np.testing.assert_array_equal(slices.images([index], "t1ce"), slices.images([0], "t1ce"))
+    assert 0 < slices._open.cache_info().currsize <= 100
+    if Path("/proc/self/maps").exists():
+        maps = Path("/proc/self/maps").read_text()
+        assert maps.count(str(tmp_path)) <= 100
+    assert slices.subject("149").tolist() == [298, 299]
 
 
 def test_reading_errors(prepared, tmp_path):
