@@ -125,24 +125,37 @@ def train(
     device: Device = None,
     workers: Workers = 2,
 ) -> None:
-    """Train one run, or resume it where it stopped."""
+    """Train one run, or resume it where it stopped; under torchrun in several processes together."""
+    from mudiff import distributed
     from mudiff.train import train as train_run
 
+    with distributed.joined():
+        with distributed.together():
+            settings = _changed(changes or [], profile, dataset, target, method, variant)
+            folder = paths.prepared(profile, dataset)
+            if settings.preparation() != config.preparation(profile, dataset):
+                folder = folder.with_name(f"{dataset}-{settings.preparation().fingerprint()}")
+        if data_root is not None:
+            distributed.first(_prepare, settings.preparation(), data_root, manifest, folder, workers)
+        with distributed.together():
+            chosen = _device(device)
+        place = train_run(settings, folder, run or paths.run(profile, settings.run_name), device=chosen)
+        if distributed.rank() == 0:
+            print(place)
+
+
+def _changed(
+    changes: list[str], profile: str, dataset: str, target: str, method: str, variant: str
+) -> config.Settings:
     fields = {}
-    for change in changes or []:
+    for change in changes:
         name, separator, value = change.partition("=")
         if not separator:
             raise MudiffError(f"--set {change}: expected field=value.")
         fields[name.strip()] = value.strip()
     for name in fields.keys() & {"dataset", "target", "method", "variant"}:
         raise MudiffError(f"--set {name}={fields[name]}: use --{name} {fields[name]}.")
-    settings = config.settings(profile, dataset, target, method, variant, **fields)
-    folder = paths.prepared(profile, dataset)
-    if settings.preparation() != config.preparation(profile, dataset):
-        folder = folder.with_name(f"{dataset}-{settings.preparation().fingerprint()}")
-    if data_root is not None:
-        _prepare(settings.preparation(), data_root, manifest, folder, workers)
-    print(train_run(settings, folder, run or paths.run(profile, settings.run_name), device=_device(device)))
+    return config.settings(profile, dataset, target, method, variant, **fields)
 
 
 @app.command()

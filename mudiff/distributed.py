@@ -8,6 +8,7 @@ one process happens to all (`together`, `agree`). With a single process everythi
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """How long a process waits for word of the others: while the first one validates, or waits for the run's lock."""
 
-_words: distributed.ProcessGroup | None = None  # for a few numbers on the CPU, whatever the device of the run
+_words: Any = None  # for a few numbers on the CPU, whatever the device of the run
 
 
 @contextlib.contextmanager
@@ -37,7 +38,10 @@ def joined() -> Iterator[None]:
     distributed.init_process_group()  # gloo for numbers on the CPU, NCCL for those on GPUs
     _words = distributed.new_group(backend="gloo", timeout=PATIENCE)
     try:
-        yield
+        with warnings.catch_warnings():
+            # DDP copies gradients of convolutions in channels_last, and says so at the first one.
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            yield
     finally:
         _words = None
         distributed.destroy_process_group()

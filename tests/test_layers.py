@@ -10,7 +10,7 @@ ROWS = (
     "atlas anatomy lesions signals phantom motion",
     "distributed layers features networks critic diffusion losses",
     "methods",
-    "runs sample train released",
+    "runs sample trainer train released",
     "stats cka fid segment",
     "scores budget plots pictures tables figures verdicts claims analysis_rules analysis_claims cohort_claims "
     "artefacts report report_style cohorts generalisation supplements significance "
