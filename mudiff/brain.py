@@ -47,7 +47,7 @@ def _clean(head: np.ndarray) -> np.ndarray:
     # Edge padding: a brain that the field of view cuts keeps its full extent at the border.
     padded = np.pad(head, ((0, 0), (2, 2), (2, 2)), mode="edge")
     eroded = np.logical_and.reduce(_neighbours(padded))
-    opened = np.logical_or.reduce(_neighbours(eroded)) & head
+    opened = np.logical_or.reduce(_neighbours(eroded))
 
     # Temporal lobes and cerebellum can be apart from the rest where the slices begin, so everything of at
     # least a tenth of the largest component stays.

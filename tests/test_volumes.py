@@ -52,7 +52,7 @@ def test_load_volume_keeps_values_shape_and_affine(tmp_path, rng, suffix, kind):
 def test_integers_stay_as_they_are_where_float32_holds_them_and_nothing_scales_them(
     tmp_path, rng, kind, slope, becomes
 ):
-    header = nibabel.Nifti1Header()
+    header = nibabel.Nifti1Header(endianness=">" if kind[0] == ">" else "<")
     header.set_data_dtype(kind)
     image = nibabel.Nifti1Image(head(rng), LPS, header)
     image.header.set_slope_inter(slope, 0)
@@ -180,11 +180,14 @@ def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
     assert labels.dtype == np.uint8
     assert labels.flat[:9].tolist() == [1, 2, 4, 0, 1, 4, 1, 0, 255]
     assert not volumes.load_mask(write_nifti(tmp_path / "b.nii.gz", raw * 0)).data.any()
-    whole = (raw * 100).astype(np.int16)
+    whole = np.zeros(raw.shape, np.int16)
     whole.flat[:6] = 1, 2, 4, 300, -2, 255
     labels = volumes.load_mask(write_nifti(tmp_path / "d.nii.gz", whole)).data
     assert labels.dtype == np.uint8
     assert labels.flat[:6].tolist() == [1, 2, 4, 1, 0, 255]
+    whole.flat[3] = 3
+    labels = volumes.load_mask(write_nifti(tmp_path / "e.nii.gz", whole)).data
+    assert labels.flat[:6].tolist() == [1, 2, 4, 3, 0, 255]
     raw.flat[20] = np.nan
     with pytest.raises(MudiffError, match=r"c\.nii\.gz: the mask has NaN"):
         volumes.load_mask(write_nifti(tmp_path / "c.nii.gz", raw))
