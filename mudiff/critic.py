@@ -104,7 +104,7 @@ class Critic(nn.Module):
         self.output = nn.Linear(widths[-1], 1)
         self.middle_width = widths[self.middle]
 
-    def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
         """Judge x_{t-1} given x_t.
 
         Parameters
@@ -115,6 +115,8 @@ class Critic(nn.Module):
             Time steps 0 .. T-1.
         x_t : Tensor (B, 1, H, W)
             The noisier image.
+        candidates : int
+            The images are that many batches, one after the other, each with statistics of its own.
 
         Returns
         -------
@@ -131,7 +133,7 @@ class Critic(nn.Module):
             if k == self.middle:
                 middle = h
         if self.minibatch_std:
-            h = minibatch_std(h)
+            h = torch.cat([minibatch_std(part) for part in h.chunk(candidates)])
         h = _leaky(self.final(h)).sum(dim=(2, 3))  # (B, C)
         return self.output(h).squeeze(1), middle
 

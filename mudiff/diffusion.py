@@ -79,6 +79,13 @@ def _at(table: Tensor, t: Tensor) -> Tensor:
     return table[t][:, None, None, None]  # (B, 1, 1, 1)
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return numbers of the CPU on a device; a GPU is not waited for, so its work goes on meanwhile."""
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)  # from memory that is not pinned, a copy would wait
+
+
 def slice_seed(*key: object) -> int:
     """Return a 63-bit seed that depends on `key` alone, equal on every machine."""
     digest = hashlib.sha256("|".join(str(part) for part in key).encode()).digest()
@@ -105,9 +112,9 @@ class SliceNoise:
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers (B, *shape)."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+        return to_device(torch.stack([torch.randn(shape, generator=g) for g in self.generators]), self.device)
 
     def steps(self, T: int) -> Tensor:
         """Return time steps (B,), uniform over 0 .. T-1."""
         drawn = [torch.randint(T, (), generator=g) for g in self.generators]
-        return torch.stack(drawn).to(self.device)
+        return to_device(torch.stack(drawn), self.device)

@@ -1,6 +1,7 @@
 """The building blocks of F1, F2 and the critic (section "Model architecture")."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +39,51 @@ def _fir_kernel(x: Tensor, gain: float) -> Tensor:
     return kernel.expand(x.shape[1], 1, 4, 4)
 
 
+def _halve(x: Tensor) -> Tensor:
+    return F.conv2d(x, _fir_kernel(x, 1.0), stride=2, padding=1, groups=x.shape[1])
+
+
+def _double(x: Tensor) -> Tensor:
+    # Between pixels the filter (1, 3, 3, 1) at twice the size is linear interpolation: one fast kernel. At the
+    # borders interpolation repeats the last pixel, where the filter sees zeros outside.
+    y = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    for border in (y[..., :1, :], y[..., -1:, :], y[..., :1], y[..., -1:]):
+        border.mul_(FIR[1] / (FIR[0] + FIR[1]))
+    return y
+
+
+class _Down(torch.autograd.Function):
+    """Halving, and its gradient: a quarter of doubling, its adjoint up to a factor. Any derivative follows."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return _halve(x)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _Up.apply(gradient / 4)
+
+
+class _Up(torch.autograd.Function):
+    """Doubling, and its gradient, four times halving."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return _double(x)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _Down.apply(gradient) * 4
+
+
 def fir_down(x: Tensor) -> Tensor:
     """Low-pass filter and halve the size: (B, C, H, W) -> (B, C, H/2, W/2)."""
-    return F.conv2d(x, _fir_kernel(x, 1.0), stride=2, padding=1, groups=x.shape[1])
+    return _Down.apply(x)
 
 
 def fir_up(x: Tensor) -> Tensor:
     """Double the size and low-pass filter: (B, C, H, W) -> (B, C, 2H, 2W)."""
-    return F.conv_transpose2d(x, _fir_kernel(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+    return _Up.apply(x)
 
 
 def fir_blur(x: Tensor) -> Tensor:

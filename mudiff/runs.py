@@ -25,6 +25,7 @@ from torch import Tensor
 from mudiff import __version__, paths
 from mudiff.devices import default_device as default_device
 from mudiff.errors import MudiffError
+from mudiff.memory import keep_freed_memory
 from mudiff.methods import Method, build
 from mudiff.settings import RECIPE_VERSION, Settings
 
@@ -169,6 +170,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
             f"{path}: weights of other settings than {folder / 'settings.json'} ({unlike}); train the run again."
         )
     method.load_state_dict(weights, strict=False)
+    keep_freed_memory()
     return method.to(device).eval()
 
 

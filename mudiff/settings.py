@@ -16,7 +16,7 @@ from mudiff import tasks
 from mudiff.errors import MudiffError
 from mudiff.recipes import ABLATIONS
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Raised by every change that alters numbers; part of every fingerprint."""
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import some_slices
 from torch import nn
+from torch.nn import functional as F
 
 from mudiff import critic as critics
 from mudiff import layers, losses, networks
@@ -72,6 +73,43 @@ def test_every_wide_convolution_gets_channels_last_on_the_cpu(method):
             layer.register_forward_pre_hook(look)
     losses_and_gradients(made)
     assert len(seen) > 10 and all(seen)
+
+
+RESAMPLING = {
+    layers.fir_up: lambda x, k: F.conv_transpose2d(x, 4 * k, stride=2, padding=1, groups=x.shape[1]),
+    layers.fir_down: lambda x, k: F.conv2d(x, k, stride=2, padding=1, groups=x.shape[1]),
+}
+
+
+@pytest.mark.parametrize("resample", RESAMPLING, ids=lambda f: f.__name__)
+def test_resampling_is_the_filter_of_its_definition_up_to_the_second_derivative(resample):
+    taps = torch.tensor(layers.FIR, dtype=torch.float64) / 8
+    kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
+    x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    expected = RESAMPLING[resample](x, kernel)
+    torch.testing.assert_close(resample(x), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(resample, x) and torch.autograd.gradgradcheck(resample, x)
+    weights = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+    both = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (resample(x), expected)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_resampling_keeps_the_number_format_and_the_memory_format(kind):
+    x = torch.randn(2, 8, 6, 6).to(kind).to(memory_format=torch.channels_last)
+    for resample in RESAMPLING:
+        made = resample(x)
+        assert made.dtype == kind and made.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_critic_judges_several_candidates_as_it_judges_each():
+    made, batch = drawn("mudiff"), some_slices(6)  # six images: two groups of the minibatch statistic
+    t = torch.arange(6) % 4
+    candidates = [batch.target, batch.conditions[:, :1], -batch.target]
+    together = made.judge_each(candidates, t, batch.target)
+    for candidate, (logit, middle) in zip(candidates, together, strict=True):
+        assert_same([logit, middle], list(made.judge(candidate, t, batch.target)))
 
 
 def test_attention_is_the_softmax_of_its_definition():

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROWS = (
-    "errors paths tasks settings recipes config",
+    "errors paths tasks settings recipes config memory",
     "brain metrics",
     "layouts resizing volumes manifests parallel devices slices data verify "
     "atlas anatomy lesions signals phantom motion",

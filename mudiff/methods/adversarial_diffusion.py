@@ -66,6 +66,15 @@ class AdversarialDiffusion(Method):
             logit, middle = self.critic(x_before, t, x_t)
         return logit.float(), middle
 
+    def judge_each(self, candidates: list[Tensor], t: Tensor, x_t: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what `judge` returns for each of several candidates for the same x_{t-1}, in one pass."""
+        count = len(candidates)
+        with self._autocast():
+            logits, middles = self.critic(
+                torch.cat(candidates), t.repeat(count), x_t.repeat(count, 1, 1, 1), count
+            )
+        return list(zip(logits.float().chunk(count), middles.chunk(count), strict=True))
+
     def _noisy_pair(self, x_0: Tensor, noise: SliceNoise) -> tuple[Tensor, Tensor, Tensor]:
         """Draw t, the true x_{t-1} (Eq. 6) and from it x_t (Eq. 5)."""
         t = noise.steps(self.schedule.steps)
@@ -93,8 +102,9 @@ class AdversarialDiffusion(Method):
             _, samples = self._denoise(batch, x_t, t, noise)
         penalise = settings.r1_gamma > 0 and step % settings.r1_interval == 0
         x_before.requires_grad_(penalise)
-        real, _ = self.judge(x_before, t, x_t)
-        fakes = [self.judge(sample, t, x_t)[0] for sample in samples]
+        with self._autocast():  # one block for both: the weights are rounded once
+            real, _ = self.judge(x_before, t, x_t)
+            fakes = [logit for logit, _ in self.judge_each(samples, t, x_t)]
         loss = losses.critic_loss(real, fakes, settings.critic_real_weight)
         values = {"critic": loss}
         if penalise:
@@ -112,7 +122,7 @@ class AdversarialDiffusion(Method):
         loss = settings.weight_supervised * sum(supervised)
         if self.has_critic:
             with resting(self.critic):  # gradients flow through it
-                judged = [self.judge(sample, t, x_t) for sample in samples]
+                judged = self.judge_each(samples, t, x_t)
             adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
             values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
             mask = self.mask_loss(samples, [middle for _, middle in judged])
@@ -153,14 +163,15 @@ class AdversarialDiffusion(Method):
         """
         schedule, noise = self.schedule, SliceNoise(seeds, self.device)
         shape = (1, *conditions.shape[2:])
-        features = self.condition_features(conditions)
-        x = noise.normal(*shape)  # x_T
-        for step in reversed(range(schedule.steps)):
-            t = torch.full((len(conditions),), step, device=self.device)
-            predictions = self.predict(x, conditions, t, noise.normal(self.settings.latent), features)
-            if callback is not None:
-                named = {f"x_p{j}": prediction for j, prediction in enumerate(predictions, start=1)}
-                callback({"t": step, "x_t": x} | named)
-            means = [schedule.posterior_mean(prediction, x, t) for prediction in predictions]
-            x = schedule.posterior_sample(sum(means) / len(means), t, noise.normal(*shape))  # Eqs. 31, 33
+        with self._autocast():  # one block for all steps: the weights are rounded once
+            features = self.condition_features(conditions)
+            x = noise.normal(*shape)  # x_T
+            for step in reversed(range(schedule.steps)):
+                t = torch.full((len(conditions),), step, device=self.device)
+                predictions = self.predict(x, conditions, t, noise.normal(self.settings.latent), features)
+                if callback is not None:
+                    named = {f"x_p{j}": prediction for j, prediction in enumerate(predictions, start=1)}
+                    callback({"t": step, "x_t": x} | named)
+                means = [schedule.posterior_mean(prediction, x, t) for prediction in predictions]
+                x = schedule.posterior_sample(sum(means) / len(means), t, noise.normal(*shape))  # Eqs. 31, 33
         return x.clamp(-1, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mudiff import distributed
+from mudiff.diffusion import to_device
 from mudiff.settings import Settings
 
 Callback = Callable[[dict[str, Tensor]], None]
@@ -42,7 +43,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; the seeds stay where generators are made."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        moved = {f.name: to_device(getattr(self, f.name), device) for f in fields(self)}
         return Batch(**moved | {"seeds": self.seeds})
 
 
