@@ -1,98 +1,121 @@
-"""Seconds per image of a training step and of sampling, with the FLOPs that torch counts.
+"""Seconds per image of a training step and of sampling, operations, memory: ours beside the released way.
 
-python -m benchmarks.step --profile demo --method mudiff syndiff --device cpu --batch 4
+    python -m benchmarks.step                                        # the small networks of `demo`: seconds
+    python -m benchmarks.step --profile paper --batch 1 --repeats 1  # full size: on two cores ten minutes
+    python -m benchmarks.step --profile paper --device cuda --batch 3 16 --precision float32 bfloat16
+    python -m benchmarks.step --profile paper --count                # operations and memory by shapes alone
+
+All configurations run in turn, so that what else the machine does meets them alike; the roofs (matrix-product
+rate, memory bandwidth) are measured before and after. Writes benchmarks/results/step.csv, a row for each
+configuration; a configuration that is measured again replaces its row.
 """
 
 import argparse
+import itertools
 import statistics
-import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import counts, machine, report, workers
+from benchmarks.workers import MAKERS, Case
 from mudiff import config, tasks
-from mudiff.methods import Batch, build
-from mudiff.runs import default_device
+from mudiff.devices import default_device
+
+KEY = ("profile", "method", "implementation", "phase", "precision", "processor", "device", "threads", "batch")
 
 
-def timed(work: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
-    """Return the seconds of each repetition, after one that is not counted."""
-    seconds = []
-    for repeat in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if repeat:
-            seconds.append(time.perf_counter() - began)
-    return seconds
+def cases(arguments: argparse.Namespace) -> list[tuple[str, Case]]:
+    """Return profile and case of all that the command line asks for."""
+    changes = dict(item.split("=", 1) for item in arguments.set)
+    found = []
+    for profile, method, precision in itertools.product(
+        arguments.profile, arguments.method, arguments.precision
+    ):
+        settings = config.settings(profile, "brats", "t1ce", method, precision=precision, **changes)
+        released = arguments.released and method == "mudiff" and precision == "float32"
+        for batch, implementation, phase in itertools.product(
+            arguments.batch or [settings.batch_size], list(MAKERS)[: 1 + released], arguments.phase
+        ):
+            found.append((profile, Case(settings, implementation, batch, phase)))
+    return found
 
 
-def work(settings: config.Settings, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Return a training step (one without the R1 penalty, as nine of ten are) and sampling of a batch."""
-    method = build(settings).to(device)
-    size, n = settings.image_size, len(settings.conditions)
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda c: torch.rand(batch, c, size, size, generator=generator) * 2 - 1  # noqa: E731
-    images = Batch(draw(1), draw(n), torch.ones(batch, 1, size, size) > 0, torch.arange(batch)).to(device)
+def columns(profile: str, case: Case) -> dict[str, object]:
+    """Return what is known of a case without measuring: its names and its counts."""
+    settings = case.settings
+    counted = counts.count(settings, case.phase, case.batch, MAKERS[case.implementation])
     return {
-        "training step": lambda: method.training_step(images, 1),
-        "sampling": lambda: method.synthesize(images.conditions, images.seeds),
+        "profile": profile,
+        "method": settings.method,
+        "implementation": case.implementation,
+        "phase": case.phase,
+        "precision": settings.precision,
+        "batch": case.batch,
+        "image_size": settings.image_size,
+        "width": settings.width,
+        "gflop": counted.flops / 1e9,
+        "counted_gb_moved": counted.moved / 1e9,
+        "flop_per_byte": counted.flops / counted.moved,
+        "counted_memory_gb": counted.memory / 1e9,
     }
 
 
-def count(settings: config.Settings) -> dict[str, float]:
-    """Return the FLOPs of one image, which torch counts from shapes alone."""
-    counted = {}
-    settings = settings.replace(dropout=0.0)  # torch has no random numbers on the device that only counts
-    for name, function in work(settings, 1, torch.device("meta")).items():
-        with FlopCounterMode(display=False) as counter:
-            function()
-        counted[name] = counter.get_total_flops()
-    return counted
+def measure(found: list[tuple[str, Case]], device: torch.device, repeats: int) -> list[dict[str, object]]:
+    """Return a row for each case, measured in turn."""
+    threads = torch.get_num_threads()
+    rows = [columns(profile, case) for profile, case in found]
+    needed = sum(row["counted_memory_gb"] for row in rows) * 1e9
+    before = machine.roofs(device, threads)
+    taken = workers.measure(dict(enumerate(case for _, case in found)), device, threads, repeats, needed)
+    after = machine.roofs(device, threads)
+    roofs = {name: max(before[name], after[name]) for name in before}
+    for number, row in enumerate(rows):
+        results, batch = taken[number], row["batch"]
+        row |= {"processor": report.processor(device), "device": device.type, "threads": threads}
+        row |= report.spread([result.wall / batch for result in results])
+        row["cpu_seconds"] = statistics.median(result.cpu for result in results) / batch
+        row["gflop_per_second"] = row["gflop"] / row["seconds_median"]
+        row["share_of_product"] = row["gflop_per_second"] / roofs[row["precision"]]
+        row["memory_gb"] = results[-1].memory / 1e9
+        row |= {"product_float32": roofs["float32"], "product_bfloat16": roofs["bfloat16"]}
+        row |= {"bandwidth": roofs["bandwidth"], "torch": torch.__version__, "repeats": repeats}
+    return rows
 
 
-def measure(
-    profile: str, method: str, device: torch.device, batch: int, repeats: int, changes: dict[str, str]
-) -> None:
-    """Print one line for a training step and one for sampling; count only where `repeats` is 0."""
-    settings = config.settings(profile, "brats", "t1ce", method, **changes)
-    flops = count(settings)
-    size, functions = settings.image_size, work(settings, batch, device) if repeats else {}
-    for name, counted in flops.items():
-        line = (
-            f"{profile:6} {method:8} {size}x{size} width {settings.width:3} {name:14} "
-            f"{counted / 1e9:10.2f} GFLOP/image"
-        )
-        if repeats:
-            per_image = [s / batch for s in timed(functions[name], repeats, device)]
-            median = statistics.median(per_image)
-            line += f" on {device.type}, batch {batch}: {median:.4f} s/image"
-            line += (
-                f" (min {min(per_image):.4f}, max {max(per_image):.4f}), {counted / 1e9 / median:.1f} GFLOP/s"
-            )
-        print(line)
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--profile", nargs="+", default=["demo"], choices=list(config.PROFILES))
+    made.add_argument("--method", nargs="+", default=["mudiff"], choices=list(tasks.METHODS))
+    made.add_argument("--precision", nargs="+", default=list(machine.PRECISIONS), choices=machine.PRECISIONS)
+    made.add_argument("--phase", nargs="+", default=list(counts.PHASES), choices=counts.PHASES)
+    made.add_argument("--batch", type=int, nargs="+", help="default: the profile's")
+    made.add_argument("--device", default=str(default_device()))
+    made.add_argument("--threads", type=int, help="default: all cores")
+    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--released", action=argparse.BooleanOptionalAction, default=True,
+                      help="also measure MU-Diff in the formulation of the released code")  # fmt: skip
+    made.add_argument("--count", action="store_true", help="count only, measure nothing, write nothing")
+    made.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
+    made.add_argument("--output", type=Path, default=report.RESULTS)
+    return made
 
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--profile", nargs="+", default=["smoke", "demo"], choices=list(config.PROFILES))
-    parser.add_argument("--method", nargs="+", default=["mudiff"], choices=list(tasks.METHODS))
-    parser.add_argument("--device", default=str(default_device()))
-    parser.add_argument("--batch", type=int, help="default: the profile's")
-    parser.add_argument("--repeats", type=int, default=5, help="0 counts FLOPs only")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for profile in arguments.profile:
-        batch = arguments.batch or config.settings(profile, "brats", "t1ce", "mudiff").batch_size
-        changes = dict(item.split("=", 1) for item in arguments.set)
-        for method in arguments.method:
-            measure(profile, method, torch.device(arguments.device), batch, arguments.repeats, changes)
+    arguments = parser().parse_args()
+    report.settle(arguments.threads)
+    found = cases(arguments)
+    if arguments.count:
+        rows = [columns(profile, case) for profile, case in found]
+        report.show(report.pd.DataFrame(rows))
+        return
+    rows = measure(found, torch.device(arguments.device), arguments.repeats)
+    new = report.write(arguments.output / "step.csv", rows, KEY)
+    report.show(new[["profile", "method", "implementation", "phase", "precision", "batch", "seconds_median",
+                     "seconds_min", "seconds_max", "cpu_seconds", "gflop", "gflop_per_second",
+                     "share_of_product", "memory_gb", "counted_memory_gb", "flop_per_byte"]])  # fmt: skip
 
 
 if __name__ == "__main__":
