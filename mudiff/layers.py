@@ -117,6 +117,16 @@ def group_count(channels: int) -> int:
     return groups
 
 
+def group_norm(h: Tensor, groups: int) -> Tensor:
+    """Normalise features (B, C, H, W) per group, without scale and shift.
+
+    Features of bfloat16 stay so; their mean and variance are of float32. (Autocast on a GPU would make the
+    features float32 as well, and move twice the bytes.)
+    """
+    with torch.autocast(h.device.type, enabled=False):
+        return F.group_norm(h, groups, eps=1e-6)
+
+
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the size; `scale` is the variance scale of `initialise`."""
     layer = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
@@ -187,7 +197,7 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, h: Tensor, latent: Tensor) -> Tensor:
         """Return features (B, C, H, W) normalised per group, then modulated by `latent` (B, embedding)."""
-        return self.modulation(F.group_norm(h, self.groups, eps=1e-6), latent)
+        return self.modulation(group_norm(h, self.groups), latent)
 
 
 class ResidualBlock(nn.Module):
