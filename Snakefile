@@ -24,7 +24,7 @@ SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" 
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS = f"results/{NAME}"
 EXECUTED = f"{RESULTS}/executed"
-RUN = f"&> {{log}} {sys.executable} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
+RUN = f"&> {{log}} exec {sys.executable} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
@@ -39,7 +39,7 @@ def files(folder, file, jobs=JOBS):
 def asked(kind):
     """Threads and resources that a folder of profiles/ gives a kind of rule, as it may give them to a rule."""
     threads, resources = workflow.resource_settings.overwrite_threads, workflow.resource_settings.overwrite_resources
-    return getattr(threads.get(kind), "value", 1), {name: r.value for name, r in resources.get(kind, {}).items()}
+    return getattr(n := threads.get(kind, 1), "value", n), {name: r.value for name, r in resources.get(kind, {}).items()}
 
 PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
 MAIN = [job for job, task in JOBS.items() if "_" not in task[2][0]]  # an ablation is written as mudiff_abl1

@@ -294,7 +294,7 @@ def workflow(profile: str, arguments: list[str]) -> None:
     if any((memory / "locks").glob("*")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
     os.set_inheritable(handle, True)  # Snakemake goes on holding it
-    os.execv(sys.executable, [*snakemake, "--prioritize", first, *arguments])
+    os.execv(sys.executable, [*snakemake, *arguments, "--prioritize", first])  # takes whatever follows it
 
 
 def _pass_sigterm_on() -> list[int]:

@@ -206,6 +206,13 @@ def test_the_workflow_clears_a_dead_lock_and_respects_a_living_one(toy_workflow,
     assert (tmp_path / "done.txt").exists()
 
 
+def test_the_workflow_may_be_given_a_target(toy_workflow, tmp_path):
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write("rule other:\n    output: 'other.txt'\n    shell: 'touch {output}'\n")
+    subprocess.run([*toy_workflow[:-2], "other.txt", "--cores", "1"], capture_output=True, check=True)
+    assert (tmp_path / "other.txt").exists() and not (tmp_path / "done.txt").exists()
+
+
 def test_an_unknown_profile_is_one_clear_line(capsys):
     assert notebook.main(["workflow", "demmo"]) == 2
     assert "profile 'demmo' is unknown: choose one of smoke, demo, paper." in capsys.readouterr().err

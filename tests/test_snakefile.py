@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mudiff import artefacts, config, notebook
 
@@ -127,6 +128,58 @@ def test_every_parameter_that_is_passed_is_one_of_the_notebook(finished):
         path = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0]
         assert set(re.findall(r" -p (\w+) ", command)) <= set(notebook.parameters(path)), command
     assert sum("-p inception /i" in command for command in commands) == 1
+
+
+FOLDERS = sorted(path.name for path in (ROOT / "profiles").iterdir())
+KINDS = {"train", "sample", "networks", "figures"}  # of rules, which the Snakefile asks for by `asked`
+
+
+def settings_of(folder: str) -> dict:
+    return yaml.safe_load((ROOT / "profiles" / folder / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_of_profiles_plans_the_same_jobs(finished, folder):
+    if settings_of(folder).get("executor") == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin for SLURM is not installed")
+    elsewhere = snakemake(finished, "-n", "--forceall", "--workflow-profile", f"profiles/{folder}")
+    assert planned(elsewhere) == planned(snakemake(finished, "-n", "--forceall"))
+    assert "Nothing to be done" in snakemake(finished, "-n", "--workflow-profile", f"profiles/{folder}")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_profiles_speak_of_rules_that_exist(finished, folder):
+    """Snakemake passes over a misspelt rule in silence."""
+    rules = snakemake(finished, "--list-rules", "--quiet", "all").split()
+    assert len(rules) > 25 and "train_brats_t1ce" in rules
+    known = {*rules, *KINDS}
+    for key in ("set-resources", "set-threads"):
+        assert set(settings_of(folder).get(key, {})) <= known
+
+
+@pytest.mark.parametrize("folder", ["slurm", "multigpu"])
+def test_each_kind_of_rule_gets_what_the_folder_says(finished, folder):
+    if folder == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin for SLURM is not installed")
+    lines = (finished / "Snakefile").read_text().splitlines()
+    silent = finished / "silent"  # a message hides threads and resources
+    silent.write_text("\n".join(line for line in lines if not line.strip().startswith("message:")))
+    text = snakemake(
+        finished, "-n", "--forceall", "--snakefile", "silent", "--workflow-profile", f"profiles/{folder}"
+    )
+    said = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", text, re.MULTILINE))
+    given = settings_of(folder)
+    kinds = {"train_isles_t1": "train", "sample_brats_flair": "sample", "segmentation": "networks"}
+    for rule, kind in {**kinds, "generalisation": "networks", "prepare": "prepare"}.items():
+        assert f"threads: {given['set-threads'][kind]}\n" in said[rule], rule
+        for name, value in given["set-resources"].get(kind, {}).items():
+            assert re.search(rf"\b{name}={value}\b", said[rule]), (rule, name)
+    on_a_gpu = {rule for rule in said if re.search(r"\bgpu=", said[rule])}
+    assert {rule for rule in on_a_gpu if not rule.startswith(("train_", "sample_"))} == {
+        "mutual_learning", "attention", "motion_robustness", "segmentation", "ablations", "generalisation",
+        "paper_versus_code",
+    }  # fmt: skip
+    assert len(on_a_gpu) == 7 + 2 * len(config.PROFILES["smoke"].jobs())
 
 
 def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
