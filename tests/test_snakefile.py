@@ -127,6 +127,7 @@ def test_every_parameter_that_is_passed_is_one_of_the_notebook(finished):
     for command in commands:
         path = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0]
         assert set(re.findall(r" -p (\w+) ", command)) <= set(notebook.parameters(path)), command
+        assert re.search(r"&> \S+ exec \S+ -m", command)  # else SIGTERM ends bash and not the notebook
     assert sum("-p inception /i" in command for command in commands) == 1
 
 
