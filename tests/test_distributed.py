@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,25 +243,29 @@ def note_writing(event: str, arguments: tuple) -> None:
 
 
 def fit(folder: Path, prepared: Path, changes: dict, wrong: Callable | None = None) -> list[str]:
-    """Train; return which files below the run's parent were written. `wrong` runs before each step."""
+    """Train; return which files below the run's parent were written. `wrong` runs before each step.
+
+    Only validation writes to the log, so that a state holds losses that no line has yet.
+    """
     del written[:]
-    take_step = train.Trainer.take_step
+    take_step, log = train.Trainer.take_step, train.Trainer.log
 
     def first_something(trainer: train.Trainer) -> None:
         wrong(trainer)
         take_step(trainer)
 
+    train.Trainer.log = lambda trainer: None
     if wrong is not None:
         train.Trainer.take_step = first_something
     try:
         train.train(Settings(**SMALL | changes), prepared, folder, device=CPU, progress=False, save_seconds=0)
     finally:
-        train.Trainer.take_step = take_step
+        train.Trainer.take_step, train.Trainer.log = take_step, log
     return [path for path in written if path.startswith(str(folder.parent))]
 
 
 def sigterm_in_the_second(trainer: train.Trainer) -> None:
-    if trainer.step == 2 and distributed.rank() == 1:
+    if trainer.step == 1 and distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -303,7 +308,7 @@ def test_one_process_goes_on_with_what_two_began_and_the_other_way_round(pair, p
     fit(tmp_path / "whole", prepared, CHANGES)
     outcomes = pair(fit, tmp_path / "2-1", prepared, CHANGES, sigterm_in_the_second)
     assert outcomes == [("SystemExit", 143)] * 2
-    assert runs.read_state(tmp_path / "2-1")["step"] == 3
+    assert runs.read_state(tmp_path / "2-1")["step"] == 2
     fit(tmp_path / "2-1", prepared, CHANGES)
     close(tmp_path / "2-1", tmp_path / "whole")
 
@@ -343,6 +348,22 @@ def test_a_damaged_state_ends_both(pair, prepared, tmp_path):
     (tmp_path / "run/state.pt").write_bytes(b"nothing")
     (ended, message), second = pair(fit, tmp_path / "run", prepared, {})
     assert ended == "MudiffError" and "state.pt: damaged" in message and second == ("SystemExit", 2)
+
+
+def check_gpus(uuids: list[str]) -> None:
+    kept = torch.cuda.get_device_properties
+    torch.cuda.get_device_properties = lambda _: SimpleNamespace(uuid=uuids[int(os.environ["RANK"])])
+    try:
+        with distributed.joined():
+            train._check_gpus(torch.device("cuda"))
+    finally:
+        torch.cuda.get_device_properties = kept
+
+
+def test_two_processes_do_not_share_a_gpu(pair):
+    assert pair(check_gpus, ["a", "b"]) == [("returned", None)] * 2
+    (ended, message), second = pair(check_gpus, ["a", "a"])
+    assert ended == "MudiffError" and "would share a GPU" in message and second == ("SystemExit", 2)
 
 
 def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
