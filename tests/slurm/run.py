@@ -77,7 +77,7 @@ def trial() -> None:
     """Run, cut the training, let it be resumed; then run again."""
     driver = snakemake("first.log")
     try:
-        cut_the_training(driver)
+        before = cut_the_training(driver)
         check(driver.wait(1200) == 0, "the run ends well", "first.log")
     finally:
         driver.kill()
@@ -86,14 +86,16 @@ def trial() -> None:
     submitted = len(re.findall("has been submitted with SLURM jobid", first))
     check(submitted == 7, f"seven jobs for six steps ({submitted})", "first.log")
     check(all(target.exists() for target in TARGETS), "the notebooks are there", "first.log")
-    steps = [int(step) for step in re.findall(r'"step": (\d+),', (RUN / "log.jsonl").read_text())]
+    log = (RUN / "log.jsonl").read_text()
+    check(log.startswith(before), "the training went on from there", "first.log")  # the lines hold seconds
+    steps = [int(step) for step in re.findall(r'"step": (\d+),', log)]
     check(steps == list(range(1, STEPS * EPOCHS + 1)), "its log has every step once", "first.log")
     check(snakemake("second.log").wait(120) == 0, "a second run ends well", "second.log")
     check("Nothing to be done" in Path("second.log").read_text(), "it has nothing to do", "second.log")
 
 
-def cut_the_training(driver: subprocess.Popen) -> None:
-    """Send what SLURM sends before a time limit, once the training has begun, and see that it saves its state."""
+def cut_the_training(driver: subprocess.Popen) -> str:
+    """Send what SLURM sends before a time limit, see that the state is saved, and return the training's log."""
     log = RUN / "log.jsonl"
     while not (log.exists() and len(log.read_text().splitlines()) > 1):
         check(driver.poll() is None, "the driver runs until the training begins", "first.log", quiet=True)
@@ -106,11 +108,12 @@ def cut_the_training(driver: subprocess.Popen) -> None:
     while "Stopped by SIGTERM" not in task_log.read_text():
         check(time.time() - before < 60, "the training stops", "first.log", quiet=True)
         time.sleep(0.2)
-    state, last = RUN / "state.pt", log.read_text().splitlines()[-1]
-    step = torch.load(state, weights_only=True)["step"]
+    written = log.read_text()
+    step = torch.load(RUN / "state.pt", weights_only=True)["step"]
     # A state is saved at the end of each epoch, too: that would prove nothing.
-    saved = f'"step": {step},' in last and step % STEPS
+    saved = f'"step": {step},' in written.splitlines()[-1] and step % STEPS
     check(saved, f"the state of its last step ({step}) was saved", "first.log")
+    return written
 
 
 def check(true: bool, what: str, log: str, quiet: bool = False) -> None:
