@@ -123,6 +123,10 @@ def train(
         Path | None, typer.Option(help="Folder of the run; default results/<profile>/runs/...")
     ] = None,
     device: Device = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Let torch.compile fuse the networks' steps: for long runs on a GPU."),
+    ] = False,
     workers: Workers = 2,
 ) -> None:
     """Train one run, or resume it where it stopped; under torchrun in several processes together."""
@@ -139,7 +143,9 @@ def train(
             distributed.first(_prepare, settings.preparation(), data_root, manifest, folder, workers)
         with distributed.together():
             chosen = _device(device)
-        place = train_run(settings, folder, run or paths.run(profile, settings.run_name), device=chosen)
+        place = train_run(
+            settings, folder, run or paths.run(profile, settings.run_name), device=chosen, compiled=compiled
+        )
         if distributed.rank() == 0:
             print(place)
 
@@ -168,6 +174,7 @@ def synthesize(
     uncertainty: Annotated[Path | None, typer.Option(help="NIfTI file for the samples' deviation.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all slices.")] = 0,
     device: Device = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the run's.")] = None,
 ) -> None:
     """Make a subject's missing contrast as a whole volume on the grid of the others."""
     from mudiff.sample import synthesize_volume
@@ -181,6 +188,7 @@ def synthesize(
             samples=samples,
             uncertainty=uncertainty,
             device=_device(device),
+            precision=precision,
             seed=seed,
         )
     )

@@ -122,7 +122,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], settings: Settings) -> 
             raise
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Method:
+def load(folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Method:
     """Rebuild a run's method with its chosen weights, ready to sample.
 
     Parameters
@@ -131,6 +131,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
         A run's folder.
     device : torch.device or str
         Where to put it.
+    precision : str, optional
+        In which its networks compute, where not in that of the run's settings.
 
     Raises
     ------
@@ -171,6 +173,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Method:
         )
     method.load_state_dict(weights, strict=False)
     keep_freed_memory()
+    if precision is not None:
+        method.settings = settings.replace(precision=precision)
     return method.to(device).eval()
 
 

@@ -40,6 +40,7 @@ def train(
     folder: Path,
     *,
     device: torch.device | None = None,
+    compiled: bool = False,
     progress: bool = True,
     save_seconds: float = 60.0,
 ) -> Path:
@@ -57,6 +58,8 @@ def train(
         Folder of the run. A run of other settings or data that lies there is moved aside.
     device : torch.device, optional
         The GPU if there is one, else the CPU.
+    compiled : bool
+        Whether torch.compile fuses the networks' steps (`Method.compile`).
     progress : bool
         Whether to show a bar with the time left (never in a log file).
     save_seconds : float
@@ -82,7 +85,7 @@ def train(
         with distributed.first_holds(runs.locked(folder)):
             ended = lambda: runs.matches(folder, settings, data_hash) and runs.is_complete(folder)  # noqa: E731
             if not distributed.first_says(ended):
-                trainer = _start(settings, prepared, folder, device, data_hash)
+                trainer = _start(settings, prepared, folder, device, data_hash, compiled)
                 with _StopRequest() as stop:
                     _run(trainer, stop, progress, save_seconds)
                 distributed.first(trainer.finish, data_hash)
@@ -99,11 +102,13 @@ def _check_gpus(device: torch.device) -> None:
                 )
 
 
-def _start(settings: Settings, prepared: Path, folder: Path, device: torch.device, data_hash: str) -> Trainer:
+def _start(
+    settings: Settings, prepared: Path, folder: Path, device: torch.device, data_hash: str, compiled: bool
+) -> Trainer:
     """Return the trainer where the run stopped last, the same in all processes."""
     with distributed.together():
         # Built first: settings that cannot be trained must not displace a run.
-        trainer = Trainer(settings, prepared, folder, device)
+        trainer = Trainer(settings, prepared, folder, device, compiled)
     distributed.first(runs.claim, folder, settings, data_hash)
     with distributed.together():
         trainer.resume()

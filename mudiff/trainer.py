@@ -12,6 +12,7 @@ from torch import Tensor
 from mudiff import data, distributed, paths, runs
 from mudiff.diffusion import slice_seed
 from mudiff.errors import MudiffError
+from mudiff.memory import keep_freed_memory
 from mudiff.methods import Batch, Method, build
 from mudiff.sample import sample_slices
 from mudiff.settings import Settings
@@ -131,14 +132,21 @@ class Trainer:
         Folder of the run, already claimed.
     device : torch.device
         Where to train.
+    compiled : bool
+        Whether torch.compile fuses the networks' steps.
     """
 
-    def __init__(self, settings: Settings, prepared: Path, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool = False
+    ) -> None:
         self.settings, self.folder, self.device = settings, folder, device
         self.slices = data.open_slices(prepared, "train")
         self.validation = data.open_slices(prepared, "val")
         self.method = build(settings).to(device)
         self.method.prepare_training()
+        keep_freed_memory()
+        if compiled:
+            self.method.compile()
         self.rates = {name: o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
         if distributed.count() > 1 and not self.method.several_processes:
             raise MudiffError(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mudiff import critic as critics
 from mudiff import layers, losses, networks
-from mudiff.methods import build, syndiff
+from mudiff.methods import Batch, build, syndiff
 from mudiff.settings import Settings
 
 SMALL = {
@@ -32,10 +32,11 @@ def drawn(method: str, **changes) -> nn.Module:
     return made
 
 
-def losses_and_gradients(method: nn.Module) -> list[torch.Tensor]:
+def losses_and_gradients(method: nn.Module, batch: Batch | None = None) -> list[torch.Tensor]:
     """Return the predictions, the critic's logit, R1 (a second derivative) and all gradients."""
-    batch = some_slices(3)
-    t, z = torch.tensor([0, 1, 3]), torch.linspace(-2, 2, 300).view(3, 100)
+    batch = some_slices(3) if batch is None else batch
+    n = len(batch.target)
+    t, z = torch.tensor([0, 1, 3])[:n], torch.linspace(-2, 2, 100 * n).view(n, 100)
     predictions = method.predict(batch.target, batch.conditions, t, z)
     real = batch.target.clone().requires_grad_()
     logit, middle = method.judge(real, t, predictions[-1])
@@ -146,3 +147,19 @@ def test_fused_adam_takes_the_steps_of_plain_adam():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     moved = [not torch.equal(a, b) for a, b in zip(fused.parameters(), before, strict=True)]
     assert sum(moved) == len(moved) - 2  # all but the attention convolution, which nothing trains (C-1)
+
+
+@pytest.mark.parametrize("method", ["mudiff", "syndiff"])
+def test_networks_are_one_graph_for_the_compiler_and_keep_their_numbers(method):
+    # Backend "eager" runs what the compiler was given as it is, so no compiler is needed.
+    made, batch = drawn(method, width=4, image_size=8, attention_at=4), some_slices(2, size=8)
+    values = losses_and_gradients(made, batch)
+    names, runs = set(made.state_dict()), []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        runs.append(graph)
+        return graph
+
+    made.compile(backend=backend, fullgraph=True)  # an error where the graph would break
+    assert_same(values, losses_and_gradients(made, batch))
+    assert len(runs) == len(made.networks) and set(made.state_dict()) == names

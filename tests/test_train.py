@@ -244,6 +244,19 @@ def test_validation_is_the_masked_protocol_per_subject(prepared, tmp_path):
     assert train.validation_psnr(method, slices) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_run_can_be_sampled_in_another_precision(prepared, tmp_path):
+    fit(tmp_path / "run", prepared)
+    slices = data.open_slices(prepared, "test")
+    images = {
+        precision: sample.sample_slices(runs.load(tmp_path / "run", CPU, precision), slices, np.arange(4))
+        for precision in (None, "float32", "bfloat16")
+    }
+    assert (images[None] == images["float32"]).all()
+    assert 0 < np.abs(images["bfloat16"] - images["float32"]).max() < 0.05
+    with pytest.raises(MudiffError, match="precision"):
+        runs.load(tmp_path / "run", CPU, "half")
+
+
 def test_synthetic_slices_resume_and_belong_to_their_run(prepared, tmp_path):
     fit(tmp_path / "run", prepared)
     folder = tmp_path / "synthetic"

@@ -24,6 +24,7 @@ class MUDiff(AdversarialDiffusion):
     """
 
     training_only = ("critic.", "attention.")
+    networks = ("f1", "f2")
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)

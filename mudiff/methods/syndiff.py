@@ -36,6 +36,8 @@ class SynDiff(AdversarialDiffusion):
         Source of the initial weights.
     """
 
+    networks = ("network",)
+
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
         self.network = ConcatenationNetwork(settings, len(settings.conditions))
