@@ -4,12 +4,13 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mudiff.methods import Batch, build
 from mudiff.settings import Settings
@@ -19,6 +20,16 @@ PHASES = ("training", "sampling")
 
 FEW = 24
 """Steps of DDPM that are counted, and one more: 1000 are too many, and its noise schedule needs 21."""
+
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
+"""The attention of CPUs, which torch's counter passes over; that of other devices it knows."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,10 @@ class Ledger(TorchDispatchMode):
         self.live -= size
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Run the operator and note it; views move nothing."""
+        """Run the operator and note it; views, questions about a tensor and empty ones move nothing."""
         result = function(*args, **(kwargs or {}))
         outputs = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
-        if not function.is_view:
+        if outputs and not function.is_view and "empty" not in str(function):
             inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
             # An expanded tensor is no larger than what it lies in.
             self.moved += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in inputs + outputs)
@@ -91,9 +102,10 @@ def _shapes(settings: Settings) -> Iterator[str]:
     """Make tensors of large sizes without values inside the block; yields the device to put them on."""
     if settings.image_size <= SMALL:
         yield "cpu"
-    elif settings.precision == "float32":
-        yield "meta"
-    else:  # autocast does not know the device "meta", and this way is slower
+    elif settings.precision == "float32":  # needs no autocast, which torch lacks for this device
+        with mock.patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()):
+            yield "meta"
+    else:  # slower
         with FakeTensorMode():
             yield "cpu"
 
@@ -147,13 +159,14 @@ def count(
         )
         return Count(flops, moved, more.memory)
     with _shapes(settings) as device:
-        method = make(settings).to(device)
+        method = make(settings)
+        method = method.to(device) if device == "meta" else method
         call = works(method, some_images(settings, batch, device))[phase]
         state = sum(x.nbytes for x in method.state_dict().values())
         with Ledger() as ledger:
             if phase == "training":
                 call()
                 ledger.moved = 0
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
                 call()
     return Count(counter.get_total_flops() / batch, ledger.moved / batch, state + ledger.peak)

@@ -58,6 +58,11 @@ class ReleasedLike(nn.Module):
             "critic": torch.optim.Adam(self.critic.parameters(), lr=critic_rate, betas=betas),
         }
 
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers live."""
+        return self.attention.weight.device
+
     def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return x^{p1} and x^{p2}, each (B, 1, H, W)."""
         x_p1 = self.f1(x_t, conditions, t, z)

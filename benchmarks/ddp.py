@@ -1,0 +1,63 @@
+"""One training in the processes that `torchrun` starts; `benchmarks.scaling --kind ddp` calls it.
+
+torchrun --standalone --nproc-per-node 2 -m benchmarks.ddp --profile demo --file seconds.json
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks import counts, machine
+from mudiff import config, distributed, memory
+from mudiff.devices import default_device
+from mudiff.methods import Batch, build
+
+
+def steps(profile: str, precision: str, device: torch.device, repeats: int) -> list[float]:
+    """Return the seconds of training steps on the joint batch, from the moment when all are ready."""
+    settings = config.settings(profile, "brats", "t1ce", "mudiff", precision=precision)
+    method = build(settings).to(device)
+    method.distribute()
+    part = distributed.part_of(settings.batch_size)
+    whole = counts.some_images(settings, settings.batch_size, device)
+    rows = part.rows
+    images = Batch(
+        whole.target[rows], whole.conditions[rows], whole.brain[rows], torch.tensor(whole.seeds)[rows]
+    )
+    seconds = []
+    for step in range(1, repeats + 2):
+        distributed.agree(0)
+        began = time.perf_counter()
+        with distributed.taking(part):
+            method.training_step(images, step)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        distributed.agree(0)
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
+
+
+def main() -> None:
+    """Read the command line and measure; the first process writes the seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--profile", default="demo", choices=list(config.PROFILES))
+    parser.add_argument("--precision", default="float32", choices=machine.PRECISIONS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--file", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    memory.keep_freed_memory()
+    with distributed.joined():
+        device = default_device() if arguments.device == "cuda" else torch.device("cpu")
+        seconds = steps(arguments.profile, arguments.precision, device, arguments.repeats)
+        if distributed.rank() == 0:
+            arguments.file.write_text(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main()
