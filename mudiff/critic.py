@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mudiff import distributed
 from mudiff.errors import MudiffError
-from mudiff.layers import channels_last, conv3x3, fir_down, sinusoidal_embedding
+from mudiff.layers import channels_last, conv3x3, fir_down, rescaled_sum, sinusoidal_embedding
 from mudiff.settings import Settings
 
 
@@ -43,9 +43,10 @@ class CriticBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return (B, outputs, H/2, W/2) from x (B, inputs, H, W)."""
-        h = self.conv1(_leaky(x)) + self.time(time)[:, :, None, None]
+        h = self.conv1(_leaky(x))
+        h += self.time(time)[:, :, None, None]
         h = self.conv2(fir_down(_leaky(h)))
-        return (h + self.shortcut(fir_down(x))) / math.sqrt(2)
+        return rescaled_sum(h, self.shortcut(fir_down(x)))
 
 
 def minibatch_std(h: Tensor) -> Tensor:

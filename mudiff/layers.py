@@ -127,6 +127,18 @@ def group_norm(h: Tensor, groups: int) -> Tensor:
         return F.group_norm(h, groups, eps=1e-6)
 
 
+def silu(h: Tensor) -> Tensor:
+    """Return SiLU of features that are not needed any more; without gradients it takes their place in memory."""
+    return F.silu(h, inplace=not torch.is_grad_enabled())
+
+
+def rescaled_sum(h: Tensor, skip: Tensor) -> Tensor:
+    """Return (h + skip) / sqrt(2), in the memory of h: of a convolution's result, which no gradient needs."""
+    h += skip
+    h /= math.sqrt(2)
+    return h
+
+
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the size; `scale` is the variance scale of `initialise`."""
     layer = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
@@ -226,11 +238,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, latent: Tensor) -> Tensor:
         """Return (B, outputs, H', W') from x (B, inputs, H, W) and both embeddings (B, embedding)."""
-        h = F.silu(self.norm1(x, latent))
+        h = silu(self.norm1(x, latent))
         h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h) + self.time(F.silu(time))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h, latent)))
-        return (self.shortcut(x) + h) / math.sqrt(2)
+        h = self.conv1(h)
+        h += self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(silu(self.norm2(h, latent)))
+        return rescaled_sum(h, self.shortcut(x))
 
 
 class SelfAttention(nn.Module):

@@ -1,10 +1,7 @@
 """The networks of MU-Diff: H, and the generators F1 and F2 made of it and of phi, rho and tau."""
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
 from mudiff.features import ContrastAdapter, FeatureMapper, TargetAdapter
@@ -17,6 +14,8 @@ from mudiff.layers import (
     channels_last,
     conv3x3,
     group_count,
+    rescaled_sum,
+    silu,
 )
 from mudiff.settings import Settings
 
@@ -44,7 +43,7 @@ class EncoderLevel(nn.Module):
             skips.append(h)
         if self.down is not None:
             h = self.down(h, time, latent)
-            p = h = (self.pyramid(p) + h) / math.sqrt(2)
+            p = h = rescaled_sum(self.pyramid(p), h)
             skips.append(h)
         return h, p, skips
 
@@ -142,7 +141,7 @@ class EncoderDecoder(nn.Module):
         h = self.middle2(self.middle_attention(self.middle1(h, time, latent)), time, latent)
         for level in self.decoder:
             h = level(h, skips, time, latent)
-        return torch.tanh(self.output(F.silu(self.norm(h))))
+        return torch.tanh(self.output(silu(self.norm(h))))
 
 
 class StructureNetwork(nn.Module):
