@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 LABELS = {
     ("mudiff", "float32"): "mudiff, float32",
     ("mudiff", "bfloat16"): "mudiff, bfloat16",
+    ("compiled", "float32"): "compiled, float32",
+    ("compiled", "bfloat16"): "compiled, bfloat16",
     ("released-like", "float32"): "released way, float32",
 }
-COLOURS = dict(zip(LABELS, (plots.COLOURS[0], plots.COLOURS[2], plots.COLOURS[1]), strict=True))
+COLOURS = dict(zip(LABELS, (plots.COLOURS[i] for i in (0, 2, 7, 4, 1)), strict=True))
 MARKERS = {"training": "o", "sampling": "^"}
 
 
@@ -103,17 +105,18 @@ def _bars(axis: "Axes", steps: pd.DataFrame) -> None:
     """Draw the time per image at the largest size."""
     large = steps[steps["image_size"] == steps["image_size"].max()]
     large = large[large["batch"] == large["batch"].min()]
-    width = 0.8 / len(LABELS)
-    for place, (key, label) in enumerate(LABELS.items()):
+    there = set(zip(large["implementation"], large["precision"], strict=True))
+    labels = {key: label for key, label in LABELS.items() if key in there}
+    width = 0.8 / len(labels)
+    for place, (key, label) in enumerate(labels.items()):
         rows = large[(large["implementation"] == key[0]) & (large["precision"] == key[1])].set_index("phase")
         for k, phase in enumerate(phase for phase in MARKERS if phase in rows.index):
-            row = rows.loc[phase]
-            middle = row["seconds_median"]
-            axis.bar(k + (place - 1) * width, middle, width * 0.92, color=COLOURS[key],
-                     yerr=[[middle - row["seconds_min"]], [row["seconds_max"] - middle]],
+            middle, low, high = rows.loc[phase, ["seconds_median", "seconds_min", "seconds_max"]]
+            x = k + (place - (len(labels) - 1) / 2) * width
+            axis.bar(x, middle, width * 0.92, color=COLOURS[key], yerr=[[middle - low], [high - middle]],
                      error_kw={"lw": 0.8}, label=label if k == 0 else None)  # fmt: skip
-            axis.annotate(f"{middle:.2g}", (k + (place - 1) * width, row["seconds_max"]), ha="center", va="bottom",
-                          fontsize=6.5, xytext=(0, 1), textcoords="offset points")  # fmt: skip
+            axis.annotate(f"{middle:.2g}", (x, high), ha="center", va="bottom", fontsize=6.5, xytext=(0, 1),
+                          textcoords="offset points")  # fmt: skip
     axis.set_xticks(range(len(MARKERS)), ["training\nstep", "sampling"])
     axis.set(ylabel=f"Time per {large['image_size'].iloc[0]}² image (s)")
     axis.margins(y=0.35)

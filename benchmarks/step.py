@@ -2,7 +2,7 @@
 
     python -m benchmarks.step                                        # the small networks of `demo`: seconds
     python -m benchmarks.step --profile paper --batch 1 --repeats 1  # full size: on two cores ten minutes
-    python -m benchmarks.step --profile paper --device cuda --batch 3 16 --precision float32 bfloat16
+    python -m benchmarks.step --profile paper --device cuda --batch 3 16 --compile
     python -m benchmarks.step --profile paper --count                # operations and memory by shapes alone
 
 All configurations run in turn, so that what else the machine does meets them alike; the roofs (matrix-product
@@ -34,8 +34,11 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, Case]]:
     ):
         settings = config.settings(profile, "brats", "t1ce", method, precision=precision, **changes)
         released = arguments.released and method == "mudiff" and precision == "float32"
+        asked = {"mudiff": True, "compiled": arguments.compile, "released-like": released}
         for batch, implementation, phase in itertools.product(
-            arguments.batch or [settings.batch_size], list(MAKERS)[: 1 + released], arguments.phase
+            arguments.batch or [settings.batch_size],
+            [name for name in MAKERS if asked[name]],
+            arguments.phase,
         ):
             found.append((profile, Case(settings, implementation, batch, phase)))
     return found
@@ -44,7 +47,8 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, Case]]:
 def columns(profile: str, case: Case) -> dict[str, object]:
     """Return what is known of a case without measuring: its names and its counts."""
     settings = case.settings
-    counted = counts.count(settings, case.phase, case.batch, MAKERS[case.implementation])
+    plain = "mudiff" if case.implementation == "compiled" else case.implementation  # the same operations
+    counted = counts.count(settings, case.phase, case.batch, MAKERS[plain])
     return {
         "profile": profile,
         "method": settings.method,
@@ -96,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--released", action=argparse.BooleanOptionalAction, default=True,
                       help="also measure MU-Diff in the formulation of the released code")  # fmt: skip
+    made.add_argument("--compile", action="store_true", help="also measure ours with torch.compile")
     made.add_argument("--count", action="store_true", help="count only, measure nothing, write nothing")
     made.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
     made.add_argument("--output", type=Path, default=report.RESULTS)

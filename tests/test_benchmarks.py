@@ -71,6 +71,13 @@ def test_counts_are_those_of_a_known_layer(monkeypatch):
         assert counted.memory == pytest.approx(2 * written + weights, abs=1)
 
 
+def test_memory_is_of_what_lives_at_once(monkeypatch):
+    chain = torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(5)]).requires_grad_(False)
+    monkeypatch.setattr(counts, "works", lambda made, images: {"sampling": lambda: made(images.conditions)})
+    counted = counts.count(Settings(**SMALL | {"method": "mudiff"}), "sampling", 2, lambda _: chain)
+    assert counted.memory == 2 * (2 * 3 * 16**2 * 4)  # the last image and the one before it
+
+
 @pytest.mark.parametrize(("precision", "phase"), [("float32", "training"), ("bfloat16", "sampling")])
 def test_shapes_alone_count_what_is_computed(precision, phase, monkeypatch):
     settings = Settings(**SMALL | {"method": "mudiff", "precision": precision})
