@@ -1,6 +1,7 @@
 """Memory-mapped access to prepared slices."""
 
 import dataclasses
+import errno
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ class Slices:
         self._subject = index["subject"].to_numpy(object)
         self._row = index.groupby("subject", sort=False).cumcount().to_numpy()
         # A map keeps its file open: two splits at once stay below the 256 files that macOS allows.
-        self._open = functools.lru_cache(maxsize=100)(self._map)
+        # (A bound method there would keep this object, and so the files, until the garbage collector runs.)
+        self._open = functools.lru_cache(maxsize=100)(functools.partial(_map, self._folder))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -81,14 +83,17 @@ class Slices:
             return np.zeros((0, self.image_size, self.image_size), np.uint8)
         return np.stack([self._open(self._subject[i] + suffix)[self._row[i], channel] for i in places])
 
-    def _map(self, name: str) -> np.ndarray:
-        path = self._folder / name
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise MudiffError(
-                f"{path}: cannot be read ({error}); delete it and run `mudiff prepare`."
-            ) from None
+
+def _map(folder: Path, name: str) -> np.ndarray:
+    path = folder / name
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the file
+            remedy = "close other programs or allow more open files (`ulimit -n`)"
+        else:
+            remedy = "delete it and run `mudiff prepare`"
+        raise MudiffError(f"{path}: cannot be read ({error}); {remedy}.") from None
 
 
 def check(folder: Path, preparation: Preparation) -> str:

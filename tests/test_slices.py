@@ -1,6 +1,8 @@
 """Memory-mapped reading of prepared slices."""
 
+import gc
 import os
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -100,6 +102,39 @@ def test_large_cohorts_do_not_run_out_of_open_files(tmp_path):
     assert slices.subject("149").tolist() == [298, 299]
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc (Linux)")
+def test_files_are_closed_as_soon_as_the_slices_are_dropped(prepared):
+    gc.disable()  # it would close them, sooner or later
+    try:
+        before = open_files()
+        for _ in range(10):
+            slices = data.open_slices(prepared, "train")
+            assert slices.images(range(12), "t1").any() and slices.brain(range(12)).any()
+        assert open_files() == before + 6  # slices and masks of three subjects
+        del slices
+        assert open_files() == before
+    finally:
+        gc.enable()
+
+
+def test_too_many_open_files_is_not_the_fault_of_a_file(prepared):
+    slices = data.open_slices(prepared, "train")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(MudiffError) as caught:
+            slices.images([0], "t1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "Too many open files" in str(caught.value) and "`ulimit -n`" in str(caught.value)
+    assert "delete" not in str(caught.value)
+    assert slices.images([0], "t1").any()
+
+
 def test_reading_errors(prepared, tmp_path):
     slices = data.open_slices(prepared, "train")
     with pytest.raises(MudiffError, match="'dwi' is unknown"):
@@ -111,8 +146,10 @@ def test_reading_errors(prepared, tmp_path):
     with pytest.raises(MudiffError, match="no prepared slices; run `mudiff prepare`"):
         data.open_slices(tmp_path / "none", "train")
     (prepared / "train/Brats18_A_1.npy").write_bytes(b"damaged")
-    with pytest.raises(MudiffError, match=r"Brats18_A_1\.npy: cannot be read"):
-        slices.images([0], "t1")
+    (prepared / "train/Brats18_B_1.npy").write_bytes(b"")
+    for index in (0, 4):
+        with pytest.raises(MudiffError, match=r"Brats18_[AB]_1\.npy: cannot be read .*; delete it and run"):
+            slices.images([index], "t1")
 
 
 def test_check_returns_the_data_hash_or_says_what_differs(prepared, tmp_path):
