@@ -13,7 +13,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from mudiff import layouts, metrics, paths, resizing, tasks, volumes
+from mudiff import layouts, paths, resizing, tasks, volumes
+from mudiff.brain import brain_mask
 from mudiff.errors import MudiffError
 from mudiff.manifests import SPLITS, assign, read_manifest
 from mudiff.parallel import each_subject
@@ -199,7 +200,7 @@ def subject_slices(
         stack.append(slices)
     images = np.stack(stack, axis=1)  # (n, C, S, S)
     masks = np.zeros((len(images), 2, *images.shape[2:]), np.uint8)
-    masks[:, 0] = metrics.brain_mask(images.swapaxes(0, 1))
+    masks[:, 0] = brain_mask(images.swapaxes(0, 1))
     if "mask" in loaded:
         mask = loaded["mask"]
         masks[:, 1], _ = volumes.to_slices(
@@ -280,7 +281,7 @@ def _finished(
 
 def _sweep(folder: Path) -> None:
     """Delete what killed processes left half-written; files of the last hour may be another process's work."""
-    for leftover in folder.glob("*/.tmp-*"):
+    for leftover in folder.glob("**/.tmp-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()

@@ -14,7 +14,6 @@ import numpy as np
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from mudiff.brain import brain_mask as brain_mask
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")

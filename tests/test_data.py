@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from conftest import LPS, REAL_DATA, SHAPE, head, lesion, write_nifti
 
-from mudiff import data, metrics, volumes
+from mudiff import data, volumes
+from mudiff.brain import brain_mask
 from mudiff.errors import MudiffError
 from mudiff.settings import Preparation
 
@@ -45,7 +46,7 @@ def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
         unit = volumes.normalise(volume.data, "percentile")
         expected, _ = volumes.to_slices(unit, volume.affine, 16)
         np.testing.assert_allclose(images[:, channel] / 65535, expected[4:8], atol=1e-5)
-    np.testing.assert_array_equal(masks[:, 0], metrics.brain_mask(images.swapaxes(0, 1)))
+    np.testing.assert_array_equal(masks[:, 0], brain_mask(images.swapaxes(0, 1)))
     expected, _ = volumes.to_slices(lesion(), LPS, 16, order=0)
     np.testing.assert_array_equal(masks[:, 1], expected[4:8])
     assert set(np.unique(masks[:, 1])) == {0, 1, 4}
@@ -269,14 +270,16 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, w
 
 
 def test_old_leftovers_of_killed_processes_are_deleted(cohort, tmp_path):
-    folder = tmp_path / "p" / "train"
-    folder.mkdir(parents=True)
-    for name, age in (("new", 60), ("old", 7200)):
-        (folder / f".tmp-{name}.npy").touch()
-        then = (folder / f".tmp-{name}.npy").stat().st_mtime - age
-        os.utime(folder / f".tmp-{name}.npy", (then, then))
+    folders = tmp_path / "p", tmp_path / "p" / "train"
+    folders[1].mkdir(parents=True)
+    for folder in folders:
+        for name, age in (("new", 60), ("old", 7200)):
+            (folder / f".tmp-{name}.npy").touch()
+            then = (folder / f".tmp-{name}.npy").stat().st_mtime - age
+            os.utime(folder / f".tmp-{name}.npy", (then, then))
     prepare(cohort, tmp_path / "p")
-    assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new.npy"]
+    for folder in folders:
+        assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new.npy"]
 
 
 def test_a_subject_mended_later_is_added(cohort, tmp_path, write_subject):

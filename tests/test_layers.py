@@ -5,9 +5,9 @@ from pathlib import Path
 
 ROWS = (
     "errors paths tasks settings recipes config memory",
-    "brain metrics",
-    "layouts resizing volumes manifests parallel devices slices data verify "
+    "brain layouts resizing volumes manifests parallel devices slices data verify "
     "atlas anatomy lesions signals phantom motion",
+    "metrics",
     "distributed layers features networks critic diffusion losses",
     "methods",
     "runs sample trainer train released",
