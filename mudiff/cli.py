@@ -216,7 +216,7 @@ def evaluate(
     for name in ("real", "synthetic"):
         volume = loaded[name]
         unit = volumes.normalise(volume.data, "percentile", volume.path)
-        side = max(volumes.to_slices(unit, volume.affine, 8, wanted=1)[1].oriented[1:])
+        side = max(volumes.cut(unit, volume.affine, 8)[1].oriented[1:])
         stacks.append(volumes.to_slices(unit, volume.affine, side)[0])  # at native size
     inside, _ = volumes.to_slices(loaded["mask"].data, loaded["mask"].affine, stacks[0].shape[1], order=0)
     print(json.dumps(metrics.evaluate_arrays(*stacks, inside, protocol, dilate), indent=2))

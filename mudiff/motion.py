@@ -173,7 +173,7 @@ def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarr
     Returns
     -------
     array (X, Y, Z)
-        float32; at strength 0 an exact copy of `volume`.
+        float32; at strength 0 an exact copy of `volume`, of its own type.
 
     Raises
     ------

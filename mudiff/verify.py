@@ -92,7 +92,7 @@ def check_subject(dataset: str, subject: str, files: layouts.Files) -> list[Find
                 loaded[name] = volumes.load_mask(files[name])
             else:
                 loaded[name] = volumes.load_volume(files[name])
-                volumes.normalise(loaded[name].data, "percentile", files[name])
+                volumes.limits(loaded[name].data, "percentile", files[name])
         except MudiffError as error:
             findings.append(Finding(subject, name, str(error)))
     if "mask" in loaded:

@@ -140,9 +140,11 @@ def read(path: Path) -> Volume:
 
 
 def _exact(data: np.ndarray) -> np.ndarray:
-    """Return `data` as it is where float32 holds its type exactly, else as float32."""
+    """Return `data` as it is if they are integers that float32 holds exactly, else as float32."""
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
-    return native if np.can_cast(native.dtype, np.float32) else native.astype(np.float32)
+    if native.dtype.kind in "iu" and np.can_cast(native.dtype, np.float32):
+        return native
+    return native.astype(np.float32, copy=False)
 
 
 def grids(volumes: dict[str, Volume]) -> list[list[str]]:

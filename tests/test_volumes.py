@@ -262,6 +262,15 @@ def test_the_limits_of_a_volume_rescale_a_part_of_it_as_the_whole(rng):
         np.testing.assert_array_equal(part, volumes.normalise(data, method)[3:9])
 
 
+def test_limits_of_truth_values_and_halves_are_those_of_the_numbers(rng):
+    data = head(rng) % 200
+    for method in ("percentile", "minmax"):
+        assert volumes.limits(data.astype(np.float16), method) == volumes.limits(data.astype("f4"), method)
+    assert volumes.limits(data > 0, "minmax") == (0, 1)
+    with pytest.raises(MudiffError, match="voxels above 0 all have the value 1"):
+        volumes.limits(data > 0, "percentile")
+
+
 def test_normalisation_errors_name_the_source(rng):
     with pytest.raises(MudiffError, match=r"scan\.nii: no voxel is above 0"):
         volumes.normalise(-head(rng), "minmax", "scan.nii")
