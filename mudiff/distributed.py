@@ -37,14 +37,19 @@ def joined() -> Iterator[None]:
         return
     distributed.init_process_group()  # gloo for numbers on the CPU, NCCL for those on GPUs
     _words = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    agreed = True
     try:
         with warnings.catch_warnings():
             # DDP copies gradients of convolutions in channels_last, and says so at the first one.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
             yield
+    except BaseException as error:
+        agreed = isinstance(error, MudiffError | SystemExit)
+        raise
     finally:
         _words = None
-        distributed.destroy_process_group()
+        if agreed:  # after an error of this process alone, to take leave could wait for the others
+            distributed.destroy_process_group()
 
 
 def count() -> int:
@@ -152,7 +157,7 @@ _part: ContextVar[Part | None] = ContextVar("part", default=None)
 
 
 def part_of(whole: int) -> Part:
-    """Return this process's part of a batch: equal parts, the first ones larger where that is not possible."""
+    """Return this process's part of a batch; the sizes of the parts differ by one image at most."""
     start, stop = (-(-place * whole // count()) for place in (rank(), rank() + 1))
     return Part(range(start, stop), whole) if stop > start else Part(range(1), whole, counts=False)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.layers import Modulation, channels_last, conv3x3, group_count, group_norm
+from mudiff.layers import Modulation, channels_last, conv3x3, group_count
 from mudiff.settings import Settings
 
 
@@ -33,10 +33,10 @@ class MapperBlock(nn.Module):
         """Return the part that depends on the image alone: normalised features and the skip."""
         y = channels_last(y)
         if self.normalise_input:
-            h = self.conv1(group_norm(y, 1))
+            h = self.conv1(F.group_norm(y, 1, eps=1e-6))
             return h, h
         h = self.conv1(y)  # (B, width, H, W)
-        return group_norm(h, self.groups), h
+        return F.group_norm(h, self.groups, eps=1e-6), h
 
     def style(self, content: tuple[Tensor, Tensor], vector: Tensor | None = None) -> Tensor:
         """Return the block's features from its `content`, modulated by rho's vector (Eq. 13)."""

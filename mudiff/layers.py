@@ -34,7 +34,8 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
 
 
 def _fir_kernel(x: Tensor, gain: float) -> Tensor:
-    taps = torch.tensor(FIR, dtype=x.dtype, device=x.device)
+    taps = x.new_ones(4)  # made where x is: a copy from the CPU would wait for the GPU
+    taps[1:3] = FIR[1]
     kernel = torch.outer(taps, taps) * (gain / taps.sum() ** 2)
     return kernel.expand(x.shape[1], 1, 4, 4)
 
@@ -117,23 +118,13 @@ def group_count(channels: int) -> int:
     return groups
 
 
-def group_norm(h: Tensor, groups: int) -> Tensor:
-    """Normalise features (B, C, H, W) per group, without scale and shift.
-
-    Features of bfloat16 stay so; their mean and variance are of float32. (Autocast on a GPU would make the
-    features float32 as well, and move twice the bytes.)
-    """
-    with torch.autocast(h.device.type, enabled=False):
-        return F.group_norm(h, groups, eps=1e-6)
-
-
 def silu(h: Tensor) -> Tensor:
-    """Return SiLU of features that are not needed any more; without gradients it takes their place in memory."""
+    """Return SiLU of h. Without gradients it overwrites h: never pass what is needed again, such as a skip."""
     return F.silu(h, inplace=not torch.is_grad_enabled())
 
 
 def rescaled_sum(h: Tensor, skip: Tensor) -> Tensor:
-    """Return (h + skip) / sqrt(2), in the memory of h: of a convolution's result, which no gradient needs."""
+    """Return (h + skip) / sqrt(2). It overwrites h, which must be a convolution's result: no gradient needs that."""
     h += skip
     h /= math.sqrt(2)
     return h
@@ -209,7 +200,7 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, h: Tensor, latent: Tensor) -> Tensor:
         """Return features (B, C, H, W) normalised per group, then modulated by `latent` (B, embedding)."""
-        return self.modulation(group_norm(h, self.groups), latent)
+        return self.modulation(F.group_norm(h, self.groups, eps=1e-6), latent)
 
 
 class ResidualBlock(nn.Module):

@@ -216,7 +216,7 @@ def synthesize_volume(
     device : torch.device, optional
         The GPU if there is one, else the CPU.
     precision : str, optional
-        "float32", or "bfloat16" for about half the time; the run's own where none is given.
+        "float32" or "bfloat16" (docs/PERFORMANCE.md has times); the run's own where none is given.
     seed : int
         The seeds of all slices and samples derive from it.
 

@@ -93,8 +93,10 @@ def train(
 
 
 def _check_gpus(device: torch.device) -> None:
-    if device.type == "cuda" and distributed.count() > 1:
-        gpus = distributed.agree(slice_seed(torch.cuda.get_device_properties(device).uuid))
+    if distributed.count() > 1:
+        on_gpu = device.type == "cuda"
+        number = slice_seed(torch.cuda.get_device_properties(device).uuid) if on_gpu else 0
+        gpus = [gpu for gpu in distributed.agree(number) if gpu]  # 0: a process on the CPU
         with distributed.together():
             if len(set(gpus)) < len(gpus):
                 raise MudiffError(

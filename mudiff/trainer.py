@@ -143,16 +143,16 @@ class Trainer:
         self.slices = data.open_slices(prepared, "train")
         self.validation = data.open_slices(prepared, "val")
         self.method = build(settings).to(device)
-        self.method.prepare_training()
-        keep_freed_memory()
-        if compiled:
-            self.method.compile()
         self.rates = {name: o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
         if distributed.count() > 1 and not self.method.several_processes:
             raise MudiffError(
                 f"method {settings.method}: trains in one process only; start it without torchrun, "
                 "or with --nproc-per-node 1."
             )
+        self.method.prepare_training()
+        keep_freed_memory()
+        if compiled:
+            self.method.compile()
         self.leads = distributed.rank() == 0
         self.average = WeightAverage(self.method, settings.ema_decay if self.leads else 0.0)
         self.per_epoch = math.ceil(len(self.slices) / settings.batch_size)

@@ -387,3 +387,17 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     assert done.stdout.splitlines() == [str(run)]
     assert paths.read_json(run / "provenance.json")["processes"] == 2
     assert runs.is_complete(run)
+
+
+@pytest.mark.parametrize("processes", range(1, 6))
+def test_the_parts_are_the_batch(processes, monkeypatch):
+    monkeypatch.setattr(distributed, "count", lambda: processes)
+    for whole in range(1, 10):
+        parts = []
+        for rank in range(processes):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            parts.append(distributed.part_of(whole))
+        counted = [part for part in parts if part.counts]
+        assert [place for part in counted for place in part.places] == list(range(whole))
+        assert len(counted) == min(processes, whole)
+        assert max(len(p.places) for p in counted) - min(len(p.places) for p in counted) <= 1

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mudiff import critic as critics
 from mudiff import layers, losses, networks
+from mudiff.errors import MudiffError
 from mudiff.methods import Batch, build, syndiff
 from mudiff.settings import Settings
 
@@ -163,3 +164,30 @@ def test_networks_are_one_graph_for_the_compiler_and_keep_their_numbers(method):
     made.compile(backend=backend, fullgraph=True)  # an error where the graph would break
     assert_same(values, losses_and_gradients(made, batch))
     assert len(runs) == len(made.networks) and set(made.state_dict()) == names
+
+
+@pytest.mark.parametrize("method", ["mudiff", "syndiff"])
+def test_what_is_overwritten_without_gradients_is_not_needed_again(method):
+    made, batch = drawn(method), some_slices(3)
+    t, z = torch.tensor([0, 1, 3]), torch.linspace(-2, 2, 300).view(3, 100)
+    expected = made.predict(batch.target, batch.conditions, t, z)
+    with torch.no_grad():
+        features = made.condition_features(batch.conditions)
+        for _ in range(2):  # the features of the conditions serve all T steps
+            again = made.predict(batch.target, batch.conditions, t, z, features)
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+def test_sampling_in_bfloat16_rounds_each_weight_once():
+    made, batch = build(Settings(**SMALL | {"precision": "bfloat16"})), some_slices(2)
+    with torch.profiler.profile(record_shapes=True) as seen:
+        made.synthesize(batch.conditions, batch.seeds)
+    shape = list(made.f1.encoder_decoder.middle1.conv1.weight.shape)
+    layers_of_it = [w for w in [*made.f1.parameters(), *made.f2.parameters()] if list(w.shape) == shape]
+    casts = [e for e in seen.events() if e.name == "aten::_to_copy" and e.input_shapes[:1] == [shape]]
+    assert len(casts) == len(layers_of_it)
+
+
+def test_methods_without_networks_for_the_compiler_say_so():
+    with pytest.raises(MudiffError, match="nothing to compile"):
+        build(Settings(method="linear")).compile()

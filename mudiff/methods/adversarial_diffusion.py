@@ -144,7 +144,7 @@ class AdversarialDiffusion(Method):
             values |= self._minimise("critic", self.critic_loss, batch, noise, step)
         return values | self._minimise("generators", self.generator_loss, batch, noise)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode autocast rounds the weights anew at each use
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
         """Sample the target in T steps (Eqs. 30 to 33): the posterior means of all networks, averaged.
 
@@ -171,7 +171,8 @@ class AdversarialDiffusion(Method):
                 predictions = self.predict(x, conditions, t, noise.normal(self.settings.latent), features)
                 if callback is not None:
                     named = {f"x_p{j}": prediction for j, prediction in enumerate(predictions, start=1)}
-                    callback({"t": step, "x_t": x} | named)
+                    with torch.autocast(self.device.type, enabled=False):
+                        callback({"t": step, "x_t": x} | named)
                 means = [schedule.posterior_mean(prediction, x, t) for prediction in predictions]
                 x = schedule.posterior_sample(sum(means) / len(means), t, noise.normal(*shape))  # Eqs. 31, 33
         return x.clamp(-1, 1)

@@ -37,6 +37,7 @@ class DDPM(Method):
     """
 
     several_processes = True
+    networks = ("network",)
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mudiff import distributed
 from mudiff.diffusion import to_device
+from mudiff.errors import MudiffError
 from mudiff.settings import Settings
 
 Callback = Callable[[dict[str, Tensor]], None]
@@ -110,7 +111,14 @@ class Method(nn.Module, ABC):
         ----------
         **options
             Of `torch.compile`.
+
+        Raises
+        ------
+        MudiffError
+            If the method names no networks for it.
         """
+        if not self.networks:
+            raise MudiffError(f"method {self.settings.method}: has nothing to compile; leave out --compile.")
         for name in self.networks:
             network = getattr(self, name)
             if network is not None:
