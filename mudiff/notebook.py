@@ -227,20 +227,15 @@ def start(profile: str, *packages: str) -> None:
     with contextlib.suppress(NameError):
         shell = get_ipython()  # type: ignore[name-defined]  # noqa: F821
         shell.set_custom_exc((MudiffError,), _show_one_line)
-    chosen = config.profile(profile)
+    changes = ", ".join(f"{name} = {value}" for name, value in config.profile(profile).overrides.items())
     names = ("mudiff", "torch", "numpy", *packages)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     print(f"Python {platform.python_version()}, {versions}")
-    print(f"Profile {profile!r}: {_describe(chosen)}")
+    print(f"Profile {profile!r}: {changes or 'the published settings'}")
 
 
 def _show_one_line(shell: Any, kind: type, value: Exception, _trace: Any, tb_offset: Any = None) -> None:
     shell._showtraceback(kind, value, [f"{kind.__name__}: {value}"])
-
-
-def _describe(profile: config.Profile) -> str:
-    changes = ", ".join(f"{name} = {value}" for name, value in profile.overrides.items())
-    return changes or "the published settings"
 
 
 def require(path: Path, profile: str) -> Path:
@@ -297,12 +292,12 @@ def workflow(profile: str, arguments: list[str]) -> None:
     os.execv(sys.executable, [*snakemake, *arguments, "--prioritize", first])  # takes whatever follows it
 
 
-def _pass_sigterm_on() -> list[int]:
-    """Pass SIGTERM on to the kernel and let it end: a training saves its state. Returns the signals received.
+@contextlib.contextmanager
+def _passing_sigterm_on(received: list[int]) -> Iterator[None]:
+    """Pass SIGTERM on to the kernel and let it end: a training saves its state. `received` gets the signals.
 
     Clusters send it before their time limit, to every process of a job or only to the outermost.
     """
-    received: list[int] = []
 
     def handler(number: int, _frame: object) -> None:
         received.append(number)
@@ -312,8 +307,11 @@ def _pass_sigterm_on() -> list[int]:
         if not kernels:  # nothing has begun, or all is done
             sys.exit(STOPPED)
 
-    signal.signal(signal.SIGTERM, handler)
-    return received
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -327,14 +325,15 @@ def main(argv: list[str] | None = None) -> int:
     all_of_them = commands.add_parser("workflow", help="run everything with Snakemake")
     all_of_them.add_argument("profile", help=" or ".join(config.PROFILES))
     chosen, rest = parser.parse_known_args(argv)
-    stopped = _pass_sigterm_on()
+    if rest and chosen.command == "run":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    stopped: list[int] = []
     try:
-        if chosen.command == "workflow":
-            workflow(chosen.profile, rest)
-        elif rest:
-            parser.error(f"unknown arguments: {' '.join(rest)}")
-        else:
-            run(chosen.source, chosen.output, dict(chosen.values))
+        with _passing_sigterm_on(stopped):
+            if chosen.command == "workflow":
+                workflow(chosen.profile, rest)
+            else:
+                run(chosen.source, chosen.output, dict(chosen.values))
     except Exception as error:
         if stopped:
             print("Stopped by SIGTERM; the same command goes on from the last saved state.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -211,6 +212,16 @@ def test_the_workflow_may_be_given_a_target(toy_workflow, tmp_path):
         file.write("rule other:\n    output: 'other.txt'\n    shell: 'touch {output}'\n")
     subprocess.run([*toy_workflow[:-2], "other.txt", "--cores", "1"], capture_output=True, check=True)
     assert (tmp_path / "other.txt").exists() and not (tmp_path / "done.txt").exists()
+
+
+def test_a_run_leaves_the_signals_of_its_caller_as_they_were(tmp_path):
+    for ours in (signal.SIG_IGN, lambda *_: None):
+        before = signal.signal(signal.SIGTERM, ours)
+        try:
+            assert notebook.main(["run", str(tmp_path / "none.ipynb"), str(tmp_path / "executed.ipynb")]) == 2
+            assert signal.getsignal(signal.SIGTERM) is ours
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def test_an_unknown_profile_is_one_clear_line(capsys):
