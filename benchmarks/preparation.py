@@ -44,6 +44,7 @@ import pandas as pd
 from mudiff import data, layouts, phantom, resizing, tasks, volumes
 from mudiff.brain import brain_mask
 from mudiff.settings import Preparation
+from mudiff.slices import WHITE
 
 Row = dict[str, Any]
 Measure = Callable[[str, Callable[[], Any]], Any]
@@ -126,7 +127,7 @@ def _stages(preparation: Preparation, files: layouts.Files, timed: Measure) -> n
     )
     squares = timed("resizing", lambda: [resizing.to_square(unit, size, order=1) for unit in units])
     images = timed(
-        "quantisation", lambda: np.stack([np.rint(s * 65535).astype(np.uint16) for s in squares], axis=1)
+        "quantisation", lambda: np.stack([np.rint(s * WHITE).astype(np.uint16) for s in squares], axis=1)
     )
     timed("brain mask", lambda: brain_mask(images.swapaxes(0, 1)))
     timed(
@@ -141,12 +142,12 @@ def _stages(preparation: Preparation, files: layouts.Files, timed: Measure) -> n
 
 def measure_cohort(preparation: Preparation, root: Path, subjects: int, workers: int) -> list[Row]:
     """Return rows of a whole preparation, and of a second one that finds nothing left to do."""
-    with tempfile.TemporaryDirectory() as folder, _pool(1) as pool:
+    with tempfile.TemporaryDirectory() as folder:
         rows = []
         for name in ("prepare", "restart"):
-            cpu, wall, mib = pool.submit(
-                _prepare, preparation, root, subjects, workers, Path(folder)
-            ).result()
+            with _pool(1) as pool:  # one each, since the peak of a process never falls
+                task = pool.submit(_prepare, preparation, root, subjects, workers, Path(folder))
+                cpu, wall, mib = task.result()
             per_subject = {"cpu_ms": 1000 * cpu / subjects, "wall_ms": 1000 * wall / subjects}
             rows.append(
                 _row(preparation, "cohort", name, subjects=subjects, workers=workers, mib=mib, **per_subject)

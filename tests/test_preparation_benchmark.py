@@ -28,6 +28,13 @@ def test_rows_have_the_documented_columns_and_a_share(cohort):
     assert benchmark.share_outside(rows + cohorts) == pytest.approx(0.75)
 
 
+def test_the_peak_of_a_restart_is_its_own(cohort):
+    large = Preparation("brats", image_size=512, slices=12)
+    rows = benchmark.measure_cohort(large, cohort[0], subjects=1, workers=1)
+    assert [row["name"] for row in rows] == ["prepare", "restart"]
+    assert rows[1]["mib"] < rows[0]["mib"] - 20  # the slices alone are 24 MiB
+
+
 def test_a_large_cohort_is_two_phantoms_under_many_names(tmp_path):
     benchmark.phantoms("isles", tmp_path, 5, spacing=8.0)
     found = layouts.find_subjects("isles", tmp_path)
