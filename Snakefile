@@ -22,9 +22,9 @@ INCEPTION = config.get("inception")  # weights of Inception for the Fréchet dis
 DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
 SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" in PROFILE.phantoms))
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
-RESULTS = f"results/{NAME}"
-EXECUTED = f"{RESULTS}/executed"
-RUN = f"&> {{log}} exec {sys.executable} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
+RESULTS, EXECUTED = f"results/{NAME}", f"results/{NAME}/executed"
+PYTHON = shlex.quote(sys.executable)
+RUN = f"&> {{log}} exec {PYTHON} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
@@ -36,10 +36,17 @@ def files(folder, file, jobs=JOBS):
     """One file of every run of some jobs, in runs/ or synthetic/."""
     return [f"{RESULTS}/{folder}/{d}_{t}_{m}/{file}" for d, t, methods in map(JOBS.get, jobs) for m in methods]
 
-def asked(kind):
-    """Threads and resources that a folder of profiles/ gives a kind of rule, as it may give them to a rule."""
-    threads, resources = workflow.resource_settings.overwrite_threads, workflow.resource_settings.overwrite_resources
-    return getattr(n := threads.get(kind, 1), "value", n), {name: r.value for name, r in resources.get(kind, {}).items()}
+def value(setting):
+    """Snakemake wraps some settings in objects."""
+    return getattr(setting, "value", setting)
+
+def threads_of(kind):
+    """Threads of a kind of rules. (`overwrite_*` is what set-threads and set-resources of profiles/ become.)"""
+    return value(workflow.resource_settings.overwrite_threads.get(kind, 1))
+
+def resources_of(kind):
+    """Resources of a kind of rules."""
+    return {name: value(r) for name, r in workflow.resource_settings.overwrite_resources.get(kind, {}).items()}
 
 PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
 MAIN = [job for job, task in JOBS.items() if "_" not in task[2][0]]  # an ablation is written as mudiff_abl1
@@ -49,10 +56,9 @@ ABLATIONS = files("synthetic", "synthetic.json", [job for job in JOBS if job not
 READ = {"prepared": PREPARED, "synthetic": SLICES, "brats": BRATS,
         "scores": [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")],
         "ablations": [*BRATS, *ABLATIONS, f"{EXECUTED}/10_segmentation.ipynb"]}
-ANALYSES = {n: a for n, a in artefacts.ANALYSES.items() if "brats" in DATASETS or a.reads not in ("brats", "ablations")}
-NETWORKS = "07 08 09 10 11 12 13".split()  # notebooks that compute with networks
+ANALYSES = {notebook: analysis for notebook, analysis in artefacts.ANALYSES.items()
+            if "brats" in DATASETS or analysis.reads not in ("brats", "ablations")}
 GIVEN = {"09_motion_robustness": DATA_ROOT.get("brats"), "12_generalisation": UNSEEN, "11_ablations": INCEPTION}
-
 wildcard_constraints: dataset="|".join(DATASETS)
 
 rule all:
@@ -67,8 +73,7 @@ rule prepare:
     params:
         recipe=lambda w: [profiles.preparation(NAME, w.dataset).fingerprint(), Recipe(w.dataset).fingerprint,
                           PROFILE.phantoms.get(w.dataset)],
-        root=lambda w: DATA_ROOT.get(w.dataset, "None"),
-        manifest=lambda w: MANIFEST.get(w.dataset, "None"),
+        root=lambda w: DATA_ROOT.get(w.dataset, "None"), manifest=lambda w: MANIFEST.get(w.dataset, "None"),
     log: RESULTS + "/logs/01_data_preparation_{dataset}.log"
     message: "Preparing {wildcards.dataset}"
     shell:
@@ -82,14 +87,13 @@ for job, task in JOBS.items():
         input: notebook="notebooks/02_training.ipynb", prepared=f"{EXECUTED}/01_data_preparation_{task[0]}.ipynb"
         output:
             executed=f"{EXECUTED}/02_training_{job}.ipynb",
-            # update: Snakemake leaves them in place, so a finished run is found finished and not trained again.
-            weights=update(files("runs", "weights.safetensors", [job])),
+            weights=update(files("runs", "weights.safetensors", [job])),  # left in place, so not trained again
         params: recipe=recipes(*task), task=[*task[:2], str(task[2])]
-        threads: asked("train")[0]
-        resources: **asked("train")[1]
+        threads: threads_of("train")
+        resources: **resources_of("train")
         log: f"{RESULTS}/logs/02_training_{job}.log"
         message: f"Training {job}: progress in {RESULTS}/runs/*/log.jsonl"
-        shell: TASK + f" -p vgg16 '{VGG16}'"
+        shell: TASK + f" -p vgg16 {shlex.quote(VGG16)}"
 
     rule:
         """03: synthetic test slices of one job, and one whole volume."""
@@ -99,21 +103,18 @@ for job, task in JOBS.items():
             executed=f"{EXECUTED}/03_sampling_{job}.ipynb",
             slices=update(files("synthetic", "synthetic.json", [job])),
         params: recipe=recipes(*task), task=[*task[:2], str(task[2])], root=DATA_ROOT.get(task[0], "None")
-        threads: asked("sample")[0]
-        resources: **asked("sample")[1]
+        threads: threads_of("sample")
+        resources: **resources_of("sample")
         log: f"{RESULTS}/logs/03_sampling_{job}.log"
         message: f"Synthesising {job}"
         shell: TASK + " -p data_root {params.root:q}"
 
 for notebook, analysis in ANALYSES.items():
-    kind = "networks" if notebook[:2] in NETWORKS else "figures"
+    kind = "networks" if "07" <= notebook[:2] <= "13" else "figures"  # those compute with networks
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
-        input:
-            notebook=f"notebooks/{notebook}.ipynb",
-            read=READ[analysis.reads],
-            code=analysis.code(),
+        input: notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads], code=analysis.code()
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
@@ -121,18 +122,18 @@ for notebook, analysis in ANALYSES.items():
         params:  # not in `shell`, which is read when the loop is over
             figures=f" -p figures_dir figures/{NAME}" if artefacts.files(notebook) else "",
             more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else "",
-        threads: asked(kind)[0]
-        resources: **asked(kind)[1]
+        threads: threads_of(kind)
+        resources: **resources_of(kind)
         message: analysis.says
         shell: RUN + "{params.figures}{params.more}"
 
 rule summary:
     """14: every artefact and every claim."""
     input:
-        notebook="notebooks/14_report.ipynb",
-        executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
+        notebook="notebooks/14_report.ipynb", executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
         drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
-        code=[f"mudiff/{m}.py" for m in "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
+        code=[f"mudiff/{module}.py" for module in
+              "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
@@ -141,10 +142,9 @@ rule summary:
 rule report:
     """The HTML pages."""
     input:
-        notebook=rules.summary.output.executed,
+        notebook=rules.summary.output.executed, code=["mudiff/report.py", "mudiff/report_style.py"],
         executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n in ("02_training", "03_sampling") for job in JOBS],
-        code=["mudiff/report.py", "mudiff/report_style.py"],
     output: f"{RESULTS}/report/index.html"
     log: RESULTS + "/logs/report.log"
     message: "Writing the report"
-    shell: f"&> {{log}} {sys.executable} -m mudiff.report {NAME}"
+    shell: f"&> {{log}} {PYTHON} -m mudiff.report {NAME}"
