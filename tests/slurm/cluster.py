@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 SECONDS_TO_START = 30
+SECONDS_TO_END = 30
 
 CONFIGURATION = """
 ClusterName=mudiff
@@ -36,6 +39,7 @@ SelectTypeParameters=CR_CPU_Memory
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
+KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={megabytes} State=UNKNOWN
 PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
@@ -67,7 +71,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running() -> Iterator[Path]:
-    """Start the daemons; yield the folder of their logs; stop these daemons, and no others, at the end."""
+    """Start the daemons; yield the folder of their logs; at the end stop their jobs and them, and no others."""
     folder = Path(tempfile.mkdtemp(prefix="mudiff-slurm-"))
     folder.chmod(0o755)  # else munged refuses to put its socket there
     daemons: list[subprocess.Popen] = []
@@ -97,15 +101,44 @@ def running() -> Iterator[Path]:
         _wait_for_the_node(daemons, folder)
         yield folder
     finally:
+        _end_the_jobs()  # which would live on without the daemons
         for daemon in reversed(daemons):
             daemon.terminate()
             try:
                 daemon.wait(20)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+        left = processes_of(folder)
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
+        print("\n".join(["still running:", *left]) if left else "no process of the cluster is left")
+    if left:
+        sys.exit(1)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the processes, other than this one, that know of a folder of the cluster."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(folder) in word for word in words):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
+def _end_the_jobs() -> None:
+    """Cancel all jobs of the cluster and wait until their processes have ended."""
+    if "SLURM_CONF" not in os.environ:
+        return
+    subprocess.run(["scancel", "--partition=gpu"], capture_output=True)
+    for _ in range(SECONDS_TO_END):
+        jobs = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True)
+        if not jobs.stdout.strip():  # so, too, where the controller never came up
+            return
+        time.sleep(1)
+    print(f"jobs did not end:\n{jobs.stdout}")
 
 
 def _point_to(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Try profiles/slurm on a real SLURM: one node, started here for the occasion.
 
     apt-get install slurm-wlm munge          # Debian, as root; a container will do
-    python tests/slurm/run.py                # some four minutes on two cores
+    python tests/slurm/run.py                # some three minutes on two cores
     python tests/slurm/run.py -- squeue      # or any other command while the cluster runs
 
 A copy of the checkout runs part of profile ``smoke``: preparation, one training, its sampling, a notebook. The
@@ -9,6 +9,7 @@ training is cut off on its way and must go on from there; a second run must find
 has no accounting database and no GPUs. Not part of `make test`.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cluster
@@ -45,12 +47,12 @@ def main() -> None:
     if "--" in sys.argv:
         with cluster.running():
             sys.exit(subprocess.run(sys.argv[sys.argv.index("--") + 1 :]).returncode)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mudiff-trial-") as folder, cluster.running():
-        began = time.monotonic()
         os.chdir(folder)
         copy_the_checkout(Path(folder))
         trial()
-        print(f"passed, in {(time.monotonic() - began) / 60:.1f} minutes")
+    print(f"passed, in {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 def copy_the_checkout(folder: Path) -> None:
@@ -66,21 +68,32 @@ def copy_the_checkout(folder: Path) -> None:
     os.environ.update(MUDIFF_ROOT=str(folder), PYTHONPATH=str(folder))
 
 
-def snakemake(log: str) -> subprocess.Popen:
-    """Start the driver, with its output in a file."""
+@contextlib.contextmanager
+def snakemake(log: str) -> Iterator[subprocess.Popen]:
+    """Start the driver, with its output in a file; it does not outlive the block."""
     command = [sys.executable, "-m", "snakemake", *map(str, TARGETS), *OPTIONS]
     print("running", " ".join(command[1:]))
-    return subprocess.Popen(command, stdout=Path(log).open("w"), stderr=subprocess.STDOUT)
+    with Path(log).open("w") as output:
+        driver = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def ends_well(driver: subprocess.Popen, seconds: int) -> bool:
+    """Return whether a driver ends in time and without an error."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return driver.wait(seconds) == 0
+    return False
 
 
 def trial() -> None:
     """Run, cut the training, let it be resumed; then run again."""
-    driver = snakemake("first.log")
-    try:
+    with snakemake("first.log") as driver:
         before = cut_the_training(driver)
-        check(driver.wait(1200) == 0, "the run ends well", "first.log")
-    finally:
-        driver.kill()
+        check(ends_well(driver, 1200), "the run ends well", "first.log")
     first = Path("first.log").read_text()
     check("Trying to restart job" in first, "the training was tried again", "first.log")
     submitted = len(re.findall("has been submitted with SLURM jobid", first))
@@ -90,7 +103,8 @@ def trial() -> None:
     check(log.startswith(before), "the training went on from there", "first.log")  # the lines hold seconds
     steps = [int(step) for step in re.findall(r'"step": (\d+),', log)]
     check(steps == list(range(1, STEPS * EPOCHS + 1)), "its log has every step once", "first.log")
-    check(snakemake("second.log").wait(120) == 0, "a second run ends well", "second.log")
+    with snakemake("second.log") as driver:
+        check(ends_well(driver, 120), "a second run ends well", "second.log")
     check("Nothing to be done" in Path("second.log").read_text(), "it has nothing to do", "second.log")
 
 
