@@ -54,7 +54,9 @@ def draw(folder: Path, device: str, precision: str = "float32") -> "Figure":
     """Draw all panels for one device from the CSV files in a folder; `precision` is that of the last one."""
     steps, scaling = read(folder, "step", device), read(folder, "scaling", device)
     steps = steps[(steps["method"] == "mudiff") & (steps["threads"] == steps["threads"].max())]
-    scaling = scaling[scaling["precision"] == precision]
+    scaling = scaling[
+        (scaling["precision"] == precision) & (scaling["profile"] == scaling["profile"].iloc[-1])
+    ]
     with plots.style():
         figure = plots.new_figure(10, 3.4)
         roof, bars, growth, parallel = figure.subplots(1, 4, width_ratios=(1.5, 1.2, 1, 1))
@@ -115,7 +117,8 @@ def _bars(axis: "Axes", steps: pd.DataFrame) -> None:
             x = k + (place - (len(labels) - 1) / 2) * width
             axis.bar(x, middle, width * 0.92, color=COLOURS[key], yerr=[[middle - low], [high - middle]],
                      error_kw={"lw": 0.8}, label=label if k == 0 else None)  # fmt: skip
-            axis.annotate(f"{middle:.2g}", (x, high), ha="center", va="bottom", fontsize=6.5, xytext=(0, 1),
+            shown = f"{middle:.2g}" if middle < 100 else f"{middle:.0f}"
+            axis.annotate(shown, (x, high), ha="center", va="bottom", fontsize=6.5, xytext=(0, 1),
                           textcoords="offset points")  # fmt: skip
     axis.set_xticks(range(len(MARKERS)), ["training\nstep", "sampling"])
     axis.set(ylabel=f"Time per {large['image_size'].iloc[0]}² image (s)")
@@ -125,6 +128,7 @@ def _bars(axis: "Axes", steps: pd.DataFrame) -> None:
 
 def _growth(axis: "Axes", scaling: pd.DataFrame) -> None:
     """Draw the time of sampling over slices, and the time per image over the batch."""
+    scaling = scaling[scaling["threads"] == scaling["threads"].max()]
     rows = scaling[scaling["kind"] == "slices"].sort_values("x")
     axis.plot(
         rows["x"], rows["seconds_median"], "^-", color=plots.COLOURS[0], ms=4, label="sampling, all slices"
@@ -136,6 +140,8 @@ def _growth(axis: "Axes", scaling: pd.DataFrame) -> None:
         )
     for phase, marker in MARKERS.items():
         rows = scaling[(scaling["kind"] == "batch") & (scaling["phase"] == phase)].sort_values("x")
+        if rows.empty:
+            continue
         axis.plot(rows["x"], rows["seconds_median"] / rows["x"], f"{marker}--", color=plots.COLOURS[3], ms=4, lw=1,
                   mfc="none", label=f"{phase}, per image of a batch")  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="Slices, or images in a batch", ylabel="Time (s)")
@@ -154,12 +160,14 @@ def _parallel(axis: "Axes", scaling: pd.DataFrame) -> None:
     most = 1
     for (kind, label), colour in zip(kinds.items(), plots.COLOURS[:3], strict=True):
         rows = scaling[(scaling["kind"] == kind) & (scaling["phase"] == "training")].sort_values("x")
-        axis.plot(rows["x"], rows["images_per_second"], "o-", color=colour, ms=4, label=label)
-        most = max([most, *rows["x"]])
+        if len(rows):
+            axis.plot(rows["x"], rows["images_per_second"], "o-", color=colour, ms=4, label=label)
+            most = max([most, *rows["x"]])
     axis.set(xlabel="Threads or processes", ylabel="Training (images/s)", xticks=range(1, int(most) + 1))
     axis.set_ylim(bottom=0)
     axis.margins(x=0.15, y=0.35)
-    axis.legend(fontsize=6, handlelength=1.5, loc="lower right")
+    if axis.lines:
+        axis.legend(fontsize=6, handlelength=1.5, loc="lower right")
 
 
 def _caption(steps: pd.DataFrame, scaling: pd.DataFrame) -> str:

@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=machine.PRECISIONS)
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--threads", type=int, help="default: all cores")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     device, threads = torch.device(arguments.device), report.settle(arguments.threads)
