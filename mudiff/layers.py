@@ -53,38 +53,31 @@ def _double(x: Tensor) -> Tensor:
     return y
 
 
-class _Down(torch.autograd.Function):
-    """Halving, and its gradient: a quarter of doubling, its adjoint up to a factor. Any derivative follows."""
+class _Resample(torch.autograd.Function):
+    """Halving or doubling. Each is the adjoint of the other up to a factor of four, so any derivative follows."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return _halve(x)
+    def forward(context: Any, x: Tensor, up: bool) -> Tensor:
+        """Return x at twice or half the size."""
+        context.up = up
+        return _double(x) if up else _halve(x)
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        return _Up.apply(gradient / 4)
-
-
-class _Up(torch.autograd.Function):
-    """Doubling, and its gradient, four times halving."""
-
-    @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return _double(x)
-
-    @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        return _Down.apply(gradient) * 4
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient at the size of x."""
+        if context.up:
+            return _Resample.apply(gradient, False) * 4, None
+        return _Resample.apply(gradient / 4, True), None
 
 
 def fir_down(x: Tensor) -> Tensor:
     """Low-pass filter and halve the size: (B, C, H, W) -> (B, C, H/2, W/2)."""
-    return _Down.apply(x)
+    return _Resample.apply(x, False)
 
 
 def fir_up(x: Tensor) -> Tensor:
     """Double the size and low-pass filter: (B, C, H, W) -> (B, C, 2H, 2W)."""
-    return _Up.apply(x)
+    return _Resample.apply(x, True)
 
 
 def fir_blur(x: Tensor) -> Tensor:

@@ -65,9 +65,7 @@ def load_volume(path: Path) -> Volume:
     lowest, highest = volume.data.min(), volume.data.max()
     if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
         count = np.count_nonzero(~np.isfinite(volume.data))
-        raise MudiffError(
-            f"{path}: {count} voxels are NaN or infinite; repair the file or exclude the subject."
-        )
+        raise MudiffError(f"{path}: {count} voxels are NaN or infinite; {_REPLACE}.")
     if lowest == highest:
         raise MudiffError(f"{path}: every voxel is {lowest:g}; {_REPLACE}.")
     if highest <= 0:
