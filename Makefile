@@ -15,11 +15,11 @@ BIN := .venv/bin
 .PHONY: reproduce smoke test lab clean
 
 reproduce: .venv/.stamp
-	@$(BIN)/python -m mudiff.notebook workflow demo $(ARGS)
+	@$(BIN)/python -m mudiff.workflow.notebook workflow demo $(ARGS)
 	@echo "Report: results/demo/report/index.html   Figures and tables: figures/demo/"
 
 smoke: .venv/.stamp
-	@$(BIN)/python -m mudiff.notebook workflow smoke $(ARGS)
+	@$(BIN)/python -m mudiff.workflow.notebook workflow smoke $(ARGS)
 
 test: .venv/.stamp
 	@$(BIN)/python -m pytest

@@ -9,8 +9,9 @@ A run's `recipe` is the fingerprint of its settings: a change re-plans exactly t
 import shlex
 import sys
 
-from mudiff import artefacts, config as profiles
-from mudiff.phantom import Recipe
+from mudiff.phantoms.cohort import Recipe
+from mudiff.training import profiles
+from mudiff.workflow import artefacts
 
 NAME = config.get("profile", "demo")
 PROFILE = profiles.profile(NAME)
@@ -24,7 +25,7 @@ SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" 
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS, EXECUTED = f"results/{NAME}", f"results/{NAME}/executed"
 PYTHON = shlex.quote(sys.executable)
-RUN = f"&> {{log}} exec {PYTHON} -m mudiff.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
+RUN = f"&> {{log}} exec {PYTHON} -m mudiff.workflow.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
@@ -114,7 +115,7 @@ for notebook, analysis in ANALYSES.items():
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
-        input: notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads], code=analysis.code()
+        input: notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads], code=artefacts.code(f"notebooks/{notebook}.ipynb")
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
@@ -132,8 +133,7 @@ rule summary:
     input:
         notebook="notebooks/14_report.ipynb", executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
         drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
-        code=[f"mudiff/{module}.py" for module in
-              "artefacts claims verdicts analysis_rules analysis_claims cohort_claims".split()],
+        code=artefacts.code("notebooks/14_report.ipynb"),
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
@@ -142,9 +142,9 @@ rule summary:
 rule report:
     """The HTML pages."""
     input:
-        notebook=rules.summary.output.executed, code=["mudiff/report.py", "mudiff/report_style.py"],
+        notebook=rules.summary.output.executed, code=artefacts.code("mudiff/workflow/report.py"),
         executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n in ("02_training", "03_sampling") for job in JOBS],
     output: f"{RESULTS}/report/index.html"
     log: RESULTS + "/logs/report.log"
     message: "Writing the report"
-    shell: f"&> {{log}} {PYTHON} -m mudiff.report {NAME}"
+    shell: f"&> {{log}} {PYTHON} -m mudiff.workflow.report {NAME}"

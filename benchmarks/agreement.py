@@ -18,27 +18,32 @@ import torch
 
 from benchmarks import report
 from benchmarks.released_like import released_like
-from mudiff import config, data, layouts, phantom, sample
-from mudiff.devices import default_device
-from mudiff.diffusion import slice_seed
+from mudiff.data import files, prepare
 from mudiff.methods import Batch, Method, build
+from mudiff.model.diffusion import slice_seed
+from mudiff.phantoms import cohort
 from mudiff.settings import Settings
+from mudiff.synthesis import sample
+from mudiff.training import profiles
+from mudiff.training.devices import default_device
 
 KEY = ("profile", "processor", "device", "formulation", "precision")
 
 
 def prepared(settings: Settings, folder: Path, subjects: int) -> Path:
     """Prepare phantoms at the size of the settings: the last one for the test, the others for training."""
-    phantom.write_cohort("brats", folder / "raw", (subjects, 0, 0), workers=1)
-    names = list(layouts.find_subjects("brats", folder / "raw"))
+    cohort.write_cohort("brats", folder / "raw", (subjects, 0, 0), workers=1)
+    names = list(files.find_subjects("brats", folder / "raw"))
     splits = ["train"] * (len(names) - 1) + ["test"]
     manifest = pd.DataFrame({"subject": names, "split": splits, "reason": ""})
     place = folder / "prepared"
-    data.prepare(settings.preparation(), folder / "raw", manifest, place, workers=1, progress=False).check()
+    prepare.prepare(
+        settings.preparation(), folder / "raw", manifest, place, workers=1, progress=False
+    ).check()
     return place
 
 
-def _batch(slices: data.Slices, settings: Settings, indices: np.ndarray, step: int) -> Batch:
+def _batch(slices: prepare.Slices, settings: Settings, indices: np.ndarray, step: int) -> Batch:
     read = lambda contrast: torch.from_numpy(slices.images(indices, contrast))  # noqa: E731
     return Batch(
         read(settings.target)[:, None],
@@ -48,7 +53,7 @@ def _batch(slices: data.Slices, settings: Settings, indices: np.ndarray, step: i
     )
 
 
-def trained(settings: Settings, slices: data.Slices, steps: int, device: torch.device) -> Method:
+def trained(settings: Settings, slices: prepare.Slices, steps: int, device: torch.device) -> Method:
     """Return MU-Diff after so many steps."""
     method, rng = build(settings).to(device), np.random.default_rng(0)
     for step in range(steps):
@@ -62,7 +67,7 @@ def _psnr(x: np.ndarray, y: np.ndarray, brain: np.ndarray) -> float:
     return float("inf") if error == 0 else -10 * np.log10(error)
 
 
-def compare(method: Method, slices: data.Slices, count: int) -> list[dict[str, object]]:
+def compare(method: Method, slices: prepare.Slices, count: int) -> list[dict[str, object]]:
     """Return a row for each way of sampling the same slices."""
     settings = method.settings
     indices = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
@@ -86,7 +91,7 @@ def compare(method: Method, slices: data.Slices, count: int) -> list[dict[str, o
 def main() -> None:
     """Read the command line, train and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--profile", default="demo", choices=list(config.PROFILES))
+    parser.add_argument("--profile", default="demo", choices=list(profiles.PROFILES))
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, help="default: the profile's")
@@ -95,12 +100,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     device, _ = torch.device(arguments.device), report.settle(arguments.threads)
-    settings = config.settings(arguments.profile, "brats", "t1ce", "mudiff")
+    settings = profiles.settings(arguments.profile, "brats", "t1ce", "mudiff")
     settings = settings.replace(slices=40, batch_size=arguments.batch or settings.batch_size)  # of 2 mm
     with tempfile.TemporaryDirectory() as folder:
         place = prepared(settings, Path(folder), 3)
-        method = trained(settings, data.open_slices(place, "train"), arguments.steps, device)
-        rows = compare(method, data.open_slices(place, "test"), arguments.slices)
+        method = trained(settings, prepare.open_slices(place, "train"), arguments.steps, device)
+        rows = compare(method, prepare.open_slices(place, "test"), arguments.slices)
     common = {"profile": arguments.profile, "processor": report.processor(device), "device": device.type}
     common |= {"image_size": settings.image_size, "steps": arguments.steps}
     report.show(report.write(arguments.output / "agreement.csv", [common | row for row in rows], KEY))

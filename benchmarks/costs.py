@@ -12,9 +12,10 @@ import functools
 from pathlib import Path
 
 from benchmarks import counts, report
-from mudiff import config, manifests, tasks
+from mudiff.data import datasets, manifests
 from mudiff.errors import MudiffError
 from mudiff.settings import Settings
+from mudiff.training import profiles
 
 KEY = ("profile", "dataset", "target", "run")
 HEALTHY = {"train": 50, "val": 20, "test": 15}
@@ -23,7 +24,7 @@ HEALTHY = {"train": 50, "val": 20, "test": 15}
 
 def subjects(profile: str, dataset: str) -> dict[str, int]:
     """Return how many subjects each split has."""
-    phantoms = config.profile(profile).phantoms
+    phantoms = profiles.profile(profile).phantoms
     if phantoms:
         return dict(zip(manifests.SPLITS, phantoms[dataset], strict=True))
     try:
@@ -51,7 +52,7 @@ def _sizes(settings: Settings) -> Settings:
 
 def row(profile: str, dataset: str, target: str, run: str) -> dict[str, object]:
     """Return the costs of one training and of sampling its test set."""
-    settings = config.settings(profile, dataset, target, run)
+    settings = profiles.settings(profile, dataset, target, run)
     people = subjects(profile, dataset)
     train, validation, test = (people[name] * settings.slices for name in manifests.SPLITS)
     if settings.validation_slices:
@@ -83,12 +84,12 @@ def row(profile: str, dataset: str, target: str, run: str) -> dict[str, object]:
 def main() -> None:
     """Read the command line and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--profile", default="paper", choices=list(config.PROFILES))
+    parser.add_argument("--profile", default="paper", choices=list(profiles.PROFILES))
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     rows = [
         row(arguments.profile, dataset, target, run)
-        for dataset, target, runs in config.profile(arguments.profile).jobs().values()
+        for dataset, target, runs in profiles.profile(arguments.profile).jobs().values()
         for run in runs
         if run != "linear"  # least squares of a few numbers a pixel: minutes, most of them reading
     ]
@@ -96,7 +97,7 @@ def main() -> None:
     report.show(new[["dataset", "target", "run", "training_slices", "step_gflop", "sampling_gflop",
                      "training_pflop", "validation_pflop", "test_pflop", "memory_gb"]])  # fmt: skip
     total = new[["training_pflop", "validation_pflop", "test_pflop"]].sum().sum() / 1000
-    print(f"{len(new)} trainings of {len(tasks.RUNS)} tasks: {total:.1f} EFLOP")
+    print(f"{len(new)} trainings of {len(datasets.RUNS)} tasks: {total:.1f} EFLOP")
 
 
 if __name__ == "__main__":

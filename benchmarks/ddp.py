@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import counts, machine
-from mudiff import config, distributed, memory
-from mudiff.devices import default_device
 from mudiff.methods import Batch, build
+from mudiff.training import memory, processes, profiles
+from mudiff.training.devices import default_device
 
 
 def steps(profile: str, precision: str, device: torch.device, repeats: int) -> list[float]:
     """Return the seconds of training steps on the joint batch, from the moment when all are ready."""
-    settings = config.settings(profile, "brats", "t1ce", "mudiff", precision=precision)
+    settings = profiles.settings(profile, "brats", "t1ce", "mudiff", precision=precision)
     method = build(settings).to(device)
     method.distribute()
-    part = distributed.part_of(settings.batch_size)
+    part = processes.part_of(settings.batch_size)
     whole = counts.some_images(settings, settings.batch_size, device)
     rows = part.rows
     images = Batch(
@@ -30,13 +30,13 @@ def steps(profile: str, precision: str, device: torch.device, repeats: int) -> l
     )
     seconds = []
     for step in range(1, repeats + 2):
-        distributed.agree(0)
+        processes.agree(0)
         began = time.perf_counter()
-        with distributed.taking(part):
+        with processes.taking(part):
             method.training_step(images, step)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        distributed.agree(0)
+        processes.agree(0)
         seconds.append(time.perf_counter() - began)
     return seconds[1:]
 
@@ -44,7 +44,7 @@ def steps(profile: str, precision: str, device: torch.device, repeats: int) -> l
 def main() -> None:
     """Read the command line and measure; the first process writes the seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--profile", default="demo", choices=list(config.PROFILES))
+    parser.add_argument("--profile", default="demo", choices=list(profiles.PROFILES))
     parser.add_argument("--precision", default="float32", choices=machine.PRECISIONS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
@@ -52,10 +52,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     memory.keep_freed_memory()
-    with distributed.joined():
+    with processes.joined():
         device = default_device() if arguments.device == "cuda" else torch.device("cpu")
         seconds = steps(arguments.profile, arguments.precision, device, arguments.repeats)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             arguments.file.write_text(json.dumps(seconds))
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import report
-from mudiff import paths, tasks
+from mudiff import paths
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
 
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
@@ -83,7 +84,7 @@ def steps(folder: Path) -> str:
         rows.append({
             "device": _place(row),
             "images": f"{row['image_size']}², width {row['width']}",
-            "method": tasks.METHODS[row["method"]],
+            "method": datasets.METHODS[row["method"]],
             "batch": row["batch"],
             "work": row["phase"],
             "formulation": WAYS[row["implementation"]],
@@ -189,8 +190,8 @@ def tasks_costs(folder: Path) -> str:
     if table is None:
         return EMPTY
     table = table[table["run"] == "mudiff"].drop(columns=["run", "trainings"])
-    table["dataset"] = [tasks.dataset(name).label for name in table["dataset"]]
-    table["target"] = table["target"].map(tasks.LABELS)
+    table["dataset"] = [datasets.dataset(name).label for name in table["dataset"]]
+    table["target"] = table["target"].map(datasets.LABELS)
     return markdown(_hours(table, folder))
 
 
@@ -204,7 +205,7 @@ def matrix_costs(folder: Path) -> str:
         "memory": frame["memory"].max(),
     }
     table = pd.concat([frame, pd.DataFrame([total])])
-    table["run"] = [tasks.RUN_LABELS.get(name, name) for name in table["run"]]
+    table["run"] = [datasets.RUN_LABELS.get(name, name) for name in table["run"]]
     return markdown(_hours(table.astype({"trainings": int}), folder))
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import report
-from mudiff import plots
 from mudiff.errors import MudiffError
+from mudiff.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ LABELS = {
     ("compiled", "bfloat16"): "compiled, bfloat16",
     ("released-like", "float32"): "released way, float32",
 }
-COLOURS = dict(zip(LABELS, (plots.COLOURS[i] for i in (0, 2, 7, 4, 1)), strict=True))
+COLOURS = dict(zip(LABELS, (style.COLOURS[i] for i in (0, 2, 7, 4, 1)), strict=True))
 MARKERS = {"training": "o", "sampling": "^"}
 
 
@@ -57,8 +57,8 @@ def draw(folder: Path, device: str, precision: str = "float32") -> "Figure":
     scaling = scaling[
         (scaling["precision"] == precision) & (scaling["profile"] == scaling["profile"].iloc[-1])
     ]
-    with plots.style():
-        figure = plots.new_figure(10, 3.4)
+    with style.style():
+        figure = style.new_figure(10, 3.4)
         roof, bars, growth, parallel = figure.subplots(1, 4, width_ratios=(1.5, 1.2, 1, 1))
         _roofline(roof, steps)
         _bars(bars, steps)
@@ -66,7 +66,7 @@ def draw(folder: Path, device: str, precision: str = "float32") -> "Figure":
         _parallel(parallel, scaling)
         for axis, letter in zip((roof, bars, growth, parallel), "abcd", strict=True):
             axis.set_title(letter, loc="left", fontweight="bold")
-        plots.add_caption(figure, _caption(steps, scaling))
+        style.add_caption(figure, _caption(steps, scaling))
     return figure
 
 
@@ -131,7 +131,7 @@ def _growth(axis: "Axes", scaling: pd.DataFrame) -> None:
     scaling = scaling[scaling["threads"] == scaling["threads"].max()]
     rows = scaling[scaling["kind"] == "slices"].sort_values("x")
     axis.plot(
-        rows["x"], rows["seconds_median"], "^-", color=plots.COLOURS[0], ms=4, label="sampling, all slices"
+        rows["x"], rows["seconds_median"], "^-", color=style.COLOURS[0], ms=4, label="sampling, all slices"
     )
     if len(rows):
         last = rows.iloc[-1]
@@ -142,7 +142,7 @@ def _growth(axis: "Axes", scaling: pd.DataFrame) -> None:
         rows = scaling[(scaling["kind"] == "batch") & (scaling["phase"] == phase)].sort_values("x")
         if rows.empty:
             continue
-        axis.plot(rows["x"], rows["seconds_median"] / rows["x"], f"{marker}--", color=plots.COLOURS[3], ms=4, lw=1,
+        axis.plot(rows["x"], rows["seconds_median"] / rows["x"], f"{marker}--", color=style.COLOURS[3], ms=4, lw=1,
                   mfc="none", label=f"{phase}, per image of a batch")  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="Slices, or images in a batch", ylabel="Time (s)")
     axis.margins(y=0.4)
@@ -158,7 +158,7 @@ def _parallel(axis: "Axes", scaling: pd.DataFrame) -> None:
         "ddp": "processes of torchrun",
     }
     most = 1
-    for (kind, label), colour in zip(kinds.items(), plots.COLOURS[:3], strict=True):
+    for (kind, label), colour in zip(kinds.items(), style.COLOURS[:3], strict=True):
         rows = scaling[(scaling["kind"] == kind) & (scaling["phase"] == "training")].sort_values("x")
         if len(rows):
             axis.plot(rows["x"], rows["images_per_second"], "o-", color=colour, ms=4, label=label)
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     figure = draw(arguments.output, arguments.device, arguments.precision)
-    for file in plots.save(figure, arguments.output / f"performance_{arguments.device}"):
+    for file in style.save(figure, arguments.output / f"performance_{arguments.device}"):
         print(file)
 
 

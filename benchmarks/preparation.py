@@ -41,10 +41,12 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from mudiff import data, layouts, phantom, resizing, tasks, volumes
-from mudiff.brain import brain_mask
+from mudiff.data import datasets, prepare, resizing, volumes
+from mudiff.data import files as layouts
+from mudiff.data.dataset import WHITE
+from mudiff.data.masks import brain_mask
+from mudiff.phantoms import cohort
 from mudiff.settings import Preparation
-from mudiff.slices import WHITE
 
 Row = dict[str, Any]
 Measure = Callable[[str, Callable[[], Any]], Any]
@@ -58,10 +60,10 @@ MADE = 2
 
 def phantoms(dataset: str, folder: Path, count: int, spacing: float) -> Path:
     """Write a cohort of `count` subjects, two of them made and the rest hard links to their files."""
-    phantom.write_cohort(dataset, folder, (min(count, MADE), 0, 0), spacing=spacing, workers=1)
+    cohort.write_cohort(dataset, folder, (min(count, MADE), 0, 0), spacing=spacing, workers=1)
     for number in range(MADE + 1, count + 1):
-        made = phantom.subject_files(dataset, folder, 1 + (number - 1) % MADE)
-        for name, path in phantom.subject_files(dataset, folder, number).items():
+        made = cohort.subject_files(dataset, folder, 1 + (number - 1) % MADE)
+        for name, path in cohort.subject_files(dataset, folder, number).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             os.link(made[name], path)
@@ -107,7 +109,7 @@ def measure_stages(preparation: Preparation, root: Path, subjects: int, repeats:
 
 def _stages(preparation: Preparation, files: layouts.Files, timed: Measure) -> np.ndarray:
     """Do the work on one subject in the order of `data.subject_slices`, each stage by itself; return its images."""
-    dataset, size = tasks.dataset(preparation.dataset), preparation.image_size
+    dataset, size = datasets.dataset(preparation.dataset), preparation.image_size
     contrasts = [files[name] for name in dataset.contrasts]
     masks = [files["mask"]] if dataset.lesions and "mask" in files else []
     # In its place: alone, gzip takes more or less, as the memory that it gets is new or was used before.
@@ -167,7 +169,7 @@ def _prepare(
     names = list(layouts.find_subjects(preparation.dataset, root))[:subjects]
     manifest = pd.DataFrame({"subject": names, "split": "train", "reason": ""})
     before, began = _usage(), time.perf_counter()
-    data.prepare(preparation, root, manifest, folder, workers=workers, progress=False).check()
+    prepare.prepare(preparation, root, manifest, folder, workers=workers, progress=False).check()
     wall, after = time.perf_counter() - began, _usage()
     return after[0] - before[0], wall, after[1]
 
@@ -195,7 +197,7 @@ def measure_reading(
     """Return one row per batch size for reading slices in random order, and rows for what two readers share."""
     with tempfile.TemporaryDirectory() as folder:
         _prepare(preparation, root, subjects, 1, Path(folder))
-        slices, rng, rows = data.open_slices(Path(folder), "train"), np.random.default_rng(0), []
+        slices, rng, rows = prepare.open_slices(Path(folder), "train"), np.random.default_rng(0), []
         everything = np.arange(len(slices))
         for part in np.array_split(everything, subjects):
             _read(slices, part)
@@ -220,7 +222,7 @@ def measure_reading(
         ]  # fmt: skip
 
 
-def _read(slices: data.Slices, indices: np.ndarray) -> int:
+def _read(slices: prepare.Slices, indices: np.ndarray) -> int:
     """Read what a training step needs of some slices."""
     images = np.stack([slices.images(indices, contrast) for contrast in slices.contrasts], axis=1)
     return images.nbytes + slices.brain(indices).nbytes
@@ -240,7 +242,7 @@ def _share(folder: Path) -> dict[str, float]:
 
 
 def _read_all(folder: Path, barrier: Any, queue: Any) -> None:
-    slices = data.open_slices(folder, "train")
+    slices = prepare.open_slices(folder, "train")
     _read(slices, np.arange(1))
     before = _memory()
     for index in range(1, len(slices)):
@@ -314,7 +316,7 @@ def main() -> None:
     """Read the command line, measure, print and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="your NIfTI files; default: generated phantoms")
-    parser.add_argument("--dataset", default="brats", choices=list(tasks.DATASETS))
+    parser.add_argument("--dataset", default="brats", choices=list(datasets.DATASETS))
     parser.add_argument("--size", type=int, default=256, help="pixels of the square slices")
     parser.add_argument("--slices", type=int, default=80, help="slices per subject")
     parser.add_argument("--subjects", type=int, nargs="+", default=[2, 4, 8])

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.released_networks import F1, F2, Psi
-from mudiff.diffusion import Schedule, SliceNoise
 from mudiff.errors import MudiffError
 from mudiff.methods import Batch, Method
+from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.settings import Settings
 
 

@@ -23,10 +23,11 @@ import torch
 
 from benchmarks import counts, machine, report, workers
 from benchmarks.workers import Case, Worker
-from mudiff import config, memory, sample
-from mudiff.devices import default_device
 from mudiff.methods import build
 from mudiff.settings import Settings
+from mudiff.synthesis import sample
+from mudiff.training import memory, profiles
+from mudiff.training.devices import default_device
 
 KEY = ("profile", "kind", "x", "phase", "precision", "processor", "device", "threads", "jobs", "batch")
 SLICES = (1, 2, 4, 8, 16, 40, 80)
@@ -116,7 +117,7 @@ def _torchrun(
     settings: Settings, device: torch.device, processes: int, threads: int, repeats: int
 ) -> list[float]:
     """Return the seconds of steps in so many processes."""
-    profile = next(name for name in config.PROFILES if _same_sizes(name, settings))
+    profile = next(name for name in profiles.PROFILES if _same_sizes(name, settings))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "seconds.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -128,7 +129,7 @@ def _torchrun(
 
 
 def _same_sizes(profile: str, settings: Settings) -> bool:
-    return settings == config.settings(profile, "brats", "t1ce", "mudiff", precision=settings.precision)
+    return settings == profiles.settings(profile, "brats", "t1ce", "mudiff", precision=settings.precision)
 
 
 KINDS = {"slices": over_slices, "batch": over_batch, "threads": over_threads, "ddp": over_ranks}
@@ -137,7 +138,7 @@ KINDS = {"slices": over_slices, "batch": over_batch, "threads": over_threads, "d
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--profile", default="demo", choices=list(config.PROFILES))
+    parser.add_argument("--profile", default="demo", choices=list(profiles.PROFILES))
     parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--precision", default="float32", choices=machine.PRECISIONS)
     parser.add_argument("--device", default=str(default_device()))
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     device, threads = torch.device(arguments.device), report.settle(arguments.threads)
-    settings = config.settings(arguments.profile, "brats", "t1ce", "mudiff", precision=arguments.precision)
+    settings = profiles.settings(arguments.profile, "brats", "t1ce", "mudiff", precision=arguments.precision)
     common = {"profile": arguments.profile, "precision": arguments.precision, "device": device.type}
     common |= {"processor": report.processor(device), "image_size": settings.image_size}
     rows = [

@@ -19,8 +19,9 @@ import torch
 
 from benchmarks import counts, machine, report, workers
 from benchmarks.workers import MAKERS, Case
-from mudiff import config, tasks
-from mudiff.devices import default_device
+from mudiff.data import datasets
+from mudiff.training import profiles
+from mudiff.training.devices import default_device
 
 KEY = ("profile", "method", "implementation", "phase", "precision", "processor", "device", "threads", "batch")
 
@@ -32,7 +33,7 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, Case]]:
     for profile, method, precision in itertools.product(
         arguments.profile, arguments.method, arguments.precision
     ):
-        settings = config.settings(profile, "brats", "t1ce", method, precision=precision, **changes)
+        settings = profiles.settings(profile, "brats", "t1ce", method, precision=precision, **changes)
         released = arguments.released and method == "mudiff" and precision == "float32"
         asked = {"mudiff": True, "compiled": arguments.compile, "released-like": released}
         for batch, implementation, phase in itertools.product(
@@ -90,8 +91,8 @@ def measure(found: list[tuple[str, Case]], device: torch.device, repeats: int) -
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument("--profile", nargs="+", default=["demo"], choices=list(config.PROFILES))
-    made.add_argument("--method", nargs="+", default=["mudiff"], choices=list(tasks.METHODS))
+    made.add_argument("--profile", nargs="+", default=["demo"], choices=list(profiles.PROFILES))
+    made.add_argument("--method", nargs="+", default=["mudiff"], choices=list(datasets.METHODS))
     made.add_argument("--precision", nargs="+", default=list(machine.PRECISIONS), choices=machine.PRECISIONS)
     made.add_argument("--phase", nargs="+", default=list(counts.PHASES), choices=counts.PHASES)
     made.add_argument("--batch", type=int, nargs="+", help="default: the profile's")

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks import counts
 from benchmarks.released_like import ReleasedLike
-from mudiff import memory
 from mudiff.methods import Method, build
 from mudiff.settings import Settings
+from mudiff.training import memory
 
 Name = TypeVar("Name")
 

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mudiff import __version__, config, paths, tasks
+from mudiff import __version__, paths
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
+from mudiff.training import profiles
 
 app = typer.Typer(
     add_completion=False,
@@ -17,11 +19,11 @@ app = typer.Typer(
     help="Synthetic MRI with MU-Diff.",
 )
 
-Dataset = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.DATASETS)}.")]
+Dataset = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.DATASETS)}.")]
 Root = Annotated[Path, typer.Option(help="Folder of the NIfTI files.")]
 Manifest = Annotated[Path | None, typer.Option(help="CSV with columns subject, split.")]
-ProfileName = Annotated[str, typer.Option(help=f"One of {', '.join(config.PROFILES)}.")]
-Target = Annotated[str, typer.Option(help=f"Contrast to make: {', '.join(tasks.LABELS.values())}.")]
+ProfileName = Annotated[str, typer.Option(help=f"One of {', '.join(profiles.PROFILES)}.")]
+Target = Annotated[str, typer.Option(help=f"Contrast to make: {', '.join(datasets.LABELS.values())}.")]
 Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")]
 
@@ -29,7 +31,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 def _device(name: str | None):
     import torch
 
-    from mudiff.runs import default_device
+    from mudiff.training.runs import default_device
 
     if name is None:
         return default_device()
@@ -50,8 +52,8 @@ def verify(
     workers: Workers = 2,
 ) -> None:
     """Check a data folder against its manifest; exit code 1 if anything is missing, odd or unreadable."""
-    from mudiff import data
-    from mudiff import verify as checks
+    from mudiff.data import prepare as data
+    from mudiff.data import verify as checks
 
     if write_manifest is not None:
         checks.draft_manifest(dataset, data_root, write_manifest, seed)
@@ -68,9 +70,9 @@ def verify(
 @app.command()
 def phantom(profile: ProfileName = "demo", dataset: Dataset = "brats", workers: Workers = 2) -> None:
     """Generate a phantom cohort of a profile as NIfTI files."""
-    from mudiff import phantom as phantoms
+    from mudiff.phantoms import cohort as phantoms
 
-    counts = config.profile(profile).phantoms.get(tasks.dataset(dataset).name)
+    counts = profiles.profile(profile).phantoms.get(datasets.dataset(dataset).name)
     if counts is None:
         raise MudiffError(f"profile {profile!r} has no {dataset} phantoms; it works on real data.")
     folder = paths.phantoms(profile, dataset)
@@ -86,9 +88,9 @@ def prepare(
     workers: Workers = 2,
 ) -> None:
     """Turn NIfTI volumes into the slice cache."""
-    from mudiff import data
+    from mudiff.data import prepare as data
 
-    preparation = config.preparation(profile, dataset)
+    preparation = profiles.preparation(profile, dataset)
     _prepare(preparation, data_root, manifest, paths.prepared(profile, dataset), workers)
     for split in data.SPLITS:
         folder = paths.prepared(profile, dataset)
@@ -98,9 +100,9 @@ def prepare(
 
 
 def _prepare(
-    preparation: config.Preparation, root: Path, manifest: Path | None, folder: Path, workers: int
+    preparation: profiles.Preparation, root: Path, manifest: Path | None, folder: Path, workers: int
 ) -> None:
-    from mudiff import data
+    from mudiff.data import prepare as data
 
     listed = data.read_manifest(preparation.dataset, manifest)
     report = data.prepare(preparation, root, listed, folder, workers=workers)
@@ -113,9 +115,9 @@ def _prepare(
 def train(
     dataset: Dataset,
     target: Target,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(tasks.METHODS)}.")] = "mudiff",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(datasets.METHODS)}.")] = "mudiff",
     profile: ProfileName = "paper",
-    variant: Annotated[str, typer.Option(help=f"One of {', '.join(config.VARIANTS)}.")] = "released",
+    variant: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.VARIANTS)}.")] = "released",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the NIfTI files, prepared first.")] = None,
     manifest: Manifest = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="field=value, repeatable.")] = None,
@@ -130,29 +132,29 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Train one run, or resume it where it stopped; under torchrun in several processes together."""
-    from mudiff import distributed
-    from mudiff.train import train as train_run
+    from mudiff.training import processes
+    from mudiff.training.train import train as train_run
 
-    with distributed.joined():
-        with distributed.together():
+    with processes.joined():
+        with processes.together():
             settings = _changed(changes or [], profile, dataset, target, method, variant)
             folder = paths.prepared(profile, dataset)
-            if settings.preparation() != config.preparation(profile, dataset):
+            if settings.preparation() != profiles.preparation(profile, dataset):
                 folder = folder.with_name(f"{dataset}-{settings.preparation().fingerprint()}")
         if data_root is not None:
-            distributed.first(_prepare, settings.preparation(), data_root, manifest, folder, workers)
-        with distributed.together():
+            processes.first(_prepare, settings.preparation(), data_root, manifest, folder, workers)
+        with processes.together():
             chosen = _device(device)
         place = train_run(
             settings, folder, run or paths.run(profile, settings.run_name), device=chosen, compiled=compiled
         )
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             print(place)
 
 
 def _changed(
     changes: list[str], profile: str, dataset: str, target: str, method: str, variant: str
-) -> config.Settings:
+) -> profiles.Settings:
     fields = {}
     for change in changes:
         name, separator, value = change.partition("=")
@@ -161,7 +163,7 @@ def _changed(
         fields[name.strip()] = value.strip()
     for name in fields.keys() & {"dataset", "target", "method", "variant"}:
         raise MudiffError(f"--set {name}={fields[name]}: use --{name} {fields[name]}.")
-    return config.settings(profile, dataset, target, method, variant, **fields)
+    return profiles.settings(profile, dataset, target, method, variant, **fields)
 
 
 @app.command()
@@ -177,7 +179,7 @@ def synthesize(
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the run's.")] = None,
 ) -> None:
     """Make a subject's missing contrast as a whole volume on the grid of the others."""
-    from mudiff.sample import synthesize_volume
+    from mudiff.synthesis.sample import synthesize_volume
 
     print(
         synthesize_volume(
@@ -207,7 +209,8 @@ def evaluate(
     Each volume is clipped to its own 1st to 99th percentile and scaled to [0, 1] first, so an error of the
     overall brightness does not count here; it does in the tables of protocol masked.
     """
-    from mudiff import metrics, volumes
+    from mudiff.data import volumes
+    from mudiff.evaluation import metrics
 
     loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
     loaded["mask"] = volumes.load_mask(mask)
@@ -231,9 +234,9 @@ def import_released(
     dataset: Dataset = "brats",
 ) -> None:
     """Turn the authors' published weights into a run that `synthesize` takes."""
-    from mudiff.released import import_run
+    from mudiff.synthesis.released import import_run
 
-    print(import_run(generator_1, generator_2, dataset, tasks.contrast(target), output))
+    print(import_run(generator_1, generator_2, dataset, datasets.contrast(target), output))
 
 
 @app.command()
@@ -244,13 +247,13 @@ def info() -> None:
 
     import torch
 
-    print(f"mudiff {__version__}, recipe {config.RECIPE_VERSION}, Python {platform.python_version()}")
+    print(f"mudiff {__version__}, recipe {profiles.RECIPE_VERSION}, Python {platform.python_version()}")
     for name in ("torch", "numpy", "nibabel", "scikit-image", "papermill", "snakemake"):
         print(f"  {name} {metadata.version(name)}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"devices: CPU with {torch.get_num_threads()} threads; {', '.join(gpus) or 'no GPU'}")
     print(f"project: {paths.root()}")
-    for name, profile in config.PROFILES.items():
+    for name, profile in profiles.PROFILES.items():
         found = {
             part: len(list((paths.results(name) / part).glob("[!.]*")))
             for part in ("prepared", "runs", "synthetic")

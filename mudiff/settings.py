@@ -12,9 +12,9 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from mudiff import tasks
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.recipes import ABLATIONS
+from mudiff.training.recipes import ABLATIONS
 
 RECIPE_VERSION = 5
 """Raised by every change that alters numbers; part of every fingerprint."""
@@ -128,7 +128,7 @@ class Settings:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, in the order that the networks take them."""
-        return tasks.dataset(self.dataset).conditions(self.target)
+        return datasets.dataset(self.dataset).conditions(self.target)
 
     @property
     def run_name(self) -> str:
@@ -225,8 +225,8 @@ def _check(settings: Settings) -> None:
     # A method's networks say which sizes they can take; here only what every method needs.
     if settings.image_size % 4:
         raise MudiffError(f"setting image_size = {settings.image_size}: must be a multiple of 4.")
-    tasks.method(settings.method)
-    tasks.dataset(settings.dataset).conditions(settings.target)
+    datasets.method(settings.method)
+    datasets.dataset(settings.dataset).conditions(settings.target)
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import head, write_nifti
 
-from mudiff import cli, paths, released
-from mudiff.networks import StructureNetwork, TextureNetwork
+from mudiff import cli, paths
+from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
+from mudiff.synthesis import released
 
 TINY = [
     "image_size=16", "width=4", "multipliers=1,2", "blocks=1", "embedding=8", "critic_width=4",

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mudiff import metrics, plots, tables, tasks
-from mudiff.attention import outline, overlay, words
+from mudiff.analyses.attention import outline, overlay, words
+from mudiff.data import datasets
+from mudiff.evaluation import metrics, tables
 from mudiff.explorer.state import Explorer, View
+from mudiff.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +20,9 @@ _LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 
 def changes(explorer: Explorer, view: View) -> str:
     """Return what the view changes, in words."""
-    parts = [f"{tasks.LABELS[name]} off" for name in view.off]
+    parts = [f"{datasets.LABELS[name]} off" for name in view.off]
     if view.moved:
-        parts.append(f"{tasks.LABELS[view.moved]} with motion {view.strength:g}")
+        parts.append(f"{datasets.LABELS[view.moved]} with motion {view.strength:g}")
     return ", ".join(parts) or "nothing changed"
 
 
@@ -28,12 +30,12 @@ def draw(explorer: Explorer, view: View) -> "Figure":
     """Draw a view: conditions as the networks got them, truth, syntheses, difference, mask and region."""
     normal, changed = explorer.synthesis(view.unchanged()), explorer.synthesis(view)
     columns = max(4, len(explorer.names) + 1)
-    with plots.style():
-        figure = plots.new_figure(1.75 * columns, 3.7)
+    with style.style():
+        figure = style.new_figure(1.75 * columns, 3.7)
         axes = figure.subplots(2, columns)
         for axis, name, image in zip(axes[0], explorer.names, changed.conditions, strict=False):
             off = " (off)" if name in view.off else " (moved)" if name == view.moved else ""
-            _grey(axis, image, view, tasks.LABELS[name] + off)
+            _grey(axis, image, view, datasets.LABELS[name] + off)
         _grey(axes[0, -1], explorer.truth(view), view, "truth")
         _grey(axes[1, 0], normal.image, view, "synthesis, unchanged")
         _grey(axes[1, 1], changed.image, view, changes(explorer, view))
@@ -65,13 +67,13 @@ def _limits(explorer: Explorer, view: View) -> tuple[float, float]:
 
 def _grey(axis: "Axes", image: np.ndarray, view: View, title: str) -> None:
     axis.imshow(image, cmap="gray", vmin=0, vmax=view.white)
-    plots.bare(axis)
+    style.bare(axis)
     axis.set_title(title, fontsize=8)
 
 
 def _difference(axis: "Axes", difference: np.ndarray) -> None:
     shown = axis.imshow(difference, cmap="RdBu_r", vmin=-_LARGEST, vmax=_LARGEST)
-    plots.bare(axis)
+    style.bare(axis)
     axis.figure.colorbar(shown, ax=axis, shrink=0.7, pad=0.02)
 
 
@@ -91,8 +93,8 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
     normal = explorer.synthesis(view.unchanged()).image
     names = ("synthesis", "difference", f"$M_{view.network}$, t = {view.t}")
     limits = _limits(explorer, view.unchanged())
-    with plots.style():
-        figure = plots.new_figure(1.45 * len(views) + 0.9, 4.9)
+    with style.style():
+        figure = style.new_figure(1.45 * len(views) + 0.9, 4.9)
         axes = figure.subplots(3, len(views))
         for column, (title, chosen) in zip(axes.T, views.items(), strict=True):
             image = explorer.synthesis(chosen).image
@@ -100,7 +102,7 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
             column[0].set_xlabel(f"{psnr:.1f} dB", fontsize=7, labelpad=2)
             change = column[1].imshow(image - normal, cmap="RdBu_r", vmin=-_LARGEST, vmax=_LARGEST)
-            plots.bare(column[1])
+            style.bare(column[1])
             mask = overlay(column[2], image, _mask(explorer, chosen), limits, view.opacity)
             for axis in column:
                 outline(axis, explorer.slices.lesion([explorer.index(view)])[0] > 0)
@@ -108,10 +110,10 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             axis.set_ylabel(name)
         figure.colorbar(change, ax=list(axes[1]), shrink=0.8, pad=0.01).set_label("changed − unchanged")
         figure.colorbar(mask, ax=list(axes[2]), shrink=0.8, pad=0.01).set_label("M")
-        plots.add_caption(
+        style.add_caption(
             figure,
-            f"{tasks.LABELS[explorer.method.settings.target]} of subject {view.subject}, slice {view.place + 1} of "
-            f"{explorer.count(view.subject)}, sampled with the same noise from changed conditions: one is "
+            f"{datasets.LABELS[explorer.method.settings.target]} of subject {view.subject}, slice {view.place + 1} "
+            f"of {explorer.count(view.subject)}, sampled with the same noise from changed conditions: one is "
             "off (replaced by background), or has motion (strength 1 is mild, 3 severe). Lesion outlined; PSNR of "
             f"the brain against the truth. Mask: {words.VARIANTS[view.variant]}, shown in the brain, on the scale "
             f"that it has when nothing is changed. Data: {tables.data_words(profile)}; profile {profile}.",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mudiff import data, metrics, motion
-from mudiff.attention import ZONES, variants_of, zones
-from mudiff.critic import attentive_mask
-from mudiff.diffusion import SliceNoise, slice_seed
+from mudiff.analyses.attention import ZONES, variants_of, zones
+from mudiff.data import motion, prepare
 from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics
 from mudiff.methods import Method
+from mudiff.model.critic import attentive_mask
+from mudiff.model.diffusion import SliceNoise, slice_seed
 
 REGIONS = ("brain", *ZONES, "rectangle")
 REPLACEMENTS = {"background": "empty (all background)", "mean": "its mean in the brain"}
@@ -29,7 +30,7 @@ Mover = Callable[[np.ndarray, str, float, tuple[float, float, float]], np.ndarra
 
 
 def move(stack: np.ndarray, subject: str, strength: float, sides: tuple[float, float, float]) -> np.ndarray:
-    """Add motion to one contrast of a subject, by `mudiff.motion`."""
+    """Add motion to one contrast of a subject, by `mudiff.data.motion`."""
     return motion.move_stack(stack, motion.draw(subject, strength), sides)
 
 
@@ -50,13 +51,13 @@ class View:
     moved : str
         The condition with motion; "" for none.
     strength : float
-        Of the motion, 0 (none) to 3 (severe), see `mudiff.motion`.
+        Of the motion, 0 (none) to 3 (severe), see `mudiff.data.motion`.
     t : int
         The sampling step that the masks are of; 0 is the last.
     network : int
         Whose mask, 1 or 2.
     variant : str
-        Way to make the mask, see `mudiff.attention.variants_of`.
+        Way to make the mask, see `mudiff.analyses.attention.variants_of`.
     opacity : float
         Of the mask over the image, 0 to 1.
     white : float
@@ -112,7 +113,7 @@ class Explorer:
     Parameters
     ----------
     method : Method
-        From `mudiff.attention.open_run`.
+        From `mudiff.analyses.attention.open_run`.
     slices : Slices
         Test slices.
     mover : callable
@@ -121,7 +122,7 @@ class Explorer:
         Of all syntheses; equal noise with and without a change, so that the change alone makes the difference.
     """
 
-    def __init__(self, method: Method, slices: data.Slices, mover: Mover = move, seed: int = 0) -> None:
+    def __init__(self, method: Method, slices: prepare.Slices, mover: Mover = move, seed: int = 0) -> None:
         self.method, self.slices, self.mover, self.seed = method, slices, mover, seed
         self.names = method.settings.conditions
         self.variants = tuple(variants_of(method))
@@ -225,7 +226,7 @@ class Explorer:
 
     @torch.no_grad()
     def _sample(self, view: View) -> Synthesis:
-        """Sample as `mudiff.sample` does, and make both networks' masks of every step on the way."""
+        """Sample as `mudiff.synthesis.sample` does, and make both networks' masks of every step on the way."""
         row = self.slices.index.iloc[self.index(view)]
         images = self.conditions(view)
         y = torch.from_numpy(images.astype(np.float32) * 2 - 1)[None].to(self.method.device)  # (1, n, S, S)

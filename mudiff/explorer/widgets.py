@@ -4,8 +4,8 @@ import html
 import io
 from typing import Any
 
-from mudiff import tasks
-from mudiff.attention import words
+from mudiff.analyses.attention import words
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.explorer import pictures
 from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
@@ -101,7 +101,7 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
     """Return a widget per field of `View`; sliders report when they are let go."""
     import ipywidgets as w
 
-    names = [(tasks.LABELS[name], name) for name in explorer.names]
+    names = [(datasets.LABELS[name], name) for name in explorer.names]
     last = explorer.slices.image_size - 1
     late = {"continuous_update": False}
     choices: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 import torch
 
-from mudiff.methods.method import Batch, Method
+from mudiff.methods.base import Batch, Method
 from mudiff.settings import Settings
 
 __all__ = ["Batch", "Method", "build"]

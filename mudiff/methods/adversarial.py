@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.diffusion import slice_seed
 from mudiff.errors import MudiffError
-from mudiff.methods.method import Batch, Callback, Method
+from mudiff.methods.base import Batch, Callback, Method
+from mudiff.model.diffusion import slice_seed
 from mudiff.settings import Settings
 
 Drop = Callable[[Tensor], Tensor]

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mudiff import losses
-from mudiff.critic import Critic
-from mudiff.diffusion import Schedule, SliceNoise
-from mudiff.layers import initialise
-from mudiff.methods.method import Batch, Callback, Loss, Method, resting
+from mudiff.methods.base import Batch, Callback, Loss, Method, resting
+from mudiff.model import losses
+from mudiff.model.critic import Critic
+from mudiff.model.diffusion import Schedule, SliceNoise
+from mudiff.model.layers import initialise
 from mudiff.settings import Settings
 
 

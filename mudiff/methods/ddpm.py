@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.diffusion import SliceNoise
 from mudiff.errors import MudiffError
-from mudiff.layers import group_count
-from mudiff.methods.method import Batch, Callback, Loss, Method
+from mudiff.methods.base import Batch, Callback, Loss, Method
+from mudiff.model.diffusion import SliceNoise
+from mudiff.model.layers import group_count
 from mudiff.settings import Settings
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.methods.adversarial import Adversarial, Drop, check_multiple, distance, leaky, least_squares
-from mudiff.methods.method import Batch
+from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mudiff.methods.method import Batch, Callback, Method
+from mudiff.methods.base import Batch, Callback, Method
 from mudiff.settings import Settings
 
 

@@ -12,7 +12,7 @@ from mudiff.methods.adversarial import (
     leaky,
     least_squares,
 )
-from mudiff.methods.method import Batch
+from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
 

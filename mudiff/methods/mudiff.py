@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from mudiff import losses
-from mudiff.critic import attentive_mask
 from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
-from mudiff.networks import StructureNetwork, TextureNetwork
+from mudiff.model import losses
+from mudiff.model.critic import attentive_mask
+from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 
 

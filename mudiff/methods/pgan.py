@@ -17,7 +17,7 @@ from mudiff.methods.adversarial import (
     distance,
     least_squares,
 )
-from mudiff.methods.method import Batch
+from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
 

@@ -13,7 +13,7 @@ from mudiff.methods.adversarial import (
     distance,
     leaky,
 )
-from mudiff.methods.method import Batch
+from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
 

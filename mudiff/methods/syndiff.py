@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from mudiff.layers import channels_last, conv3x3
 from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
-from mudiff.networks import EncoderDecoder
+from mudiff.model.generators import EncoderDecoder
+from mudiff.model.layers import channels_last, conv3x3
 from mudiff.settings import Settings
 
 

@@ -1,0 +1,1 @@
+"""NIfTI volumes to slices to a batch."""

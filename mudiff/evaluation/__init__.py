@@ -1,0 +1,1 @@
+"""Metrics, scores, statistics, tables and statements."""

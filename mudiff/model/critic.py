@@ -1,0 +1,157 @@
+"""The shared critic psi and its attentive masks (Eqs. 26 to 28; register D-1)."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mudiff.errors import MudiffError
+from mudiff.model.layers import channels_last, conv3x3, fir_down, rescaled_sum, sinusoidal_embedding
+from mudiff.settings import Settings
+from mudiff.training import processes
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+class CriticTimeEmbedding(nn.Module):
+    """Time embedding of the critic: a sinusoid as wide as the embedding, then two linear layers."""
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.linear1 = nn.Linear(embedding, embedding)
+        self.linear2 = nn.Linear(embedding, embedding)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return (B, embedding) from integer steps t (B,)."""
+        return _leaky(self.linear2(_leaky(self.linear1(sinusoidal_embedding(t, self.embedding)))))
+
+
+class CriticBlock(nn.Module):
+    """A residual block of the critic, which halves the size."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, outputs)
+        self.time = nn.Linear(embedding, outputs)
+        self.conv2 = conv3x3(outputs, outputs, scale=1e-10)  # a block starts as its shortcut
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, outputs, H/2, W/2) from x (B, inputs, H, W)."""
+        h = self.conv1(_leaky(x))
+        h += self.time(time)[:, :, None, None]
+        h = self.conv2(fir_down(_leaky(h)))
+        return rescaled_sum(h, self.shortcut(fir_down(x)))
+
+
+def minibatch_std(h: Tensor) -> Tensor:
+    """Append the standard deviation over groups of up to four images as one channel.
+
+    The B images form ceil(B / 4) groups, every image in one, as equal in size as B allows; image k
+    belongs to group k mod ceil(B / 4). For B <= 4 and multiples of 4 these are the groups of the
+    released code, which fails for other sizes (register C-11). In several processes the groups are
+    those of the joint batch.
+
+    Parameters
+    ----------
+    h : Tensor (B, C, H, W)
+        Features.
+
+    Returns
+    -------
+    Tensor (B, C+1, H, W).
+    """
+    joint = processes.join(h.float())  # (joint B, C, H, W), float32 also under autocast
+    groups = math.ceil(len(joint) / 4)
+    extra = h.new_empty(len(joint), 1, *h.shape[2:])
+    for g in range(groups):
+        variance = joint[g::groups].var(dim=0, unbiased=False)
+        extra[g::groups] = (variance + 1e-8).sqrt().mean().to(h.dtype)
+    return torch.cat([h, processes.own(extra)], dim=1)
+
+
+class Critic(nn.Module):
+    """Psi: is x_{t-1} a plausible denoised version of x_t? (Eqs. 26 and 27).
+
+    Parameters
+    ----------
+    settings : Settings
+        `critic_width`, `critic_blocks` and `critic_minibatch_std` of register D-1.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        multiples = [2, 4] + [8] * (settings.critic_blocks - 1)
+        widths = [settings.critic_width * m for m in multiples[: settings.critic_blocks + 1]]
+        smallest = 2**settings.critic_blocks
+        if settings.image_size % smallest:
+            raise MudiffError(
+                f"setting image_size = {settings.image_size}: a critic of {settings.critic_blocks} blocks needs a "
+                f"multiple of {smallest}; change image_size or critic_blocks."
+            )
+        self.minibatch_std = settings.critic_minibatch_std
+        self.middle = math.ceil(settings.critic_blocks / 2)  # C-1, D-1: block 3 of 6
+        self.time = CriticTimeEmbedding(settings.embedding)
+        self.input = nn.Conv2d(2, widths[0], 1)
+        self.blocks = nn.ModuleList(
+            CriticBlock(a, b, settings.embedding) for a, b in itertools.pairwise(widths)
+        )
+        self.final = conv3x3(widths[-1] + self.minibatch_std, widths[-1])
+        self.output = nn.Linear(widths[-1], 1)
+        self.middle_width = widths[self.middle]
+
+    def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
+        """Judge x_{t-1} given x_t.
+
+        Parameters
+        ----------
+        x_before : Tensor (B, 1, H, W)
+            Candidate for x_{t-1}.
+        t : Tensor (B,)
+            Time steps 0 .. T-1.
+        x_t : Tensor (B, 1, H, W)
+            The noisier image.
+        candidates : int
+            The images are that many batches, one after the other, each with statistics of its own.
+
+        Returns
+        -------
+        logit : Tensor (B,)
+            log(psi / (1 - psi)).
+        middle : Tensor (B, C, H/8, W/8)
+            Features of the middle block, from which the masks come (Eq. 28).
+        """
+        time = self.time(t)
+        h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
+        middle = h
+        for k, block in enumerate(self.blocks, start=1):
+            h = block(h, time)
+            if k == self.middle:
+                middle = h
+        if self.minibatch_std:
+            h = torch.cat([minibatch_std(part) for part in h.chunk(candidates)])
+        h = _leaky(self.final(h)).sum(dim=(2, 3))  # (B, C)
+        return self.output(h).squeeze(1), middle
+
+
+def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> Tensor:
+    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1) (Eq. 28).
+
+    Parameters
+    ----------
+    middle : Tensor (B, C, h, w)
+        Middle features of the critic.
+    size : int
+        Side of the images.
+    convolution : nn.Module or None
+        1x1 convolution to one channel (released code, never trained: register C-1); None takes the
+        mean over the channels, which is how Eq. 28, without a convolution, can give one mask.
+    """
+    feature = middle.mean(dim=1, keepdim=True) if convolution is None else convolution(middle)
+    mask = torch.sigmoid(feature.float())
+    return F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)

@@ -1,0 +1,224 @@
+"""The networks of MU-Diff: H, and the generators F1 and F2 made of it and of phi, rho and tau."""
+
+import torch
+from torch import Tensor, nn
+
+from mudiff.errors import MudiffError
+from mudiff.model.adapters import ContrastAdapter, FeatureMapper, TargetAdapter
+from mudiff.model.layers import (
+    LatentEmbedding,
+    PyramidStep,
+    ResidualBlock,
+    SelfAttention,
+    TimeEmbedding,
+    channels_last,
+    conv3x3,
+    group_count,
+    rescaled_sum,
+    silu,
+)
+from mudiff.settings import Settings
+
+
+class EncoderLevel(nn.Module):
+    """One resolution of the encoder: residual blocks, and the way down unless it is the last."""
+
+    def __init__(self, inputs: int, outputs: int, settings: Settings, attention: bool, last: bool, p: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
+            for k in range(settings.blocks)
+        )
+        self.attention = nn.ModuleList(SelfAttention(outputs) for _ in self.blocks) if attention else None
+        self.down = None if last else ResidualBlock(outputs, outputs, settings.embedding, "down")
+        self.pyramid = None if last else PyramidStep(p, outputs)
+
+    def forward(self, h: Tensor, p: Tensor, time: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, list]:
+        """Return the features, the pyramid image and this level's skips."""
+        skips = []
+        for k, block in enumerate(self.blocks):
+            h = block(h, time, latent)
+            if self.attention is not None:
+                h = self.attention[k](h)
+            skips.append(h)
+        if self.down is not None:
+            h = self.down(h, time, latent)
+            p = h = rescaled_sum(self.pyramid(p), h)
+            skips.append(h)
+        return h, p, skips
+
+
+class DecoderLevel(nn.Module):
+    """One resolution of the decoder: residual blocks on [h, skip], and the way up unless it is the first."""
+
+    def __init__(
+        self, inputs: int, outputs: int, skips: list[int], settings: Settings, attention: bool, up: bool
+    ):
+        super().__init__()
+        widths = [inputs] + [outputs] * (len(skips) - 1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(width + skip, outputs, settings.embedding)
+            for width, skip in zip(widths, skips, strict=True)
+        )
+        self.attention = SelfAttention(outputs) if attention else None
+        self.up = ResidualBlock(outputs, outputs, settings.embedding, "up") if up else None
+
+    def forward(self, h: Tensor, skips: list[Tensor], time: Tensor, latent: Tensor) -> Tensor:
+        """Return the features of the next level; takes the skips that it uses off the list."""
+        for block in self.blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), time, latent)
+        if self.attention is not None:
+            h = self.attention(h)
+        return h if self.up is None else self.up(h, time, latent)
+
+
+class EncoderDecoder(nn.Module):
+    """H: the U-Net of Eq. 19 (section "Model architecture"; details of register D-7 and D-8).
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of the features that enter.
+    settings : Settings
+        Widths, levels and blocks.
+    images : int
+        Channels of the image that the input pyramid starts from.
+    """
+
+    def __init__(self, inputs: int, settings: Settings, images: int = 1) -> None:
+        super().__init__()
+        widths = [settings.width * m for m in settings.multipliers]
+        sides = [settings.image_size >> level for level in range(len(widths))]
+        attention = [side == settings.attention_at for side in sides]
+        self.factor = 2 ** (len(widths) - 1)
+        if settings.image_size % self.factor:
+            raise MudiffError(
+                f"setting image_size = {settings.image_size}: {len(widths)} levels need a multiple of {self.factor}."
+            )
+        self.time = TimeEmbedding(settings.width, settings.embedding)
+        self.latent = LatentEmbedding(settings.latent, settings.embedding)
+
+        self.encoder = nn.ModuleList()
+        skips, channels, pyramid = [inputs], inputs, images
+        for level, width in enumerate(widths):
+            last = level == len(widths) - 1
+            self.encoder.append(EncoderLevel(channels, width, settings, attention[level], last, pyramid))
+            skips += [width] * (settings.blocks + (not last))
+            channels = pyramid = width
+
+        self.middle1 = ResidualBlock(channels, channels, settings.embedding)
+        self.middle_attention = SelfAttention(channels)
+        self.middle2 = ResidualBlock(channels, channels, settings.embedding)
+
+        self.decoder = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            used = [skips.pop() for _ in range(settings.blocks + 1)]
+            self.decoder.append(DecoderLevel(channels, width, used, settings, attention[level], up=level > 0))
+            channels = width
+        self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
+        self.output = conv3x3(channels, 1, scale=1e-10)
+
+    def forward(self, f_c: Tensor, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Return the prediction of x_0, (B, 1, H, W) in [-1, 1].
+
+        Parameters
+        ----------
+        f_c : Tensor (B, C, H, W)
+            Features of the images, Eq. 9 or 18.
+        x_t : Tensor (B, images, H, W)
+            The noisy target, start of the input pyramid.
+        t : Tensor (B,)
+            Time steps 0 .. T-1.
+        z : Tensor (B, latent)
+            Latent vector, standard normal.
+        """
+        time, latent = self.time(t), self.latent(z)
+        h, p = channels_last(f_c), channels_last(x_t)
+        skips = [h]
+        for level in self.encoder:
+            h, p, new = level(h, p, time, latent)
+            skips += new
+        h = self.middle2(self.middle_attention(self.middle1(h, time, latent)), time, latent)
+        for level in self.decoder:
+            h = level(h, skips, time, latent)
+        return torch.tanh(self.output(silu(self.norm(h))))
+
+
+class StructureNetwork(nn.Module):
+    """F1: all images mapped and concatenated, then H (Eqs. 1, 2, 9 and 23)."""
+
+    def __init__(self, settings: Settings, n_conditions: int) -> None:
+        super().__init__()
+        self.mapper = FeatureMapper(settings, n_conditions)
+        self.encoder_decoder = EncoderDecoder((1 + n_conditions) * settings.width, settings)
+
+    def condition_features(self, conditions: Tensor) -> list[Tensor]:
+        """Return the features of the conditions, which are the same for all T steps."""
+        return self.mapper.style(self.mapper.content(conditions))
+
+    def forward(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: list[Tensor] | None = None
+    ) -> Tensor:
+        """Return x^{p1}, (B, 1, H, W) in [-1, 1].
+
+        Parameters
+        ----------
+        x_t : Tensor (B, 1, H, W)
+            Noisy target.
+        conditions : Tensor (B, n, H, W)
+            The other contrasts in [-1, 1], in the order of the settings.
+        t : Tensor (B,)
+            Time steps 0 .. T-1.
+        z : Tensor (B, latent)
+            Latent vector, standard normal.
+        features : list of Tensor, optional
+            What `condition_features` returned for these conditions.
+        """
+        if features is None:
+            features = self.condition_features(conditions)
+        f_c = torch.cat([self.mapper.noisy(x_t), *features], dim=1)  # Eq. 9
+        return self.encoder_decoder(f_c, x_t, t, z)
+
+
+class TextureNetwork(nn.Module):
+    """F2: features adapted to x^{p1} by rho and to each other by tau, then H (Eqs. 3, 4, 11, 18 and 24).
+
+    Without both adapters it is a second F1 (section "Ablation study").
+    """
+
+    def __init__(self, settings: Settings, n_conditions: int) -> None:
+        super().__init__()
+        self.target_adapter = TargetAdapter(settings) if settings.target_adaptation else None
+        self.mapper = FeatureMapper(settings, n_conditions, styled=settings.target_adaptation)
+        self.contrast_adapter = (
+            ContrastAdapter(settings, n_conditions) if settings.contrast_adaptation else None
+        )
+        groups = self.contrast_adapter.outputs if settings.contrast_adaptation else n_conditions
+        inputs = (1 + groups) * settings.width
+        self.encoder_decoder = EncoderDecoder(inputs, settings)
+
+    def condition_features(self, conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the part of the condition features that is the same for all T steps."""
+        return self.mapper.content(conditions)
+
+    def adapted_features(self, x_t: Tensor, features: list, x_p1: Tensor) -> Tensor:
+        """Return f_c^2 of Eq. 18, (B, C, H, W): the features that enter H."""
+        style = None if self.target_adapter is None else self.target_adapter(x_p1)  # Eq. 10
+        adapted = self.mapper.style(features, style)  # Eqs. 11 to 13
+        if self.contrast_adapter is not None:
+            adapted = self.contrast_adapter(adapted)  # Eqs. 14 to 17
+        return torch.cat([self.mapper.noisy(x_t), *adapted], dim=1)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        conditions: Tensor,
+        t: Tensor,
+        z: Tensor,
+        x_p1: Tensor,
+        features: list | None = None,
+    ) -> Tensor:
+        """Return x^{p2}, (B, 1, H, W) in [-1, 1]; arguments as for F1, and x^{p1} (B, 1, H, W)."""
+        if features is None:
+            features = self.condition_features(conditions)
+        return self.encoder_decoder(self.adapted_features(x_t, features, x_p1), x_t, t, z)

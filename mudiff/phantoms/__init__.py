@@ -1,0 +1,1 @@
+"""The embedded default: simulated cohorts on real anatomy."""

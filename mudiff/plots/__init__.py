@@ -1,0 +1,1 @@
+"""Style, and the figures of each notebook."""

@@ -1,0 +1,1 @@
+"""Trained runs applied: slices, whole volumes, the released weights."""

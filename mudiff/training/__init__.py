@@ -1,0 +1,1 @@
+"""Profiles, the training loop and the folders of runs."""

@@ -1,0 +1,1 @@
+"""Notebooks run by papermill, artefacts, the register and the report."""

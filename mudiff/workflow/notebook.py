@@ -1,0 +1,352 @@
+"""Notebooks run strictly, and the workflow around them.
+
+papermill lets three mistakes pass in silence: a parameter that the notebook does not have, a lost
+``parameters`` tag, a value of another type. Here each of them is an error. So is an output that got
+lost on its way from the kernel.
+
+    python -m mudiff.workflow.notebook run notebooks/04_whole_brain_metrics.ipynb out.ipynb -p profile demo
+    python -m mudiff.workflow.notebook workflow demo
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mudiff import paths
+from mudiff.errors import MudiffError
+from mudiff.training import profiles
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a run that SIGTERM stopped."""
+
+SECONDS_FOR_OUTPUTS = 60
+"""How long the outputs of a finished cell may be on their way before the run fails."""
+
+
+class NotebookFailedError(Exception):
+    """A notebook stopped at an error that is not its user's doing."""
+
+
+def parameters(source: Path) -> dict[str, Any]:
+    """Return the parameters of a notebook and their defaults.
+
+    Parameters
+    ----------
+    source : Path
+        A notebook with one cell tagged ``parameters`` that assigns literals.
+
+    Raises
+    ------
+    MudiffError
+        If the notebook is missing or damaged, names no kernel language, has no such cell, or if the cell
+        holds more than literals.
+    """
+    import nbformat
+
+    try:
+        book = nbformat.read(source, as_version=4)
+    except FileNotFoundError:
+        raise MudiffError(f"{source}: notebook not found; check the path.") from None
+    except Exception as error:  # nbformat raises many kinds for damaged files
+        raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
+    if book.metadata.get("kernelspec", {}).get("language") != "python":
+        raise MudiffError(
+            f"{source}: the metadata name no kernel language; "
+            'add {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}.'
+        )
+    cells = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise MudiffError(f"{source}: {len(cells)} cells are tagged 'parameters'; exactly one must be.")
+    try:
+        assignments = [(node.targets, node.value) for node in ast.parse(cells[0].source).body]
+        return {target.id: ast.literal_eval(value) for (target,), value in assignments}
+    except (SyntaxError, AttributeError, ValueError):
+        raise MudiffError(
+            f"{source}: the cell tagged 'parameters' may only assign literals, one name a line."
+        ) from None
+
+
+def check(source: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` for the parameters of a notebook; texts are read as the type of the default.
+
+    Raises
+    ------
+    MudiffError
+        If a parameter is unknown or its value has another type than its default.
+    """
+    defaults = parameters(source)
+    for name in values:
+        if name not in defaults:
+            raise MudiffError(
+                f"{source}: parameter {name!r} is unknown; choose one of {', '.join(defaults) or '(none)'}."
+            )
+    return {name: _convert(source, name, defaults[name], value) for name, value in values.items()}
+
+
+def _convert(source: Path, name: str, default: Any, value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal stays a text
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+    kinds = {float: (int, float), list: (list, tuple), tuple: (list, tuple)}.get(type(default), type(default))
+    is_bool = isinstance(value, bool) == isinstance(default, bool)  # True is an int to isinstance
+    if default is None or (isinstance(value, kinds) and is_bool):
+        return value
+    raise MudiffError(
+        f"{source}: parameter {name} = {value!r}: expected a value of type {type(default).__name__}."
+    )
+
+
+def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
+    """Execute a notebook and write the executed copy in one move.
+
+    A second run with the same `output` waits for the first. The kernel is the running interpreter,
+    whatever kernels are installed, and starts in the project's folder.
+
+    Parameters
+    ----------
+    source, output : Path
+        The notebook, and the executed copy. A failed copy is left at ``<output>.failed.ipynb``.
+    values : dict
+        Parameters that differ from the notebook's defaults.
+
+    Raises
+    ------
+    MudiffError
+        If the notebook cannot be run as asked, or if it stopped at a `MudiffError` itself.
+    NotebookFailedError
+        If it stopped at any other error; the message is the error's last line.
+    """
+    import fcntl
+
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    source, output = Path(source), Path(output)
+    values = check(source, values)
+    failed = output.with_suffix(".failed.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (output.parent / f".{output.stem}.lock").open("w") as lock, paths.replacing(output) as temporary:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            with _own_kernel():
+                papermill.execute_notebook(
+                    source,
+                    temporary,
+                    values,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    cwd=paths.root(),
+                    raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
+                    iopub_timeout=SECONDS_FOR_OUTPUTS,
+                )
+            _drop_widgets(temporary)
+        except papermill.PapermillExecutionError as error:
+            temporary.replace(failed)
+            if error.ename == "MudiffError":
+                raise MudiffError(error.evalue) from None
+            last = (error.evalue.strip().splitlines() or [""])[-1]
+            raise NotebookFailedError(f"{error.ename}: {last} (the whole story: {failed})") from None
+        except DeadKernelError:
+            raise MudiffError(
+                f"{source}: the kernel died, most often for lack of memory; free some and run it again."
+            ) from None
+        except CellTimeoutError as error:
+            raise NotebookFailedError(f"{source}: outputs were lost ({str(error).splitlines()[0]})") from None
+    failed.unlink(missing_ok=True)
+    return output
+
+
+def _drop_widgets(path: Path) -> None:
+    """Remove progress bars and other live widgets, which are dead in a file."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            view = "application/vnd.jupyter.widget-view+json"
+            cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+    nbformat.write(book, path)
+
+
+@contextlib.contextmanager
+def _own_kernel() -> Iterator[None]:
+    """Make ``python3`` mean this interpreter, with none of the user's Jupyter or IPython settings."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="mudiff-kernel-", ignore_cleanup_errors=True) as folder:
+        spec = Path(folder) / "kernels" / "python3" / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+        os.environ.update(
+            JUPYTER_PATH=folder,
+            JUPYTER_RUNTIME_DIR=folder,
+            JUPYTER_CONFIG_DIR=folder,
+            IPYTHONDIR=folder,
+            PYDEVD_DISABLE_FILE_VALIDATION="1",  # the debugger's warning about frozen modules
+        )
+        logging.getLogger("papermill").setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def start(profile: str, *packages: str) -> None:
+    """Begin a notebook: show errors of the reader's making as one line, print versions and the profile.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    *packages : str
+        Further packages whose versions belong to the record.
+
+    Raises
+    ------
+    MudiffError
+        If there is no such profile.
+    """
+    with contextlib.suppress(NameError):
+        shell = get_ipython()  # type: ignore[name-defined]  # noqa: F821
+        shell.set_custom_exc((MudiffError,), _show_one_line)
+    changes = ", ".join(f"{name} = {value}" for name, value in profiles.profile(profile).overrides.items())
+    names = ("mudiff", "torch", "numpy", *packages)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {versions}")
+    print(f"Profile {profile!r}: {changes or 'the published settings'}")
+
+
+def _show_one_line(shell: Any, kind: type, value: Exception, _trace: Any, tb_offset: Any = None) -> None:
+    shell._showtraceback(kind, value, [f"{kind.__name__}: {value}"])
+
+
+def require(path: Path, profile: str) -> Path:
+    """Return `path` if it exists.
+
+    Raises
+    ------
+    MudiffError
+        If it does not; the message names the command that makes it.
+    """
+    if not Path(path).exists():
+        commands = {"demo": "make reproduce", "smoke": "make smoke"}
+        command = commands.get(profile, f"snakemake --config profile={profile}")
+        raise MudiffError(f"{path} does not exist yet; make it with: {command}")
+    return Path(path)
+
+
+def workflow(profile: str, arguments: list[str]) -> None:
+    """Replace this process by Snakemake, on the graph of `profile`.
+
+    A lock that a crashed Snakemake left behind is cleared, but only if no other run lives: each run
+    holds a file lock of its own, which the system drops when the process ends, however it ends.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    arguments : list of str
+        Further arguments of Snakemake.
+
+    Raises
+    ------
+    MudiffError
+        If there is no such profile, or if another run works in this folder.
+    """
+    import fcntl
+
+    # The first job is the one with the longest training: it starts first, the others fill the other core.
+    first = f"results/{profile}/executed/02_training_{next(iter(profiles.profile(profile).jobs()))}.ipynb"
+    os.chdir(paths.root())
+    memory = Path(".snakemake")
+    memory.mkdir(exist_ok=True)
+    handle = os.open(memory / "mudiff.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MudiffError(
+            f"{Path.cwd()}: another run works in this folder; wait for it, or stop it with Ctrl-C."
+        ) from None
+    snakemake = [sys.executable, "-m", "snakemake", f"--config=profile={profile}"]
+    if any((memory / "locks").glob("*")):
+        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
+    os.set_inheritable(handle, True)  # Snakemake goes on holding it
+    os.execv(sys.executable, [*snakemake, *arguments, "--prioritize", first])  # takes whatever follows it
+
+
+@contextlib.contextmanager
+def _passing_sigterm_on(received: list[int]) -> Iterator[None]:
+    """Pass SIGTERM on to the kernel and let it end: a training saves its state. `received` gets the signals.
+
+    Clusters send it before their time limit, to every process of a job or only to the outermost.
+    """
+
+    def handler(number: int, _frame: object) -> None:
+        received.append(number)
+        kernels = psutil.Process().children()
+        for kernel in kernels:
+            kernel.terminate()
+        if not kernels:  # nothing has begun, or all is done
+            sys.exit(STOPPED)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its code: 2 for the user's errors, 1 for a notebook's own, 143 at SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mudiff.workflow.notebook", description="Run notebooks strictly."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="execute one notebook")
+    one.add_argument("source", type=Path, help="the notebook")
+    one.add_argument("output", type=Path, help="the executed copy")
+    one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="values")
+    all_of_them = commands.add_parser("workflow", help="run everything with Snakemake")
+    all_of_them.add_argument("profile", help=" or ".join(profiles.PROFILES))
+    chosen, rest = parser.parse_known_args(argv)
+    if rest and chosen.command == "run":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    stopped: list[int] = []
+    try:
+        with _passing_sigterm_on(stopped):
+            if chosen.command == "workflow":
+                workflow(chosen.profile, rest)
+            else:
+                run(chosen.source, chosen.output, dict(chosen.values))
+    except Exception as error:
+        if stopped:
+            print("Stopped by SIGTERM; the same command goes on from the last saved state.", file=sys.stderr)
+            return STOPPED
+        if not isinstance(error, MudiffError | NotebookFailedError):
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, MudiffError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The report: executed notebooks as HTML pages that need neither a network nor a script.
+
+python -m mudiff.workflow.report demo     # results/demo/report/index.html from the executed notebooks
+"""
+
+import functools
+import html
+import re
+import shutil
+import sys
+import urllib.parse
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from mudiff import paths
+from mudiff.data import datasets as tasks
+from mudiff.errors import MudiffError
+from mudiff.training import profiles
+from mudiff.workflow import artefacts
+from mudiff.workflow.report_style import PAGE, STYLE
+
+LONG = 28
+"""Characters of a table's cell that stay on one line of the screen; longer texts may be broken."""
+
+SHORT = 8
+"""Characters of a cell that stay on one line of paper; more would make the letters of wide tables too small."""
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_CALL = re.compile(r"\w+\(")  # such as VBox(children=...)
+_REPR = re.compile(
+    r"(interactive|Output|Tab|Accordion|AppLayout|\w+(Box|Slider|Dropdown))\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
+)
+
+
+def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
+    r"""Replace ``$...$`` and ``$$...$$`` of a Markdown text by MathML, outside code.
+
+    Parameters
+    ----------
+    text : str
+        Markdown.
+    keep : callable
+        Takes the MathML and returns what stands for it until the Markdown is rendered.
+
+    Raises
+    ------
+    MudiffError
+        If a formula cannot be converted.
+    """
+    from latex2mathml.converter import convert
+
+    def render(match: re.Match) -> str:
+        """Return one formula as MathML, code as it is."""
+        if match["code"]:
+            return match["code"]
+        latex = match["block"] or match["inline"]
+        try:
+            mathml = convert(latex.strip(), display="block" if match["block"] else "inline")
+        except Exception as error:  # the converter raises many kinds
+            raise MudiffError(f"formula {latex!r}: cannot be converted to MathML ({error!r}).") from None
+        if re.search(r"&(?!#?\w+;)", mathml):  # alignments come out as stray ampersands
+            raise MudiffError(f"formula {latex!r}: alignments are not supported; give each line its own $$.")
+        return keep(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+
+    code = r"(?P<code>```.*?```|`[^`\n]+`)"
+    block, inline = r"\$\$(?P<block>.+?)\$\$", r"(?<![\\$])\$(?P<inline>[^\s$`](?:[^$\n`]*[^\s$`])?)\$(?!\d)"
+    return re.sub(f"{code}|{block}|{inline}", render, text, flags=re.DOTALL)
+
+
+def render_notebook(path: Path) -> tuple[str, str]:
+    """Return title and HTML body of an executed notebook, its formulas as MathML."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("widgets", None)
+    kept: list[str] = []
+
+    def keep(mathml: str) -> str:
+        """Put a formula aside and return the mark that stands for it."""
+        kept.append(mathml)
+        return f"\ue000{len(kept) - 1}\ue001"  # private characters pass through the Markdown renderer
+
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = render_mathematics(cell.source, keep)
+        cell.update({"outputs": [o for o in cell.outputs if not _is_dead(o)]} if "outputs" in cell else {})
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = render_mathematics(output.data["text/markdown"], keep)
+    titles = re.findall(r"^# (.+)$", book.cells[0].source, flags=re.MULTILINE) if book.cells else []
+    body, _ = _exporter().from_notebook_node(book)
+    body = re.sub("\ue000(\\d+)\ue001", lambda match: kept[int(match[1])], body)
+    body = body.replace("No description has been provided for this image", "Output of the code above")
+    return (titles or [path.stem])[0], _fit_tables(body)
+
+
+@functools.cache
+def _exporter() -> Any:
+    """Return the converter, one for all notebooks: to make it costs more than to use it."""
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+    exporter = HTMLExporter(template_name="basic")
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
+    exporter.log.setLevel("ERROR")
+    return exporter
+
+
+def _is_dead(output: Any) -> bool:
+    """Tell whether an output is nothing but an interactive widget, which needs a kernel, or a name for an object.
+
+    The widget is taken out of the output; a picture or text that stands for it stays.
+    """
+    data = output.get("data", {})
+    widget = data.pop(_WIDGET, None)
+    if "data" not in output or set(data) - {"text/plain"}:
+        return False
+    return bool((_REPR if widget is None else _CALL).match(data.get("text/plain", "Widget()")))
+
+
+def _fit_tables(body: str) -> str:
+    """Give each table a frame that can be scrolled, and tell the style how many characters wide it is."""
+
+    def fit(match: re.Match) -> str:
+        """Return one table in its frame, long cells marked."""
+        widths: dict[int, int] = {}
+        for row in re.findall(r"<tr.*?</tr>", match[0], flags=re.DOTALL):
+            if re.search(r"colspan=[\"']?[2-9]", row):
+                continue
+            cells = re.findall(r"<t[dh][ >].*?</t[dh]>", row, flags=re.DOTALL)
+            for place, cell in enumerate(reversed(cells)):  # cells that span rows stand at the left
+                widths[place] = max(widths.get(place, 0), _narrowest(_text(cell)) + 2)
+        table = re.sub(r"<(t[dh])( [^>]*)?>(.*?)</\1>", mark, match[0], flags=re.DOTALL)
+        return f'<div class="wide" style="--chars: {max(1, sum(widths.values()))}">{table}</div>'
+
+    def mark(match: re.Match) -> str:
+        """Return a cell, marked if its text may be broken."""
+        if len(_text(match[3])) <= LONG:
+            return match[0]
+        return f"<{match[1]} data-long{match[2] or ''}>{match[3]}</{match[1]}>"
+
+    return re.sub(r"<table.*?</table>", fit, body, flags=re.DOTALL)
+
+
+def _narrowest(text: str) -> int:
+    """Return how many characters a cell's text needs at least: its longest word, and no ragged column."""
+    word = max(map(len, text.split()), default=0)
+    return min(max(word, min(len(text), SHORT)), LONG)
+
+
+def _text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+
+
+def build(profile: str, figures: Path | None = None) -> Path:
+    """Write ``results/<profile>/report/``: one page per executed notebook, and the artefacts.
+
+    Everything that the pages show lies in that folder; they need neither a network nor a script.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile.
+    figures : Path, optional
+        The figures' folder; ``figures/<profile>`` if not given.
+
+    Returns
+    -------
+    Path
+        ``index.html``, the page of 14_report.
+
+    Raises
+    ------
+    MudiffError
+        If the notebooks have not been executed, an artefact is missing or left over, or a page would
+        need something from outside.
+    """
+    from pygments.formatters import HtmlFormatter
+
+    profiles.profile(profile)
+    executed = paths.results(profile) / "executed"
+    figures = figures or paths.root() / "figures" / profile
+    books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
+    if not (executed / "14_report.ipynb").exists():
+        raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
+    datasets = artefacts.at_hand(profile) or None
+    artefacts.check_figures(figures, datasets)
+    folder = paths.results(profile) / "report"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "figures").mkdir(parents=True)
+    for name in artefacts.files(datasets=datasets):
+        shutil.copy(figures / name, folder / "figures" / name)
+    rendered = {path.stem: render_notebook(path) for path in books}
+    pages = {stem: "index.html" if stem == "14_report" else f"{stem}.html" for stem in rendered}
+    code_style = HtmlFormatter(style="default").get_style_defs(".highlight")
+    for stem, (title, body) in rendered.items():
+        text = PAGE.format(
+            title=html.escape(title),
+            style=STYLE + code_style,
+            menu=_menu(pages, stem),
+            body=_relink(body, pages),
+        )
+        paths.write_text(folder / pages[stem], text)
+    check_pages(folder)
+    return folder / "index.html"
+
+
+def _menu(pages: dict[str, str], here: str) -> str:
+    """Return the links to all pages; those of one notebook, a page for each of its jobs, under one heading."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for stem in sorted(pages, key=lambda stem: (pages[stem] != "index.html", stem)):
+        notebook, *job = re.split(rf"_(?=(?:{'|'.join(tasks.DATASETS)})(?:_|$))", stem, maxsplit=1)
+        groups.setdefault(notebook, []).append((stem, _job_words("".join(job))))
+
+    def link(stem: str, words: str) -> str:
+        """Return the link to a page, marked if it is the present one."""
+        current = ' aria-current="page"' if stem == here else ""
+        return f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>'
+
+    parts = []
+    for notebook, copies in groups.items():
+        number, _, name = notebook.partition("_")
+        words = f"{number} {name[:1].upper()}{name[1:].replace('_', ' ')}"
+        if len(copies) == 1:
+            parts.append(link(copies[0][0], " ".join(filter(None, (words, copies[0][1])))))
+            continue
+        shown = " open" if here in [stem for stem, _ in copies] else ""
+        inner = "".join(link(*copy) for copy in copies)
+        parts.append(f"<details{shown}><summary>{words}</summary>{inner}</details>")
+    return "\n".join(parts)
+
+
+def _job_words(job: str) -> str:
+    """Return dataset, target and method of a page's name as they are written in texts."""
+    names = {name: dataset.label for name, dataset in tasks.DATASETS.items()} | tasks.LABELS | tasks.METHODS
+    for name in tasks.DATASETS:  # names may hold the mark between the words
+        if job == name or job.startswith(f"{name}_"):
+            return " ".join([names[name], *(names.get(p, p) for p in job[len(name) + 1 :].split("_") if p)])
+    return job
+
+
+def _relink(body: str, pages: dict[str, str]) -> str:
+    """Point links to notebooks at their pages, and file names of the gallery at the files."""
+
+    def notebook(match: re.Match) -> str:
+        """Return the link to the page of a notebook."""
+        stem = Path(urllib.parse.unquote(match[1])).stem
+        copies = [page for other, page in pages.items() if other == stem or other.startswith(stem + "_")]
+        return f'href="{copies[0]}"' if copies else 'href="index.html"'
+
+    body = re.sub(r'href="([^":]+\.ipynb)"', notebook, body)
+    return re.sub(r'<code class="file">([^<]+)</code>', r'<a href="figures/\1">\1</a>', body)
+
+
+class _Sources(HTMLParser):
+    """Collects what a page loads, where it links to, and its anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag's references."""
+        values = dict(attrs)
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        elif tag == "script" or (tag != "a" and (values.get("src") or values.get("href"))):
+            self.loaded.append(values.get("src") or values.get("href") or "inline script")
+        self.anchors.update(values[key] for key in ("id", "name") if values.get(key))
+
+
+def check_pages(folder: Path) -> None:
+    """Check that the pages of a folder stand alone.
+
+    Raises
+    ------
+    MudiffError
+        If a page loads a script, a style or an image from outside, or links to a file or anchor that is
+        not there.
+    """
+    parsed = {}
+    for page in sorted(Path(folder).glob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        parsed[page.name] = _Sources()
+        parsed[page.name].feed(text)
+        if re.search(r"url\(\s*['\"]?(?!data:)|@import", text[: text.find("</head>")]):
+            raise MudiffError(f"{page}: the style loads something from outside.")
+    for name, sources in parsed.items():
+        for target in sources.loaded:
+            if not target.startswith("data:") and (":" in target or not (Path(folder) / target).exists()):
+                raise MudiffError(f"{Path(folder) / name}: loads {target!r}, which is not in the report.")
+        for target in sources.links:
+            file, _, anchor = target.partition("#")
+            if ":" in file:  # a link to the web is the reader's choice
+                continue
+            file = urllib.parse.unquote(file or name)
+            anchors = parsed[file].anchors if file in parsed else {anchor}
+            known = not anchor or not anchors.isdisjoint((anchor, urllib.parse.unquote(anchor)))
+            if not (Path(folder) / file).exists() or not known:
+                raise MudiffError(f"{Path(folder) / name}: the link to {target!r} leads nowhere.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report of the profile named on the command line; return the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if len(arguments) != 1:
+            raise MudiffError("give one profile: python -m mudiff.workflow.report demo")
+        print(build(arguments[0]))
+    except MudiffError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

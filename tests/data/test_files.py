@@ -1,0 +1,163 @@
+"""The folder layouts of the four datasets."""
+
+import pytest
+from conftest import REAL_DATA
+
+from mudiff.data import files as layouts
+from mudiff.errors import MudiffError
+
+LAYOUTS = {  # case -> dataset, files, expected subject -> contrasts
+    "brats nested": (
+        "brats",
+        [f"HGG/Brats18_A_1/Brats18_A_1_{c}.nii.gz" for c in ("t1", "t1ce", "t2", "flair", "seg")]
+        + [f"LGG/Brats18_B_1/Brats18_B_1_{c}.nii" for c in ("T1", "T1CE", "T2", "FLAIR")],
+        {"Brats18_A_1": "flair mask t1 t1ce t2", "Brats18_B_1": "flair t1 t1ce t2"},
+    ),
+    "brats flat 2021": (
+        "brats",
+        [f"BraTS2021_00000/BraTS2021_00000_{c}.nii.gz" for c in ("t1", "t1ce", "t2", "flair", "seg")],
+        {"BraTS2021_00000": "flair mask t1 t1ce t2"},
+    ),
+    "brats newer names": (
+        "brats",
+        [f"BraTS-GLI-00001-000/BraTS-GLI-00001-000-{c}.nii.gz" for c in ("t1n", "t1c", "t2w", "t2f", "seg")],
+        {"BraTS-GLI-00001-000": "flair mask t1 t1ce t2"},
+    ),
+    "brats without folders": ("brats", ["A_t1.nii", "A_t2.nii", "B_t1.nii"], {"A": "t1 t2", "B": "t1"}),
+    "isles": (
+        "isles",
+        [
+            f"{n}/VSD.Brain.XX.O.MR_{c}.7{n}/VSD.Brain.XX.O.MR_{c}.7{n}.nii"
+            for n in (1, 10)
+            for c in ["T1", "T2", "Flair", "DWI"]
+        ]
+        + [
+            "10/VSD.Brain_3more.XX.XX.OT.9/VSD.Brain_3more.XX.XX.OT.9.nii",
+            "10/VSD.Brain.XX.O.MR_T1c.5/x.nii",
+        ],
+        {"1": "dwi flair t1 t2", "10": "dwi flair mask t1 t2"},
+    ),
+    "healthy": (
+        "healthy",
+        [f"sub-01/anat/sub-01_{c}.nii.gz" for c in ("T1w", "T2w", "FLAIR")]
+        + [f"sub-02/ses-a/anat/sub-02_ses-a_acq-x_{c}.nii.gz" for c in ("T1w", "FLAIR")]
+        + ["sub-01/func/sub-01_bold.nii.gz", "derivatives/p/sub-01/anat/sub-01_T1w.nii.gz"],
+        {"sub-01": "flair t1 t2", "sub-02_ses-a": "flair t1"},
+    ),
+    "open_ms": (
+        "open_ms",
+        [f"patient07/{c}_N4_regtoMNI.nii.gz" for c in ("T1", "T1POST", "T2", "FLAIR", "GOLD_STANDARD")],
+        {"patient07": "flair mask t1 t1ce t2"},
+    ),
+}
+
+
+def touch(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_every_layout_is_found(tmp_path, case):
+    dataset, names, expected = LAYOUTS[case]
+    touch(tmp_path, [*names, "._hidden_t1.nii.gz", ".cache/B_9_t1.nii.gz", "readme_t1.txt"])
+    found = layouts.find_subjects(dataset, tmp_path)
+    assert {subject: " ".join(files) for subject, files in found.items()} == expected
+    for files in found.values():
+        assert all(path.is_file() for path in files.values())
+
+
+@pytest.mark.parametrize("case", [case for case in LAYOUTS if "without" not in case])
+def test_one_subject_folder_of_any_layout_is_understood(tmp_path, case):
+    dataset, names, expected = LAYOUTS[case]
+    touch(tmp_path, names)
+    found = layouts.find_subjects(dataset, tmp_path)
+    subject, contrasts = next(iter(expected.items()))
+    first = next(iter(found[subject].values()))
+    folder = next(f for f in first.parents if f.name == subject.split("_ses-")[0])
+    assert " ".join(layouts.find_contrasts(folder)) == contrasts
+    assert layouts.find_contrasts(folder) == found[subject]
+
+
+def test_contrasts_go_to_the_right_files(tmp_path):
+    touch(tmp_path, LAYOUTS["brats newer names"][1])
+    files = layouts.find_contrasts(tmp_path / "BraTS-GLI-00001-000")
+    ends = {contrast: path.name.removesuffix(".nii.gz").rsplit("-", 1)[1] for contrast, path in files.items()}
+    assert ends == {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "mask": "seg"}
+
+
+def test_two_files_for_one_contrast_are_an_error_of_that_subject(tmp_path):
+    touch(tmp_path, ["A/A_t1.nii", "A/A_t1.nii.gz", "B/B_t1.nii"])
+    found, problems = layouts.scan("brats", tmp_path)
+    assert list(found) == ["B"]
+    assert list(problems) == ["A"]
+    for call in (
+        lambda: layouts.find_subjects("brats", tmp_path),
+        lambda: layouts.find_contrasts(tmp_path / "A"),
+    ):
+        with pytest.raises(MudiffError, match=r"A_t1\.nii and .*A_t1\.nii\.gz both claim t1"):
+            call()
+
+
+def test_links_that_leave_the_folder_are_refused_and_others_followed(tmp_path):
+    touch(tmp_path, ["else/x.nii", "else/C/C_t1.nii", "raw/store/x.nii", "raw/D/D_t1.nii"])
+    for name, target in {"A/A_t1.nii": "else/x.nii", "B/B_t1.nii": "raw/store/x.nii", "C": "else/C"}.items():
+        link = tmp_path / "raw" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / target)
+    (tmp_path / "raw/README").symlink_to(tmp_path / "else/x.nii")  # no data file, so of no interest
+    found, problems = layouts.scan("brats", tmp_path / "raw")
+    assert list(found) == ["B", "D"]
+    assert sorted(problems) == ["A", "C"]
+    with pytest.raises(MudiffError, match="leaves the data folder"):
+        layouts.find_subjects("brats", tmp_path / "raw")
+    assert list(layouts.find_contrasts(tmp_path / "raw/A")) == ["t1"]  # a folder named by hand may hold links
+
+
+def test_a_data_folder_may_itself_be_a_link(tmp_path):
+    touch(tmp_path, ["raw/A/A_t1.nii"])
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    assert list(layouts.find_subjects("brats", tmp_path / "link")) == ["A"]
+
+
+def test_missing_and_empty_folders_and_unknown_datasets(tmp_path):
+    with pytest.raises(MudiffError, match="none: data folder not found"):
+        layouts.find_subjects("brats", tmp_path / "none")
+    with pytest.raises(MudiffError, match=r"no isles files found; expected .*VSD"):
+        layouts.find_subjects("isles", tmp_path)
+    with pytest.raises(MudiffError, match="'brain' is unknown"):
+        layouts.find_subjects("brain", tmp_path)
+    with pytest.raises(MudiffError, match="subject folder not found"):
+        layouts.find_contrasts(tmp_path / "none")
+    touch(tmp_path, ["A_seg.nii"])
+    with pytest.raises(MudiffError, match="no contrast found"):
+        layouts.find_contrasts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("subject", "key", "person"),
+    [
+        ("Brats17_CBICA_AAB_1", "CBICA_AAB_1", "CBICA_AAB_1"),
+        ("Brats18_2013_0_1", "2013_0_1", "2013_0_1"),
+        ("BraTS19_TMC_1_1", "TMC_1_1", "TMC_1_1"),
+        ("BraTS20_Training_001", "Training_001", "Training_001"),
+        ("BraTS2021_00000", "00000", "00000"),
+        ("BraTS-GLI-00001-001", "BraTS-GLI-00001-001", "BraTS-GLI-00001"),
+        ("sub-02_ses-a", "sub-02_ses-a", "sub-02"),
+        ("28", "28", "28"),
+    ],
+)
+def test_ids_match_across_releases(subject, key, person):
+    assert layouts.match_id(subject) == key
+    assert layouts.patient(subject) == person
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
+def test_real_folders():
+    brats = layouts.find_subjects("brats", REAL_DATA / "brats")
+    assert len(brats) == 14
+    open_ms = layouts.find_subjects("open_ms", REAL_DATA / "open_ms")
+    assert sorted(open_ms) == ["patient07", "patient26"]
+    for files in (*brats.values(), *open_ms.values()):
+        assert list(files) == ["flair", "mask", "t1", "t1ce", "t2"]

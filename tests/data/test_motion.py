@@ -1,0 +1,321 @@
+"""Motion artefacts: no motion changes nothing, more motion changes more, and nothing else has a say."""
+
+import dataclasses
+import random
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import LPS, write_nifti
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from mudiff.data import files as layouts
+from mudiff.data import motion, prepare, volumes
+from mudiff.errors import MudiffError
+from mudiff.training import profiles
+
+SHAPE = (40, 48, 32)
+AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
+
+
+@pytest.fixture
+def brain(rng) -> np.ndarray:
+    """A smooth head with structure, float32 (X, Y, Z), L, P, S order, background 0."""
+    axes = np.meshgrid(*(np.linspace(-1.4, 1.4, n) for n in SHAPE), indexing="ij")
+    inside = sum(a**2 for a in axes) < 1
+    texture = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.5)
+    return np.where(inside, 500 + 2000 * texture, 0).clip(0).astype(np.float32)
+
+
+def still(strength=2.0, **changes):
+    """A movement of one kind only."""
+    nothing = {name: np.zeros((motion.MOVEMENTS, 3)) for name in ("degrees", "translation")}
+    return dataclasses.replace(motion.draw("A", strength), **nothing | changes)
+
+
+def error(one, other):
+    return float(np.abs(one - other).mean())
+
+
+# The parameters
+
+
+def test_a_strength_is_a_documented_scale():
+    assert [motion.scale(s) for s in (0, 1, 2, 3)] == [0, 2, 5, 10]
+    assert motion.scale(1.5) == 3.5 and motion.name(2) == "moderate" and motion.name(1.5) == "1.5"
+    assert list(motion.NAMES) == list(range(len(motion.SCALE)))
+
+
+@pytest.mark.parametrize("strength", [-0.1, 3.01, float("nan"), float("inf"), "2"])
+def test_other_strengths_are_refused(strength):
+    with pytest.raises(MudiffError, match=r"strength .* of motion: expected a number from 0 .* to 3"):
+        motion.draw("A", strength)
+
+
+def test_strengths_of_a_subject_differ_in_size_alone():
+    mild, severe = motion.draw("A", 1), motion.draw("A", 3)
+    np.testing.assert_array_equal(mild.times, severe.times)
+    np.testing.assert_allclose(mild.degrees * 5, severe.degrees)
+    np.testing.assert_allclose(mild.translation * 5, severe.translation)
+    assert not motion.draw("A", 0).degrees.any() and not motion.draw("A", 0).translation.any()
+
+
+def test_subjects_and_seeds_differ_and_a_draw_is_repeated():
+    first, again = motion.draw("A", 2), motion.draw("A", 2)
+    np.testing.assert_array_equal(first.degrees, again.degrees)
+    for other in (motion.draw("B", 2), motion.draw("A", 2, seed=1)):
+        assert not np.isclose(first.degrees, other.degrees).any()
+        assert not np.isclose(first.times, other.times).any()
+
+
+def test_parameters_lie_within_the_scale_and_fill_it():
+    drawn = [motion.draw(f"subject {n}", 2) for n in range(200)]
+    for values in ([m.degrees for m in drawn], [m.translation for m in drawn]):
+        assert np.abs(values).max() <= 5 < 1.02 * np.abs(values).max()
+        assert abs(np.mean(values)) < 0.3
+    times = np.array([m.times for m in drawn])
+    assert (np.diff(times) > 0).all() and times.min() > 0 and times.max() < 1
+    off = times * 5 - [1, 2, 3, 4]  # of the regular times, in steps
+    assert -0.3 <= off.min() < -0.29 and 0.29 < off.max() <= 0.3
+
+
+def test_the_table_is_enough_to_draw_the_same_again():
+    frame = motion.table([motion.draw("A", s) for s in (1, 2)])
+    assert list(frame) == [
+        "strength", "subject", "stretch", "begin", "end", "degrees_x", "degrees_y", "degrees_z",
+        "translation_x", "translation_y", "translation_z",
+    ]  # fmt: skip
+    assert len(frame) == 2 * 5 and list(frame["stretch"]) == [1, 2, 3, 4, 5] * 2
+    second = frame[frame.strength == 2]
+    drawn = motion.draw("A", 2)
+    order = [1, 0, 2, 3]  # the third stretch is mid-scan, and its pose has the first one
+    moved = second[second["stretch"] != 3]
+    np.testing.assert_array_equal(moved[["degrees_x", "degrees_y", "degrees_z"]], drawn.degrees[order])
+    np.testing.assert_array_equal(moved.filter(like="translation_"), drawn.translation[order])
+    assert not second[second["stretch"] == 3].filter(regex="degrees|translation").any(axis=None)
+    np.testing.assert_array_equal(second.begin, [0, *drawn.times])
+    np.testing.assert_array_equal(second.end, [*drawn.times, 1])
+    assert list(motion.table([])) == list(frame)
+
+
+def rebuilt(volume, frame):
+    """Put the k-space together from the rows of a table, all by scipy; volume (P, S, L) with voxels of 2 mm."""
+    middle = (np.array(volume.shape) - 1) / 2
+    spectrum = np.zeros(volume.shape, complex)
+    for row in frame.itertuples():
+        turns = [
+            (row.degrees_y, "y"),
+            (row.degrees_x, "x"),
+            (row.degrees_z, "z"),
+        ]  # about fixed axes, y first
+        rotation = Rotation.identity()
+        for degrees, axis in turns:
+            rotation = Rotation.from_euler(axis, degrees, degrees=True) * rotation
+        axes = [1, 2, 0]  # of x, y, z (to the left, posterior, superior) for those of the array
+        matrix = rotation.as_matrix()[np.ix_(axes, axes)]
+        shift = np.array([row.translation_x, row.translation_y, row.translation_z])[axes] / 2  # mm -> voxels
+        moved = ndimage.affine_transform(volume, matrix, middle - matrix @ middle + shift, order=3)
+        count = volume.shape[-1]
+        lines = slice(int(row.begin * count), int(row.end * count))
+        spectrum[..., lines] = np.fft.fftshift(np.fft.fftn(moved))[..., lines]
+    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real
+
+
+@pytest.mark.parametrize("times", [None, (0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9), (0.2, 0.3, 0.4, 0.8)])
+def test_the_table_says_which_pose_has_which_part_of_the_scan(brain, times):
+    """Stretch by stretch from the table, the k-space gives what TorchIO gives."""
+    drawn = motion.draw("A", 2)
+    movement = drawn if times is None else dataclasses.replace(drawn, times=np.array(times))
+    frame = motion.table([movement])
+    still_row = frame[~frame.filter(regex="degrees|translation").any(axis=1)]
+    assert len(still_row) == 1 and still_row.begin.item() <= 0.5 <= max(still_row.end.item(), 0.5)
+    volume = np.moveaxis(brain, [0, 1, 2], [2, 0, 1]).copy()  # L, P, S -> P, S, L
+    affine = np.array([[0, 0, -2.0, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+    moved = motion.move(volume, affine, movement)
+    expected = np.where(volume > 0, rebuilt(volume, frame), 0)
+    assert error(moved, volume) > 3
+    np.testing.assert_allclose(moved, expected, atol=0.5)  # of values up to 1000
+
+
+def test_the_head_itself_goes_the_other_way(brain):
+    """The poses map the moved image to the unmoved head, so 4 mm to superior moves the head 4 mm to inferior."""
+    shift = np.zeros((motion.MOVEMENTS, 3))
+    shift[:, 2] = 4.0  # mm, two voxels
+    times = np.array([0.505, 0.51, 0.515, 0.52])  # at rest up to just before the centre of the k-space
+    full = np.where(brain > 0, brain, 1e-6)  # no background, which would be set to 0
+    moved = motion.move(full, AFFINE, still(translation=shift, times=times))
+    down = np.roll(full, -2, axis=2)  # the last axis runs to superior
+    assert error(moved, down) < 0.7 * error(moved, np.roll(full, 2, axis=2))
+
+
+def test_moved_stretches_keep_their_detail(brain, monkeypatch):
+    """Linear interpolation would take fine detail away, which is not what motion does."""
+    shift = np.full((motion.MOVEMENTS, 3), 1.0)  # mm, half a voxel
+    detail = lambda: ndimage.laplace(motion.move(brain, AFFINE, still(translation=shift))).std()  # noqa: E731
+    cubic = detail()
+    monkeypatch.setattr(motion, "INTERPOLATION", "linear")
+    assert cubic > 1.1 * detail()
+
+
+# The artefact
+
+
+def test_strength_zero_returns_its_input_bit_for_bit(brain):
+    same = motion.move(brain, AFFINE, motion.draw("A", 0))
+    np.testing.assert_array_equal(same, brain)
+    assert same.dtype == brain.dtype and same is not brain
+
+
+def test_a_head_that_rests_comes_through_the_k_space_unchanged(brain):
+    np.testing.assert_allclose(motion.move(brain, AFFINE, still()), brain, atol=1e-2)  # of values up to 1000
+
+
+def test_more_motion_changes_more(brain):
+    errors = [error(motion.move(brain, AFFINE, motion.draw("A", s)), brain) for s in (0.5, 1, 2)]
+    assert 1 < errors[0] < errors[1] < errors[2]
+
+
+def test_the_background_stays_zero(brain):
+    moved = motion.move(brain, AFFINE, motion.draw("A", 3))
+    assert moved.dtype == np.float32 and moved.shape == brain.shape and np.isfinite(moved).all()
+    assert not moved[brain == 0].any()
+    assert (moved[brain > 0] != 0).mean() > 0.99
+
+
+def test_rotation_and_translation_both_count(brain):
+    drawn = motion.draw("A", 2)
+    for change in ({"degrees": drawn.degrees}, {"translation": drawn.translation}):
+        assert error(motion.move(brain, AFFINE, dataclasses.replace(still(), **change)), brain) > 1
+
+
+@pytest.mark.parametrize("axis, mixed", [(0, True), (1, False), (2, False)])
+def test_the_phase_encoding_is_left_right(brain, axis, mixed):
+    """A line of voxels along left-right is mixed within itself; lines beside it do not leak into it."""
+    line = np.zeros_like(brain)
+    line[18:22, 22:26, 14:18] = 100.0
+    shift = np.zeros((motion.MOVEMENTS, 3))
+    shift[:, 0] = 4.0  # mm, two voxels to the side
+    moved = motion.move(np.where(line > 0, line, 1e-6), AFFINE, still(translation=shift))
+    others = [a for a in range(3) if a != axis]
+    profile = np.abs(moved - line).sum(axis=tuple(others))  # along the axis
+    outside = line.sum(axis=tuple(others)) == 0
+    assert (profile[outside].sum() > 20) == mixed
+
+
+@pytest.mark.parametrize("order", ["RAS", "PSL", "SRA", "IPR"])
+def test_the_storage_order_and_the_origin_do_not_matter(brain, order):
+    """TorchIO alone takes the last axis of the file and turns about the origin of its affine."""
+    transform = nibabel.orientations.ornt_transform(
+        nibabel.orientations.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt(order)
+    )
+    stored = nibabel.orientations.apply_orientation(brain, transform)
+    affine = AFFINE @ nibabel.orientations.inv_ornt_aff(transform, brain.shape)
+    affine[:3, 3] += (37.0, -150.0, 80.0)
+    movement = motion.draw("A", 2)
+    expected = nibabel.orientations.apply_orientation(motion.move(brain, AFFINE, movement), transform)
+    np.testing.assert_allclose(motion.move(stored, affine, movement), expected, atol=1e-2)
+
+
+def test_millimetres_are_those_of_the_affine(brain):
+    movement = dataclasses.replace(motion.draw("A", 1), degrees=np.zeros((motion.MOVEMENTS, 3)))
+    twice = dataclasses.replace(movement, translation=2 * movement.translation)
+    coarse = np.diag([-4.0, -4.0, 4.0, 1.0])
+    np.testing.assert_allclose(
+        motion.move(brain, coarse, twice), motion.move(brain, AFFINE, movement), atol=1e-2
+    )
+    thick = np.diag([-2.0, -2.0, 6.0, 1.0])  # each axis has its own side
+    movement.translation[:, :2] = 0
+    three = dataclasses.replace(movement, translation=3 * movement.translation)
+    np.testing.assert_allclose(
+        motion.move(brain, thick, three), motion.move(brain, AFFINE, movement), atol=1e-2
+    )
+
+
+def test_the_artefact_is_that_of_torchio(brain):
+    """Where the file has the axes and the origin that we choose, nothing is left to choose."""
+    import torchio
+
+    movement = motion.draw("A", 2)
+    transform = nibabel.orientations.ornt_transform(
+        nibabel.orientations.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt("PSL")
+    )
+    stored = nibabel.orientations.apply_orientation(brain, transform)
+    affine = AFFINE @ nibabel.orientations.inv_ornt_aff(transform, brain.shape)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(stored.shape) - 1) / 2)
+    apply = torchio.Motion(movement.degrees, movement.translation, movement.times, "bspline")
+    image = torchio.ScalarImage(tensor=torch.from_numpy(stored.copy())[None], affine=affine)
+    expected = np.where(stored > 0, apply(image).numpy()[0], 0)
+    np.testing.assert_allclose(motion.move(stored, affine, movement), expected, atol=1e-3)
+
+
+def test_a_turn_is_about_the_middle(brain):
+    """About the middle a turn by 180 degrees is its own inverse: half the k-space of a symmetric head is enough."""
+    symmetric = brain + brain[::-1, ::-1]
+    turn = np.zeros((motion.MOVEMENTS, 3))
+    turn[:, 2] = 180.0
+    moved = motion.move(symmetric, AFFINE, still(degrees=turn))
+    assert error(moved, symmetric) < 0.02 * symmetric.mean()
+
+
+def test_no_global_random_state_is_touched(brain):
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    motion.move(brain, AFFINE, motion.draw("A", 2))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_global_random_states_have_no_say(brain):
+    torch.manual_seed(1)
+    first = motion.move(brain, AFFINE, motion.draw("A", 2))
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(motion.move(brain, AFFINE, motion.draw("A", 2)), first)
+
+
+def test_other_arrays_than_volumes_are_refused(brain):
+    with pytest.raises(MudiffError, match=r"expected a volume \(X, Y, Z\), not 2 axes"):
+        motion.move(brain[0], AFFINE, motion.draw("A", 1))
+
+
+# Slices
+
+
+def test_a_stack_moves_as_its_volume_does(brain):
+    unit = volumes.normalise(brain, "minmax")
+    stack, _ = volumes.to_slices(unit, AFFINE, max(SHAPE[:2]))  # no resizing: padding alone
+    movement = motion.draw("A", 2)
+    wide = np.zeros((48, 48, 32), np.float32)
+    wide[4:44] = unit
+    expected, _ = volumes.to_slices(motion.move(wide, AFFINE, movement), AFFINE, 48)
+    moved = motion.move_stack(stack, movement, (2, 2, 2))
+    np.testing.assert_allclose(moved, np.clip(expected, 0, 1), atol=1e-4)
+    assert moved.dtype == np.float32 and error(moved, stack) > 1e-3
+    np.testing.assert_array_equal(motion.move_stack(stack, motion.draw("A", 0), (2, 2, 2)), stack)
+
+
+def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain):
+    files = write_subject(tmp_path, "Brats18_A_1", affine=AFFINE, **dict.fromkeys(
+        ("t1", "t1ce", "t2", "flair"), brain), seg=(brain > 1000).astype(np.uint8))  # fmt: skip
+    preparation = profiles.preparation("smoke", "brats")
+    files = layouts.find_contrasts(files["flair"].parent)
+    images, _, _ = prepare.subject_slices(preparation, "A", files)
+    place = prepare.tasks.dataset("brats").contrasts.index("flair")
+    clean = motion.moved_slices(preparation, files["flair"], motion.draw("A", 0))
+    np.testing.assert_array_equal(clean, images[:, place])
+    moved = motion.moved_slices(preparation, files["flair"], motion.draw("A", 3))
+    assert moved.shape == clean.shape and moved.dtype == np.uint16
+    assert error(moved.astype(float), clean) > 500  # of 65535
+    # The raw volume is moved first: 1 and 99 percentiles are those of the moved one.
+    raw = motion.move(brain, AFFINE, motion.draw("A", 3))
+    file = write_nifti(tmp_path / "moved.nii.gz", raw, AFFINE)
+    expected = prepare.contrast_slices(preparation, volumes.load_volume(file))[0]
+    np.testing.assert_allclose(moved.astype(float), expected, atol=2)
+
+
+def test_the_common_orientation_is_the_one_of_the_helpers():
+    assert nibabel.aff2axcodes(AFFINE) == nibabel.aff2axcodes(LPS) == tuple(volumes.SLICE_ORDER)

@@ -1,0 +1,360 @@
+"""From NIfTI to slices: what is written, what goes wrong, restart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import LPS, REAL_DATA, SHAPE, head, lesion, write_nifti
+
+from mudiff.data import prepare as data
+from mudiff.data import volumes
+from mudiff.data.masks import brain_mask
+from mudiff.errors import MudiffError
+from mudiff.settings import Preparation
+
+SMALL = Preparation("brats", image_size=16, slices=4)
+
+
+def prepare(cohort, folder, preparation=SMALL, **options):
+    root, manifest = cohort
+    return data.prepare(preparation, root, manifest, folder, **{"workers": 1, "progress": False} | options)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- what is written
+
+
+def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
+    report = prepare(cohort, tmp_path / "prepared")
+    assert report.failed == {}
+    assert list(report.subjects.values()) == ["train", "train", "train", "val", "test"]
+    folder = cohort[0] / "Brats18_A_1"
+    images = np.load(tmp_path / "prepared/train/Brats18_A_1.npy", allow_pickle=False)
+    masks = np.load(tmp_path / "prepared/train/Brats18_A_1.masks.npy", allow_pickle=False)
+    assert (images.dtype, images.shape) == (np.uint16, (4, 4, 16, 16))
+    assert (masks.dtype, masks.shape) == (np.uint8, (4, 2, 16, 16))
+    for channel, contrast in enumerate(("t1", "t1ce", "t2", "flair")):
+        volume = volumes.load_volume(folder / f"Brats18_A_1_{contrast}.nii.gz")
+        unit = volumes.normalise(volume.data, "percentile")
+        expected, _ = volumes.to_slices(unit, volume.affine, 16)
+        np.testing.assert_allclose(images[:, channel] / 65535, expected[4:8], atol=1e-5)
+    np.testing.assert_array_equal(masks[:, 0], brain_mask(images.swapaxes(0, 1)))
+    expected, _ = volumes.to_slices(lesion(), LPS, 16, order=0)
+    np.testing.assert_array_equal(masks[:, 1], expected[4:8])
+    assert set(np.unique(masks[:, 1])) == {0, 1, 4}
+
+    index = pd.read_csv(tmp_path / "prepared/slices.csv")
+    assert list(index.columns) == ["split", "subject", "slice"]
+    assert index[index["subject"] == "Brats18_A_1"]["slice"].tolist() == [4, 5, 6, 7]
+    info = json.loads((tmp_path / "prepared/prepared.json").read_text())
+    assert info["settings"]["image_size"] == 16
+    assert info["subjects"]["Brats18_A_1"]["shape"] == list(SHAPE)
+    assert info["data_hash"] == report.data_hash
+
+
+def test_several_processes_write_the_same_as_one(cohort, tmp_path):
+    one = prepare(cohort, tmp_path / "one", workers=1)
+    two = prepare(cohort, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert one.data_hash == two.data_hash
+
+
+def test_minmax_is_another_cache(cohort, tmp_path):
+    prepare(cohort, tmp_path / "a")
+    text = Preparation("brats", image_size=16, slices=4, normalisation="minmax")
+    prepare(cohort, tmp_path / "b", text)
+    a, b = (data.open_slices(tmp_path / name, "test") for name in "ab")
+    dark = [(slices.images(range(4), "t1")[slices.brain(range(4))] == -1).sum() for slices in (a, b)]
+    assert dark[0] > dark[1]  # the clip turns the darkest tissue into background
+    assert data.check(tmp_path / "b", text)
+    with pytest.raises(MudiffError, match="prepared with normalisation 'percentile', not 'minmax'"):
+        data.check(tmp_path / "a", text)
+
+
+def test_storage_order_does_not_change_the_slices(cohort, tmp_path, write_subject):
+    prepare(cohort, tmp_path / "a")
+    before = data.open_slices(tmp_path / "a", "test")
+    for path in (cohort[0] / "Brats18_E_1").iterdir():  # store subject E as R, A, S and then as S, R, A
+        image = nibabel.as_closest_canonical(nibabel.load(path))
+        order = nibabel.orientations.axcodes2ornt("SRA", (("L", "R"), ("P", "A"), ("I", "S")))
+        nibabel.save(
+            image.as_reoriented(nibabel.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], order)), path
+        )
+    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("S", "R", "A")
+    prepare(cohort, tmp_path / "b")
+    after = data.open_slices(tmp_path / "b", "test")
+    for contrast in before.contrasts:
+        np.testing.assert_array_equal(before.images(range(4), contrast), after.images(range(4), contrast))
+    np.testing.assert_array_equal(before.lesion(range(4)), after.lesion(range(4)))
+
+
+def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
+    cut = head(rng)
+    cut[:, 13:] = 0  # a cut field of view
+    edges = head(rng).astype(np.float32) - 5  # background below 0
+    seg = lesion().astype(np.float32) * 0.999  # floating-point labels
+    write_subject(cohort[0], "Brats18_A_1", flair=cut, t1=edges, t2=head(rng)[..., None] * 1e4, seg=seg)
+    assert prepare(cohort, tmp_path / "p").failed == {}
+    slices = data.open_slices(tmp_path / "p", "train")
+    where = slices.subject("Brats18_A_1")
+    assert (slices.images(where, "flair")[:, 9:] == -1).all()
+    assert slices.brain(where)[:, 9:].any()  # the other contrasts cover the rest of the brain
+    assert (slices.images(where, "t1")[:, :2, :2] == -1).all()
+    assert set(np.unique(slices.lesion(where))) == {0, 1, 4}
+
+
+def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_subject):
+    write_subject(cohort[0], "Brats18_B_1", seg=lesion() * 0)
+    (cohort[0] / "Brats18_C_1/Brats18_C_1_seg.nii.gz").unlink()
+    report = prepare(cohort, tmp_path / "p", Preparation("brats", image_size=16, slices=40))
+    assert report.failed == {}
+    assert sum("12 axial slices instead of 40" in warning for warning in report.warnings) == 5
+    assert any("Brats18_B_1: has no lesion in" in warning for warning in report.warnings)
+    assert any("Brats18_C_1: has no lesion mask" in warning for warning in report.warnings)
+    slices = data.open_slices(tmp_path / "p", "train")
+    assert slices.index["slice"].tolist() == [*range(12)] * 3
+    assert not slices.lesion(slices.subject("Brats18_C_1")).any()
+
+
+def test_voxels_that_are_not_square_in_the_slices_are_a_warning(cohort, tmp_path, write_subject):
+    write_subject(
+        cohort[0], "Brats18_A_1", affine=LPS @ np.diag([1, 1, 5, 1])
+    )  # thick slices are as they are
+    write_subject(cohort[0], "Brats18_B_1", affine=LPS @ np.diag([1.2, 1, 1, 1]))
+    report = prepare(cohort, tmp_path / "p")
+    assert report.warnings == ["Brats18_B_1: has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
+
+
+@pytest.mark.parametrize("dataset", ["isles", "healthy", "open_ms"])
+def test_the_other_datasets(tmp_path, rng, dataset):
+    names = {
+        "isles": ["{}/VSD.Brain.XX.O.MR_" + c + ".7/x.nii" for c in ("T1", "T2", "Flair", "DWI")]
+        + ["{}/VSD.Brain_3more.XX.XX.OT.8/x.nii"],
+        "healthy": ["sub-{0}/anat/sub-{0}_" + c + ".nii.gz" for c in ("T1w", "T2w", "FLAIR")],
+        "open_ms": [
+            "patient{}/" + c + "_N4.nii.gz" for c in ("T1", "T1POST", "T2", "FLAIR", "GOLD_STANDARD")
+        ],
+    }[dataset]
+    ids = [{"healthy": "sub-{}", "open_ms": "patient{}"}.get(dataset, "{}").format(n) for n in (1, 2, 3)]
+    for number in (1, 2, 3):
+        for name in names:
+            is_mask = "OT" in name or "GOLD" in name
+            write_nifti(tmp_path / "raw" / name.format(number), lesion() if is_mask else head(rng))
+    manifest = pd.DataFrame({"subject": ids, "split": list(data.SPLITS), "reason": ""})
+    report = prepare((tmp_path / "raw", manifest), tmp_path / "p", Preparation(dataset, 16, 4))
+    report.check()
+    assert report.warnings == []
+    test = data.open_slices(tmp_path / "p", "test")
+    assert test.subjects == [ids[2]]  # text, also where it looks like a number
+    assert len(test.contrasts) == (3 if dataset == "healthy" else 4)
+    assert test.lesion(range(4)).any() == (dataset != "healthy")
+
+
+# --- what goes wrong
+
+
+def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_subject):
+    root = cohort[0]
+    write_subject(root, "Brats18_A_1", t2=head(rng, (20, 26, 10)))
+    (root / "Brats18_B_1/Brats18_B_1_flair.nii.gz").write_bytes(b"x")
+    (root / "Brats18_D_1/Brats18_D_1_t1ce.nii.gz").unlink()
+    write_nifti(root / "Brats18_E_1/Brats18_E_1_t1.nii", head(rng))  # a second t1
+    report = prepare(cohort, tmp_path / "p", workers=2)
+    assert report.subjects == {"Brats18_C_1": "train"}
+    assert "not on one grid" in report.failed["Brats18_A_1"]
+    assert "Brats18_B_1_flair.nii.gz" in report.failed["Brats18_B_1"]
+    assert "has no t1ce" in report.failed["Brats18_D_1"]
+    assert "both claim t1" in report.failed["Brats18_E_1"]
+    with pytest.raises(MudiffError, match="4 of 5 subjects could not be prepared: Brats18_A_1: ") as caught:
+        report.check()
+    assert "\n" not in str(caught.value)
+    assert len(data.open_slices(tmp_path / "p", "train")) == 4
+    assert list(json.loads((tmp_path / "p/prepared.json").read_text())["failed"]) == list(report.failed)
+    with pytest.raises(MudiffError, match="no slices of split 'test'"):
+        data.open_slices(tmp_path / "p", "test")
+
+
+def test_subjects_that_are_missing_or_unlisted_are_warnings(cohort, tmp_path):
+    root, manifest = cohort
+    extra = pd.concat([manifest.iloc[1:], pd.DataFrame({"subject": ["Z"], "split": ["val"], "reason": [""]})])
+    report = prepare((root, extra), tmp_path / "p")
+    assert report.warnings == [
+        "1 subjects of the manifest are not in the data folder: Z",
+        "1 subjects of the data folder are not in the manifest: Brats18_A_1",
+    ]
+    assert "Brats18_A_1" not in report.subjects
+
+
+def test_without_training_subjects_nothing_is_touched(cohort, tmp_path):
+    root, manifest = cohort
+    prepare(cohort, tmp_path / "p")
+    before = contents(tmp_path / "p")
+    with pytest.raises(MudiffError, match="none of the subjects of the manifest"):
+        prepare((root, manifest.assign(subject=list("VWXYZ"))), tmp_path / "p")
+    with pytest.raises(MudiffError, match="none of the training subjects"):
+        prepare((root, manifest.assign(subject=[*"VWX", *manifest["subject"][3:]])), tmp_path / "p")
+    with pytest.raises(MudiffError, match="data folder not found"):
+        prepare((root / "none", manifest), tmp_path / "p")
+    assert contents(tmp_path / "p") == before
+    test_only = manifest[manifest["split"] == "test"]  # an unseen cohort needs no training subjects
+    assert len(prepare((root, test_only), tmp_path / "q").subjects) == 1
+
+
+# --- restart
+
+
+def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_path):
+    folder = tmp_path / "p"
+    prepare(cohort, folder)
+    before, first = contents(folder), folder / "train/Brats18_A_1.npy"
+    changed = first.stat().st_mtime_ns
+    (folder / "train/Brats18_B_1.json").unlink()  # as if it had been killed while writing this subject
+    (folder / "train/Brats18_C_1.npy").unlink()
+    (folder / "prepared.json").unlink()
+    prepare(cohort, folder)
+    assert contents(folder) == before
+    assert first.stat().st_mtime_ns == changed
+    assert not list(tmp_path.glob("p.old-*"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mudiff import data
+from mudiff.settings import Preparation
+
+left, flush = int(sys.argv[3]), os.fsync
+
+def kill(handle):  # on the last of its calls the file is cut in half, as if its second half never came
+    global left
+    left -= 1
+    if not left:
+        for path in Path(sys.argv[2]).glob("*/.tmp-*"):
+            os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    flush(handle)
+
+os.fsync = kill
+manifest = data.read_manifest("brats", Path(sys.argv[1]) / "manifest.csv")
+data.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(sys.argv[2]), 1, False)
+"""
+
+
+@pytest.mark.parametrize("written", [7, 8, 9])  # slices, masks and record of the third subject
+def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, written, monkeypatch):
+    root, manifest = cohort
+    manifest.to_csv(root / "manifest.csv", index=False)
+    prepare(cohort, tmp_path / "whole")
+    folder = tmp_path / "p"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder), str(written)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(folder.glob("*/[!.]*.json"))) == 2
+    assert len(list(folder.glob("*/.tmp-*"))) == 1
+    with pytest.raises(MudiffError, match="no prepared slices"):
+        data.open_slices(folder, "train")
+
+    done, work = [], data._prepare_subject
+    monkeypatch.setattr(data, "_prepare_subject", lambda *job: done.append(job[1]) or work(*job))
+    prepare(cohort, folder).check()
+    assert done == ["Brats18_C_1", "Brats18_D_1", "Brats18_E_1"]
+    whole = {name: content for name, content in contents(folder).items() if "/.tmp-" not in name}
+    assert whole == contents(tmp_path / "whole")
+
+
+def test_old_leftovers_of_killed_processes_are_deleted(cohort, tmp_path):
+    folders = tmp_path / "p", tmp_path / "p" / "train"
+    folders[1].mkdir(parents=True)
+    for folder in folders:
+        for name, age in (("new", 60), ("old", 7200)):
+            (folder / f".tmp-{name}.npy").touch()
+            then = (folder / f".tmp-{name}.npy").stat().st_mtime - age
+            os.utime(folder / f".tmp-{name}.npy", (then, then))
+    prepare(cohort, tmp_path / "p")
+    for folder in folders:
+        assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new.npy"]
+
+
+def test_a_subject_mended_later_is_added(cohort, tmp_path, write_subject):
+    whole = prepare(cohort, tmp_path / "whole")
+    flair = cohort[0] / "Brats18_B_1/Brats18_B_1_flair.nii.gz"
+    content = flair.read_bytes()
+    flair.write_bytes(content[:100])
+    assert list(prepare(cohort, tmp_path / "p").failed) == ["Brats18_B_1"]
+    flair.write_bytes(content)
+    report = prepare(cohort, tmp_path / "p")
+    assert (report.failed, report.data_hash) == ({}, whole.data_hash)
+    assert not list(tmp_path.glob("p.old-*"))
+
+
+def test_a_copy_with_other_dates_is_the_same_data(cohort, tmp_path):
+    report = prepare(cohort, tmp_path / "p")
+    for path in cohort[0].rglob("*.nii.gz"):
+        os.utime(path, (1, 1))
+    assert prepare(cohort, tmp_path / "p").data_hash == report.data_hash
+    assert not list(tmp_path.glob("p.old-*"))
+
+
+@pytest.mark.parametrize("change", ["settings", "source", "split", "subject"])
+def test_other_settings_sources_or_splits_move_the_old_folder_aside(cohort, tmp_path, change, write_subject):
+    root, manifest = cohort
+    preparation = SMALL
+    old = prepare(cohort, tmp_path / "p")
+    before = contents(tmp_path / "p")
+    if change == "settings":
+        preparation = Preparation("brats", image_size=16, slices=5)
+    elif change == "source":
+        write_subject(root, "Brats18_A_1")
+    elif change == "split":  # subject A must not stay in train/ when it becomes a test subject
+        manifest = manifest.assign(split=["test", "train", "train", "val", "test"])
+    else:
+        manifest = manifest.iloc[1:]
+    new = prepare((root, manifest), tmp_path / "p", preparation)
+    assert new.data_hash != old.data_hash
+    assert contents(tmp_path / "p.old-1") == before
+    if change in ("split", "subject"):
+        assert not (tmp_path / "p/train/Brats18_A_1.npy").exists()
+    prepare(cohort, tmp_path / "p")
+    assert (tmp_path / "p.old-2").is_dir() == (change in ("settings", "split"))
+
+
+# --- real volumes
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
+def test_real_brats_subject_with_a_cut_field_of_view(tmp_path):
+    files = data.layouts.find_contrasts(REAL_DATA / "brats/Brats18_2013_20_1")
+    images, masks, record = data.subject_slices(Preparation("brats", 64, 20), "x", files)
+    assert record == {"shape": [240, 240, 155], "first_slice": 67, "slices": 20, "notes": []}
+    brain = masks[:, 0].astype(bool)
+    assert 0.15 < brain.mean() < 0.5
+    rows = np.flatnonzero(brain.any(axis=(0, 2)))
+    cut = images[:, 3] > 0  # FLAIR lacks the posterior part, which is below
+    assert np.flatnonzero(cut.any(axis=(0, 2))).max() < rows.max() - 5
+    assert np.flatnonzero(cut.any(axis=(0, 2))).min() <= rows.min() + 1
+    assert set(np.unique(masks[:, 1])) <= {0, 1, 2, 4}
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
+def test_real_healthy_subject_with_huge_values_as_bids(tmp_path):
+    for ours, theirs in (("T1w", "MPRAGE"), ("T2w", "T2w"), ("FLAIR", "FLAIR")):
+        source = REAL_DATA / f"kirby21/113-02-{theirs}_processed_reg.nii.gz"
+        target = tmp_path / f"sub-113/anat/sub-113_{ours}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source.resolve())
+    files = data.layouts.find_contrasts(tmp_path / "sub-113")
+    images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", files)
+    assert record.pop("notes") == ["has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
+    assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100}
+    assert images.shape == (100, 3, 64, 64)
+    columns = np.flatnonzero(masks[:, 0].any(axis=(0, 1)))
+    assert columns.min() >= 10 and columns.max() <= 53  # 170 of 256 columns: padded, not stretched
+    assert 0.1 < (images[masks[:, :1].repeat(3, axis=1) > 0] / 65535).mean() < 0.9

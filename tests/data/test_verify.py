@@ -1,0 +1,203 @@
+"""What `verify` finds, and drafted manifests."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import LPS, REAL_DATA, head, lesion, write_nifti
+
+from mudiff.data import prepare, verify
+from mudiff.data.parallel import each_subject
+from mudiff.errors import MudiffError
+
+
+def findings(cohort, **options):
+    root, manifest = cohort
+    return verify.verify("brats", root, manifest, **{"workers": 1, "progress": False} | options)
+
+
+def test_a_sound_folder_has_no_findings(cohort):
+    assert findings(cohort) == []
+
+
+@pytest.mark.parametrize(
+    ("contrast", "says"),
+    [
+        ("missing t1ce", "is missing"),
+        ("missing seg", "is missing"),
+        ("truncated t2", "to its end"),
+        ("text flair", "read as NIfTI"),
+        ("shape t1", "not on the grid of t1ce, t2, flair, mask: 20x26x10 .*; they have 20x26x12"),
+        ("affine flair", r"not on the grid of t1, t1ce, t2, mask: .*origin \(9, 0, 0\)"),
+        ("affine seg", r"not on the grid of t1, t1ce, t2, flair: .*origin \(9, 0, 0\)"),
+        ("constant t1", "every voxel is 5"),
+        ("zero t2", "every voxel is 0"),
+        ("binary t2", "voxels above 0 all have the value 1"),
+        ("nan t1ce", "NaN or infinite"),
+        ("nan seg", "NaN or infinite"),
+        ("plane flair", "has 2 axes"),
+        ("series flair", "has 4 axes"),
+        ("fraction seg", "1 voxels are no labels"),
+        ("negative seg", "1 voxels are no labels"),
+    ],
+)
+def test_each_fault_is_found_where_it_is(cohort, rng, contrast, says):
+    fault, name = contrast.split()
+    path = cohort[0] / f"Brats18_B_1/Brats18_B_1_{name}.nii.gz"
+    array = (lesion() if name == "seg" else head(rng)).astype(np.float32)
+    moved = LPS.copy()
+    moved[0, 3] = 9
+    spoiled = array.copy()
+    spoiled[0, 0, 0] = {"nan": np.nan, "fraction": 0.5, "negative": -1}.get(fault, 0)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif fault == "text":
+        path.write_text("not an image")
+    else:
+        changed = {
+            "shape": array[:, :, :10],
+            "constant": array * 0 + 5,
+            "zero": array * 0,
+            "binary": array > 0,
+            "plane": array[:, :, 6],
+            "series": np.stack([array, array], axis=-1),
+        }
+        write_nifti(path, changed.get(fault, spoiled).astype(np.float32), moved if fault == "affine" else LPS)
+    (found,) = findings(cohort)
+    assert (found.subject, found.contrast) == ("Brats18_B_1", {"seg": "mask"}.get(name, name))
+    assert pd.Series([found.problem]).str.contains(says).all(), found.problem
+    assert "\n" not in str(found)
+
+
+def test_several_faults_of_a_subject_are_all_found(cohort, rng):
+    folder = cohort[0] / "Brats18_B_1"
+    (folder / "Brats18_B_1_t1.nii.gz").unlink()
+    write_nifti(folder / "Brats18_B_1_t2.nii.gz", head(rng, (20, 26, 10)))
+    write_nifti(folder / "Brats18_B_1_flair.nii.gz", head(rng) * 0)
+    assert [found.contrast for found in findings(cohort)] == ["flair", "t1", "t2"]
+
+
+def test_a_lesion_free_subject_is_in_order(cohort):
+    write_nifti(cohort[0] / "Brats18_B_1/Brats18_B_1_seg.nii.gz", lesion() * 0)
+    assert findings(cohort) == []
+
+
+def test_folder_and_manifest_are_compared(cohort, rng):
+    root, manifest = cohort
+    write_nifti(root / "Brats18_D_1/Brats18_D_1_t1.nii", head(rng))  # a second t1
+    (root / "Brats18_E_1/Brats18_E_1_t1.nii.gz").write_text("broken, but excluded")
+    changed = manifest.assign(
+        subject=["BraTS19_Z_1", *manifest["subject"][1:]],
+        split=["train", "train", "train", "val", "excluded"],
+    )
+    found = {(f.subject, f.problem.split(":")[0]) for f in findings((root, changed))}
+    assert found == {
+        ("BraTS19_Z_1", "is in the manifest but not in the data folder."),
+        ("Brats18_A_1", "is in the data folder but not in the manifest."),
+        ("Brats18_D_1", "Brats18_D_1"),
+    }
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(MudiffError, match="data folder not found"):
+        verify.verify("brats", tmp_path / "none")
+
+
+# --- drafted manifests
+
+
+def people(root, names):
+    for name in names:
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}_t1.nii").touch()
+
+
+def test_a_drafted_manifest_is_seeded_complete_and_readable(tmp_path):
+    people(tmp_path / "raw", [f"S{n:03}" for n in range(100)])
+    table = verify.draft_manifest("brats", tmp_path / "raw", tmp_path / "a.csv", seed=1)
+    assert table["split"].value_counts().to_dict() == {"train": 70, "val": 20, "test": 10}
+    again = verify.draft_manifest("brats", tmp_path / "raw", tmp_path / "b.csv", seed=1)
+    other = verify.draft_manifest("brats", tmp_path / "raw", tmp_path / "c.csv", seed=2)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert table.equals(again)
+    assert not table.equals(other)
+    assert prepare.read_manifest("brats", tmp_path / "a.csv")[["subject", "split"]].equals(table)
+
+
+def test_a_draft_never_overwrites(tmp_path):
+    people(tmp_path / "raw", ["A"])
+    (tmp_path / "m.csv").write_text("mine")
+    with pytest.raises(MudiffError, match=r"m\.csv: exists already"):
+        verify.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, (1, 0, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (14, (10, 3, 1))]
+)
+def test_small_folders_fill_every_split(tmp_path, count, expected):
+    people(tmp_path / "raw", [f"S{n}" for n in range(count)])
+    table = verify.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
+    assert tuple((table["split"] == split).sum() for split in prepare.SPLITS) == expected
+
+
+def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
+    for n in range(85):
+        for session in ("a", "b"):
+            folder = tmp_path / f"raw/sub-{n:02}/ses-{session}/anat"
+            folder.mkdir(parents=True)
+            (folder / f"sub-{n:02}_ses-{session}_T1w.nii.gz").touch()
+    table = verify.draft_manifest("healthy", tmp_path / "raw", tmp_path / "m.csv")
+    assert table["split"].value_counts().to_dict() == {"train": 100, "val": 40, "test": 30}
+    person = table["subject"].str.split("_").str[0]
+    assert (table.groupby(person)["split"].nunique() == 1).all()
+
+
+# --- several processes
+
+
+def test_results_and_errors_come_back_with_their_jobs():
+    jobs = [("1",), ("2",), ("x",)]
+    for workers in (1, 2):
+        results = dict(each_subject(_number, jobs, workers, "test", progress=False))
+        assert results["1",] == 1
+        assert results["2",] == 2
+        assert isinstance(results["x",], MudiffError)
+    assert list(each_subject(_number, [], 2, "test", progress=False)) == []
+
+
+def test_a_process_that_dies_is_one_clear_error():
+    with pytest.raises(MudiffError, match="a process died"):
+        list(each_subject(os._exit, [(1,), (1,)], 2, "test", progress=False))
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        list(each_subject(divmod, [(1, 0)], 1, "test", progress=False))
+
+
+def _number(text):
+    if not text.isdigit():
+        raise MudiffError(f"{text} is no number")
+    return int(text)
+
+
+# --- real volumes
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
+def test_real_folders():
+    files = prepare.layouts.find_subjects("open_ms", REAL_DATA / "open_ms")["patient07"]
+    assert verify.check_subject("open_ms", "patient07", files) == []
+    case = REAL_DATA / "isles22/sub-strokecase0009"
+    names = {"dwi": "dwi", "t1": "adc", "flair": "flair", "mask": "msk"}
+    files = {contrast: next(case.glob(f"*_{name}.nii.gz")) for contrast, name in names.items()}
+    found = verify.check_subject("isles", "case", files)
+    assert [(f.contrast, f.problem.split(":")[0]) for f in found] == [
+        ("t2", "is missing."),
+        ("flair", "is not on the grid of t1, dwi, mask"),
+    ]

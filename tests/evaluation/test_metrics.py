@@ -1,0 +1,211 @@
+"""Masks and metrics: equality with the released numbers, hand-computed images, known faults."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mudiff.data.masks import brain_mask
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics
+
+REFERENCE = Path(
+    os.environ.get("MUDIFF_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "reference")
+)
+
+
+def brain(size=32, seed=0):
+    """Return an image in [0, 1] with structure, background 0, and its mask."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    mask = x**2 / 0.16 + y**2 / 0.2 < 1
+    image = 0.2 + 0.6 * np.sin(9 * x + 1) ** 2 * np.cos(7 * y) ** 2 + 0.1 * generator.random((size, size))
+    return image * mask, mask
+
+
+@pytest.mark.skipif(
+    not (REFERENCE / "released_metrics.npz").is_file(), reason=f"no released_metrics.npz in {REFERENCE}"
+)
+@pytest.mark.parametrize("region", ["brain", "lesion", "lesion_dilated"])
+def test_released_protocol_equals_released_code(region):
+    with np.load(REFERENCE / "released_metrics.npz", allow_pickle=False) as saved:
+        arrays = dict(saved)
+    masks = arrays["brain_mask" if region == "brain" else "lesion_mask"]
+    for i in range(len(masks)):
+        scores = metrics.released_protocol(
+            arrays["real"][i], arrays["synthetic"][i], masks[i], dilate=region == "lesion_dilated"
+        )
+        for name in metrics.METRICS:
+            assert scores[name] == pytest.approx(arrays[f"{region}_{name}"][i], abs=1e-6)
+
+
+def test_masked_protocol_by_hand():
+    real, synthetic, mask = np.zeros((8, 8)), np.zeros((8, 8)), np.zeros((8, 8), bool)
+    mask[2, 2:6] = True
+    synthetic[2, 2:6] = (0.1, 0.1, 0.3, 0.1)
+    synthetic[7, 7] = 1.0  # outside the mask: must not count
+    scores = metrics.masked_protocol(real, synthetic, mask)
+    assert scores["mae"] == pytest.approx(0.15)
+    assert scores["psnr"] == pytest.approx(10 * math.log10(1 / 0.03))  # mse = (3 * 0.01 + 0.09) / 4
+
+
+def test_masked_ssim_by_hand():
+    # Constant images: variances vanish, SSIM is the luminance term (2ab + c1) / (a^2 + b^2 + c1).
+    a, b, c1 = 0.5, 0.25, 0.01**2
+    real, synthetic = np.full((8, 8), a), np.full((8, 8), b)
+    scores = metrics.masked_protocol(real, synthetic, np.ones((8, 8)))
+    assert scores["ssim"] == pytest.approx((2 * a * b + c1) / (a**2 + b**2 + c1))
+
+
+def test_released_mae_by_hand():
+    # Two levels, each well over 1 % of the pixels: the percentile clip and min-max give 0 and 1.
+    real = np.full((8, 8), 100, np.uint8)
+    real[0] = 50
+    synthetic = real.copy()
+    synthetic[1] = 50  # 1 -> 0 on 8 of 64 pixels
+    scores = metrics.released_protocol(real, synthetic, np.ones((8, 8)))
+    assert scores["mae"] == pytest.approx(8 / 64)
+    # Divided by the means 7/8 and 6/8: errors 8/7 on 8 pixels, 8/6 - 8/7 on 48; the range is 8/6 (F-4).
+    mse = (8 * (8 / 7) ** 2 + 48 * (8 / 6 - 8 / 7) ** 2) / 64
+    assert scores["psnr"] == pytest.approx(10 * math.log10((8 / 6) ** 2 / mse))
+
+
+@pytest.mark.parametrize("protocol", metrics.PROTOCOLS)
+def test_empty_mask_is_undefined_not_zero(protocol):
+    image, _ = brain()
+    slices, subject = metrics.score_subject(image[None], image[None] / 2, np.zeros((1, 32, 32)), protocol)
+    assert all(math.isnan(value) for scores in (*slices, subject) for value in scores.values())
+
+
+def test_half_brightness_is_punished_by_masked_only():
+    image, mask = brain(64)
+    masked = metrics.score_subject(image[None], image[None] / 2, mask[None], "masked")[1]
+    released = metrics.score_subject(image[None], image[None] / 2, mask[None], "released")[1]
+    assert masked["psnr"] < 15 and masked["ssim"] < 0.9
+    assert released["psnr"] > 35 and released["ssim"] > 0.98  # the known fault F-2
+
+
+@pytest.mark.parametrize("protocol", metrics.PROTOCOLS)
+def test_identical_images(protocol):
+    image, mask = brain()
+    slices, subject = metrics.score_subject(image[None], image[None], mask[None], protocol)
+    for scores in (*slices, subject):
+        assert scores == {"psnr": math.inf, "ssim": pytest.approx(1), "mae": 0}
+
+
+def test_black_prediction_scores_badly_and_is_not_skipped():
+    image, mask = brain()
+    for protocol in metrics.PROTOCOLS:
+        _, scores = metrics.score_subject(image[None], 0 * image[None], mask[None], protocol)
+        assert scores["psnr"] < 12 and scores["ssim"] < 0.5
+
+
+def test_subject_pools_masked_and_averages_released():
+    image, mask = brain()
+    real = np.stack([image, image, image])
+    synthetic = np.clip(real + np.array([0.0, 0.1, 0.3])[:, None, None] * mask * (real > 0.3), 0, 1)
+    masks = np.stack([mask, mask & (np.arange(32) < 16), np.zeros_like(mask)])
+    slices, subject = metrics.score_subject(real, synthetic, masks, "masked")
+    n = masks.sum((1, 2))
+    pooled = sum(s["mae"] * k for s, k in zip(slices[:2], n[:2], strict=True)) / n.sum()
+    assert subject["mae"] == pytest.approx(pooled)
+    assert slices[1] == metrics.masked_protocol(real[1], synthetic[1], masks[1])
+    assert subject == metrics.masked_protocol(real, synthetic, masks)
+    synthetic[0] *= 1 - 0.5 * real[0]
+    slices, subject = metrics.score_subject(real, synthetic, masks, "released")
+    assert subject["psnr"] == pytest.approx((slices[0]["psnr"] + slices[1]["psnr"]) / 2)
+    assert math.isnan(slices[2]["psnr"])
+
+
+def test_lesion_at_the_border_does_not_crash_released():
+    image, _ = brain()
+    noisy = np.clip(image + 0.1 * np.random.default_rng(1).random(image.shape), 0, 1)
+    mask = np.zeros((32, 32))
+    mask[0, 10:20] = 1
+    scores = metrics.released_protocol(metrics.to_uint8(image), metrics.to_uint8(noisy), mask)
+    assert math.isnan(scores["ssim"])  # the box is 4 pixels high, below the window (F-8)
+    assert math.isfinite(scores["mae"])
+
+
+@pytest.mark.parametrize(("size", "reach"), [(256, 3), (128, 2), (64, 1), (32, 1)])
+def test_dilation_scales_with_the_image(size, reach):
+    labels = np.zeros((2, size, size), np.float32)
+    labels[0, size // 2, size // 2] = 4.0
+    mask = metrics.lesion_mask(labels, dilate=True)
+    assert mask[0].sum() == (2 * reach + 1) ** 2
+    assert not mask[1].any()  # in-plane: the neighbouring slice stays empty
+    assert metrics.lesion_mask(labels).sum() == 1
+
+
+def test_brain_mask_removes_specks_and_fills_holes():
+    _, disc = brain(64)
+    volumes = np.zeros((2, 3, 64, 64))
+    volumes[0] = disc
+    volumes[0, :, 30:33, 30:33] = 0  # a hole
+    volumes[1, 1, 2, 2] = 0.9  # a hot voxel
+    volumes[1, 2, 2:5, 58:61] = 0.9  # a crumb that survives the opening
+    mask = brain_mask(volumes)
+    assert mask.dtype == bool and mask.shape == (3, 64, 64)
+    assert mask[:, 30:33, 30:33].all()
+    assert not mask[1, :4, :8].any() and not mask[2, :6, 56:].any()
+    assert (mask != disc).sum() <= 3 * 4
+
+
+def test_brain_mask_keeps_cut_fields_of_view():
+    _, disc = brain(64)
+    volumes = np.stack([np.stack([disc] * 3)] * 2).astype(float)
+    volumes[0, :, :, 40:] = 0  # one contrast is cut, the other is whole
+    assert brain_mask(volumes)[:, 32, 55].all()
+    cut = np.roll(volumes[1:], 25, axis=-1)
+    cut[..., :25] = 0  # the brain reaches the last column
+    inside = cut[0] > 0
+    assert (brain_mask(cut) == inside).all()
+
+
+def test_brain_mask_keeps_separate_lobes_and_takes_single_or_empty_slices():
+    lobes = np.zeros((1, 1, 64, 64))
+    lobes[..., 10:40, 10:20] = 1
+    lobes[..., 10:40, 40:50] = 0.5
+    mask = brain_mask(lobes)
+    assert mask[0, 25, 15] and mask[0, 25, 45]
+    assert not brain_mask(np.zeros((2, 4, 16, 16))).any()
+
+
+def test_to_uint8_stretches_each_image():
+    image = np.array([[0.1, 0.2], [0.4, 0.6]])
+    assert metrics.to_uint8(image).tolist() == [[0, 51], [153, 255]]
+    assert not metrics.to_uint8(np.full((2, 2), 0.7)).any()
+
+
+def test_bad_input_raises_one_clear_line():
+    image, mask = brain()
+    eight = metrics.to_uint8(image)
+    cases = [
+        (lambda: metrics.released_protocol(image, eight, mask), "expected uint8"),
+        (lambda: metrics.released_protocol(eight[:-1], eight, mask), "one shape"),
+        (lambda: metrics.masked_protocol(image, image, mask[:-1]), "one shape"),
+        (lambda: metrics.masked_protocol(255 * image, image, mask), "real image has values"),
+        (lambda: metrics.masked_protocol(image, image * np.nan, mask), "synthetic image has values"),
+        (lambda: metrics.masked_protocol(image[:4, :4], image[:4, :4], mask[:4, :4]), "4x4"),
+        (lambda: metrics.score_subject(image, image, mask), "stacks of slices"),
+        (lambda: metrics.score_subject(image[None], image[None], mask[None], "mine"), "released, masked"),
+        (lambda: metrics.evaluate_arrays(image[None], image[None], 0 * mask[None]), "mask is empty"),
+        (lambda: brain_mask([image[None], image[None, :-1]]), "one shape"),
+        (lambda: brain_mask([]), "one shape"),
+    ]
+    for call, words in cases:
+        with pytest.raises(MudiffError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_evaluate_arrays_is_plain_json():
+    image, mask = brain()
+    real, masks = np.stack([image, image]), np.stack([mask, 0 * mask])
+    result = metrics.evaluate_arrays(real, real, masks)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["subject"]["psnr"] == "inf"
+    assert [row["slice"] for row in result["slices"]] == [0]

@@ -1,0 +1,307 @@
+"""The explorer: what a view changes, what it shows, and its widgets without a browser."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mudiff import explorer, paths
+from mudiff.data import prepare
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics
+from mudiff.explorer import state, widgets
+from mudiff.methods import build
+from mudiff.plots import style
+from mudiff.settings import Settings
+from mudiff.synthesis import sample
+
+SIZE = 32
+SMALL = {
+    "image_size": SIZE, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
+    "critic_blocks": 4, "slices": 6, "steps": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def moved():
+    """What was asked of the mover."""
+    return []
+
+
+@pytest.fixture
+def made(cohort, tmp_path, monkeypatch, write_subject, moved):
+    """An explorer of two test subjects; motion is a shift by as many columns as the strength says."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    root, manifest = cohort
+    write_subject(root, "Brats18_F_1")
+    settings = Settings().replace(**SMALL)
+    more = pd.DataFrame([("BraTS19_F_1", "test", "")], columns=manifest.columns)
+    folder = paths.prepared("smoke", "brats")
+    prepare.prepare(settings.preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
+    method = build(settings).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for network in (method.f1, method.f2):
+            network.encoder_decoder.output.weight.normal_(0, 0.3, generator=generator)
+
+    def mover(stack, subject, strength, sides):
+        moved.append((subject, strength, stack.shape, sides))
+        return np.roll(stack, int(strength), axis=2)
+
+    return explorer.Explorer(method, prepare.open_slices(folder, "test"), mover)
+
+
+def change(view, **fields):
+    return dataclasses.replace(view, **fields)
+
+
+# What a view changes
+
+
+def test_the_first_view_is_the_largest_lesion(made):
+    view = made.first()
+    area = (made.slices.lesion(made.slices.subject(view.subject)) > 0).sum(axis=(1, 2))
+    assert area[view.place] == area.max() > 0
+    assert made.first(made.slices.subjects[1]).subject == made.slices.subjects[1] != view.subject
+
+
+def test_unchanged_it_is_the_synthesis_of_notebook_03(made):
+    view = made.first()
+    expected = sample.sample_slices(made.method, made.slices, np.array([made.index(view)]))[0]
+    np.testing.assert_allclose(made.synthesis(view).image, expected, atol=1e-6)
+
+
+def test_switched_off_conditions_are_replaced(made):
+    view = made.first()
+    before, brain = made.conditions(view), made.zone(view, "brain")
+    empty = made.conditions(change(view, off=("t2",)))
+    assert made.names == ("flair", "t2", "t1")
+    assert not empty[1].any()  # -1 for the networks
+    np.testing.assert_array_equal(empty[[0, 2]], before[[0, 2]])
+    flat = made.conditions(change(view, off=("t2", "t1"), replacement="mean"))
+    for i in (1, 2):
+        assert (flat[i][brain] == pytest.approx(before[i][brain].mean())) and not flat[i][~brain].any()
+    np.testing.assert_array_equal(flat[0], before[0])
+
+
+def test_the_networks_get_what_the_view_says(made, monkeypatch):
+    got = []
+    real = made.method.synthesize
+    monkeypatch.setattr(made.method, "synthesize", lambda y, *rest: got.append(y) or real(y, *rest))
+    view = change(made.first(), off=("flair",), moved="t1", strength=3.0)
+    made.synthesis(view)
+    np.testing.assert_allclose(got[0][0].numpy(), made.conditions(view) * 2 - 1, atol=1e-6)
+    assert (got[0][0, 0] == -1).all()
+
+
+def test_motion_moves_one_condition_of_the_whole_subject(made, moved):
+    view = made.first()
+    shifted = change(view, moved="t1", strength=2.0)
+    before, after = made.conditions(view), made.conditions(shifted)
+    np.testing.assert_array_equal(after[2], np.roll(before[2], 2, axis=1))
+    np.testing.assert_array_equal(after[:2], before[:2])
+    made.conditions(change(shifted, place=view.place - 1))
+    assert len(moved) == 1  # the stack is kept
+    subject, strength, shape, sides = moved[0]
+    assert (subject, strength, shape) == (view.subject, 2.0, (made.count(view.subject), SIZE, SIZE))
+    assert sides == pytest.approx((240 / 26, 240 / SIZE, 240 / SIZE))
+
+
+def test_motion_is_that_of_the_motion_module(made):
+    stack = np.zeros((6, SIZE, SIZE), np.float32)
+    stack[:, 8:24, 8:24] = np.random.default_rng(0).random((6, 16, 16)) / 2 + 0.3
+    none, severe = (state.move(stack, "A", strength, (5.0, 5.0, 5.0)) for strength in (0.0, 3.0))
+    np.testing.assert_array_equal(none, stack)
+    assert severe.shape == stack.shape and np.abs(severe - stack).max() > 0.05
+    assert severe.min() >= 0 and severe.max() <= 1
+    with pytest.raises(MudiffError, match="strength"):
+        state.move(stack, "A", 4.0, (5.0, 5.0, 5.0))
+
+
+def test_same_noise_with_and_without_a_change(made):
+    view = made.first()
+    assert np.array_equal(
+        made.synthesis(change(view, moved="t1", strength=0.0)).image, made.synthesis(view).image
+    )
+    assert not np.array_equal(made.synthesis(change(view, off=("t1",))).image, made.synthesis(view).image)
+
+
+def test_syntheses_are_kept_but_not_without_end(made, monkeypatch):
+    monkeypatch.setattr(state, "KEPT", 2)
+    calls = []
+    real = made._sample
+    monkeypatch.setattr(made, "_sample", lambda v: calls.append(v) or real(v))
+    view = made.first()
+    made.synthesis(view)
+    made.synthesis(change(view, t=1, opacity=0.1, region="lesion", network=1))  # changes no image
+    assert len(calls) == 1
+    others = [place for place in range(made.count(view.subject)) if place != view.place][:2]
+    for place in others:
+        made.synthesis(change(view, place=place))
+    assert len(made._kept) == 2
+    made.synthesis(view)
+    assert len(calls) == 4
+
+
+def test_wrong_choices_are_named(made):
+    view = made.first()
+    for fields, word in (
+        ({"off": ("dwi",)}, "dwi"),
+        ({"moved": "t1ce"}, "t1ce"),
+        ({"off": ("t1",), "replacement": "noise"}, "noise"),
+        ({"place": 99}, "slice 99"),
+    ):
+        with pytest.raises(MudiffError, match=word):
+            made.synthesis(change(view, **fields))
+    with pytest.raises(MudiffError, match="brainstem"):
+        made.zone(view, "brainstem")
+
+
+# Regions and numbers
+
+
+def test_statistics_are_those_of_the_region(made):
+    view = change(
+        made.first(), region="rectangle", rows=(10, 14), columns=(12, 19), off=("t1",), network=1, t=1
+    )
+    inside = np.zeros((SIZE, SIZE), bool)
+    inside[10:15, 12:20] = True
+    np.testing.assert_array_equal(made.zone(view, "rectangle"), inside)
+    found = made.statistics(view)
+    mask = made.synthesis(view).masks["channel_mean", 1, 1]
+    assert found["pixels"] == 40 and found["mask"] == pytest.approx(mask[inside].mean())
+    assert found["mask_sd"] == pytest.approx(mask[inside].std())
+    images = made.synthesis(view.unchanged()).image, made.synthesis(view).image
+    assert found["normal"] == pytest.approx(images[0][inside].mean())
+    assert found["changed"] == pytest.approx(images[1][inside].mean())
+    truth = made.truth(view)
+    assert found["psnr_changed"] == metrics.masked_protocol(truth, images[1], inside)["psnr"]
+    assert found["psnr_normal"] == metrics.masked_protocol(truth, images[0], inside)["psnr"]
+    assert found["psnr_between"] == metrics.masked_protocol(images[0], images[1], inside)["psnr"]
+
+
+def test_regions_of_the_brain_fit_together(made):
+    view = made.first()
+    parts = [made.zone(view, name) for name in ("lesion", "boundary", "elsewhere")]
+    np.testing.assert_array_equal(np.sum(parts, axis=0) > 0, made.zone(view, "brain"))
+    assert all(part.any() for part in parts)
+
+
+def test_a_region_that_is_empty_has_no_numbers(made, monkeypatch):
+    monkeypatch.setattr(made.slices, "lesion", lambda i: np.zeros((len(i), SIZE, SIZE), np.uint8))
+    view = change(made.first(), region="lesion")
+    found = made.statistics(view)
+    assert found["pixels"] == 0 and np.isnan(found["mask"]) and np.isnan(found["psnr_normal"])
+    assert view.place == made.count(view.subject) // 2
+    explorer.draw(made, view)
+
+
+def test_every_step_network_and_variant_has_a_mask(made):
+    masks = made.synthesis(made.first()).masks
+    assert set(masks) == {(v, j, t) for v in ("channel_mean", "convolution") for j in (1, 2) for t in (0, 1)}
+    assert all(a.min() > 0 and a.max() < 1 and a.shape == (SIZE, SIZE) for a in masks.values())
+    assert not np.array_equal(masks["channel_mean", 1, 0], masks["channel_mean", 2, 0])
+
+
+# Pictures
+
+
+def titled(figure, words):
+    (axis,) = [a for a in figure.axes if words in a.get_title()]
+    return axis
+
+
+def test_the_picture_shows_the_change(made):
+    view = change(made.first(), off=("t2",), moved="flair", strength=1.0)
+    figure = explorer.draw(made, view)
+    before, after = (made.synthesis(v).image for v in (view.unchanged(), view))
+    np.testing.assert_array_equal(titled(figure, "difference").images[0].get_array(), after - before)
+    assert not titled(figure, "T2 (off)").images[0].get_array().any()
+    assert titled(figure, "FLAIR (moved)")
+    np.testing.assert_array_equal(titled(figure, "T2 off, FLAIR with motion 1").images[0].get_array(), after)
+    mask = titled(figure, "$M_2$").images[1]
+    brain = made.zone(view, "brain")
+    np.testing.assert_allclose(
+        np.ma.filled(mask.get_array(), np.nan)[brain], made.mask(view)[brain], rtol=1e-6
+    )
+    assert mask.get_alpha() == view.opacity
+    other = explorer.draw(made, change(view, opacity=0.2, white=0.5))
+    assert titled(other, "$M_2$").images[1].get_alpha() == 0.2
+    assert titled(other, "truth").images[0].get_clim() == (0, 0.5)
+
+
+def test_the_static_panel_has_each_change(made):
+    view = made.first()
+    found = explorer.scenarios(made, view)
+    assert list(found) == [
+        "nothing changed", "FLAIR off", "T2 off", "T1 off", "FLAIR with motion 1", "FLAIR with motion 3",
+    ]  # fmt: skip
+    figure = explorer.static(made, view, "smoke")
+    top = [a for a in figure.axes if a.get_xlabel().endswith(" dB")]
+    assert len(top) == len(found)
+    brain, truth = made.zone(view, "brain"), made.truth(view)
+    for axis, chosen in zip(top, found.values(), strict=True):
+        psnr = metrics.masked_protocol(truth, made.synthesis(chosen).image, brain)["psnr"]
+        assert axis.get_xlabel() == f"{psnr:.1f} dB"
+    assert view.subject in style.caption(figure)
+
+
+# Widgets
+
+
+def test_each_widget_sets_its_field(made):
+    panel = explorer.Panel(made)
+    assert panel.view() == made.first()
+    assert set(panel.controls) == {field.name for field in dataclasses.fields(explorer.View)}
+    values = {
+        "off": ("t2",), "replacement": "mean", "moved": "t1", "strength": 2.0, "t": 1, "network": 1,
+        "variant": "convolution", "opacity": 0.3, "white": 0.5, "region": "rectangle", "rows": (3, 9),
+        "columns": (4, 8), "place": 0,
+    }  # fmt: skip
+    for name, value in values.items():
+        panel.controls[name].value = value
+        assert getattr(panel.view(), name) == value
+    assert panel.view() == change(made.first(), **values)
+    assert f">{7 * 5}<" in panel.numbers.value
+
+
+def test_a_change_draws_once_and_anew(made, monkeypatch):
+    panel = explorer.Panel(made)
+    drawn = []
+    real = widgets.pictures.draw
+    monkeypatch.setattr(widgets.pictures, "draw", lambda e, v: drawn.append(v) or real(e, v))
+    before, numbers = bytes(panel.picture.value), panel.numbers.value
+    assert before.startswith(b"\x89PNG") and "region: brain" in numbers
+    panel.controls["off"].value = ("t1",)
+    assert bytes(panel.picture.value) != before and len(drawn) == 1 and drawn[0].off == ("t1",)
+    panel.controls["region"].value = "lesion"
+    assert "region: lesion" in panel.numbers.value and len(drawn) == 2
+    panel.controls["subject"].value = made.slices.subjects[1]
+    assert len(drawn) == 3  # the slice went along without a drawing of its own
+    assert drawn[-1].place == made.first(made.slices.subjects[1]).place
+    assert panel.controls["place"].max == made.count(made.slices.subjects[1]) - 1
+
+
+def test_a_choice_that_fails_says_why_and_keeps_the_picture(made, monkeypatch):
+    panel = explorer.Panel(made)
+
+    def refuse(*_):
+        raise MudiffError("too <strong> a motion")
+
+    before = bytes(panel.picture.value)
+    monkeypatch.setattr(made, "mover", refuse)
+    panel.controls["moved"].value = "t1"
+    assert (
+        panel.numbers.value == "<b>too &lt;strong&gt; a motion</b>" and bytes(panel.picture.value) == before
+    )
+
+
+def test_where_widgets_do_not_run_a_sentence_stands_for_them(made):
+    bundle = explorer.Panel(made)._repr_mimebundle_()
+    assert bundle["text/plain"] == explorer.STILL
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "VBox(" not in json.dumps(bundle) and "image/png" not in bundle  # neither dead text nor bulk
+    assert len(explorer.Panel(made).picture.value) < 100_000

@@ -1,0 +1,539 @@
+"""The six baselines: sizes as published, what their losses reach, what their results depend on."""
+
+import pytest
+import torch
+from conftest import some_slices
+from torch import nn
+
+from mudiff.data import datasets
+from mudiff.errors import MudiffError
+from mudiff.methods import build
+from mudiff.methods.adversarial import ImageNorm, PatchCritic, dropout
+from mudiff.methods.pgan import VGG16Features
+from mudiff.settings import Settings
+from mudiff.training import profiles
+
+ONE_PASS = ("pix2pix", "pgan", "mmgan", "hinet")
+SMALL = {
+    "image_size": 64, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4, "levels": 6,
+    "steps": 4,
+}  # fmt: skip
+
+
+def small(method: str, **changes):
+    settings = profiles.settings("paper", "brats", "t1ce", method, **SMALL | {"beta_max": 3.0} | changes)
+    return build(settings)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+PUBLISHED = [  # method, generator and critic for three conditions, generator for two
+    ("pix2pix", 54_409_857, 2_766_657, 54_408_833),
+    ("pgan", 11_371_905, 2_765_761, 11_368_769),
+    ("mmgan", 54_407_172, 2_794_432, None),
+    ("hinet", 4_594_372, 391_041, 3_872_259),
+    ("syndiff", 39_726_977, 27_736_705, None),
+]
+
+
+@pytest.mark.parametrize(("method", "generator", "critic", "of_two"), PUBLISHED)
+def test_published_sizes_have_the_published_parameter_counts(method, generator, critic, of_two):
+    three = build(profiles.settings("paper", "brats", "t1ce", method))
+    made = three.network if method == "syndiff" else three.generator
+    assert (parameters(made), parameters(three.critic)) == (generator, critic)
+    if of_two:
+        two = build(profiles.settings("paper", "healthy", "flair", method))
+        assert parameters(two.generator) == of_two
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_any_number_of_conditions(n, monkeypatch):
+    conditions = ("t1", "t2", "flair", "dwi")[:n]
+    monkeypatch.setattr(Settings, "conditions", property(lambda self: conditions))
+    for method in datasets.BASELINES:
+        made = small(method)
+        made.training_step(some_slices(2, n, 64), 0)
+        assert made.eval().synthesize(torch.zeros(2, n, 64, 64), torch.arange(2)).shape == (2, 1, 64, 64)
+
+
+@pytest.mark.parametrize("method", datasets.BASELINES)
+def test_every_parameter_learns_and_the_numbers_follow_from_the_seeds(method):
+    def trained():
+        made = small(method)
+        before = {k: v.clone() for k, v in made.named_parameters()}
+        state = torch.random.get_rng_state()
+        for step in range(3):
+            values = made.training_step(some_slices(3, 3, 64), step)
+        assert torch.equal(state, torch.random.get_rng_state())  # nothing is drawn from the global state
+        assert all(torch.isfinite(v) for v in values.values())
+        assert all(p.requires_grad for p in made.parameters())
+        # A bias before instance normalisation is taken out again, that of attention's keys by the softmax.
+        idle = method in ("pgan", "mmgan", "hinet", "ddpm")
+        still = [
+            k
+            for k, v in made.named_parameters()
+            if torch.equal(v, before[k]) and not (idle and k.endswith("bias"))
+        ]
+        assert still == []
+        return torch.cat([p.detach().flatten() for p in made.parameters()])
+
+    torch.manual_seed(1)
+    first = trained()
+    torch.manual_seed(2)
+    assert torch.equal(first, trained())
+
+
+@pytest.mark.parametrize("method", datasets.BASELINES)
+def test_a_slice_depends_on_nothing_but_itself_and_its_seed(method):
+    made = small(method)
+    for step in range(3):
+        made.training_step(some_slices(3, 3, 64), step)
+    made.eval()
+    y, seeds = some_slices(5, 3, 64).conditions, torch.tensor([7, 8, 9, 10, 11])
+    together = made.synthesize(y, seeds)
+    assert together.shape == (5, 1, 64, 64) and together.abs().max() <= 1
+    assert together.std() > 1e-4
+    order = torch.tensor([4, 2, 0, 1, 3])
+    assert torch.allclose(made.synthesize(y[order], seeds[order]), together[order], atol=1e-5)
+    for k in range(2):
+        alone = made.synthesize(y[k : k + 1], seeds[k : k + 1])
+        assert torch.allclose(alone, together[k : k + 1], atol=1e-5)
+    other = made.synthesize(y, seeds + 100)
+    assert torch.equal(other, together) == (method in ONE_PASS)  # dropout is off, so one pass has no noise
+
+
+@pytest.mark.parametrize("method", datasets.BASELINES)
+def test_loss_on_one_batch_falls(method):
+    made = small(method, learning_rate=1e-3)
+    batch = some_slices(2, 3, 64)
+    name = {"ddpm": "noise", "syndiff": "supervised_1"}.get(method, "supervised")
+    losses = [made.training_step(batch, step)[name].item() for step in range(30)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_each_step_touches_its_own_network_only(method):
+    made = small(method)
+    batch = some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    frozen = {k: v.clone() for k, v in made.generator.named_parameters()}
+    made._critic_step(batch, image)
+    assert all(torch.equal(v, frozen[k]) for k, v in made.generator.named_parameters())
+    assert all(p.grad is None for p in made.generator.parameters())
+    frozen = {k: v.clone() for k, v in made.critic.named_parameters()}
+    made._generator_step(batch, image)
+    assert all(torch.equal(v, frozen[k]) for k, v in made.critic.named_parameters())
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_the_adversarial_gradient_reaches_the_generator(method):
+    made = small(method)
+    batch = some_slices(2, 3, 64)
+    made.generator_losses(batch, made.generate(batch.conditions, lambda h: h))["adversarial"].backward()
+    gradients = [p.grad for p in made.generator.parameters() if p.grad is not None]
+    assert sum(g.abs().sum().item() for g in gradients) > 0
+
+
+def test_mmgan_conditions_implicitly():
+    made = small("mmgan")
+    batch = some_slices(2, 3, 64)
+    stack = made.generate(batch.conditions, lambda h: h)
+    assert torch.equal(stack[:, 1:], batch.conditions)  # the given contrasts replace their outputs
+    # The target is not among the inputs: a hook sees an empty image in its place.
+    seen = []
+    made.generator.down[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    made.generate(batch.conditions, lambda h: h)
+    assert (seen[0][:, 0] == -1).all() and torch.equal(seen[0][:, 1:], batch.conditions)
+    logits = made._judge(batch, stack)
+    assert logits.shape == (2, 4, 4, 4)  # a map for each contrast; 16x16 at 256 pixels
+    # A critic that answers 1 everywhere errs in the missing contrast alone: a quarter of the labels.
+    made.critic.forward = lambda stack, true: torch.ones(2, 4, 4, 4)
+    assert made.critic_losses(batch, stack)["critic"] == pytest.approx(0.25 / 2)
+
+
+def test_hinet_takes_sum_product_and_maximum_and_reconstructs_each_condition():
+    made = small("hinet").eval()
+    fusion = made.generator.down[0]
+    a, b = torch.rand(2, 1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen = []
+    fusion.mix.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    fusion(torch.stack([a, b]))
+    assert torch.allclose(seen[0], torch.cat([a + b, a * b, torch.maximum(a, b)], dim=1))
+    batch = some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    assert image.shape == (2, 4, 64, 64)
+    terms = made.generator_losses(batch, image)
+    expected = sum((image[:, 1 + i] - batch.conditions[:, i]).abs().mean() for i in range(3))
+    assert terms["reconstruction"].item() == pytest.approx(20 * expected.item(), rel=1e-5)
+
+
+def test_statistics_of_pix2pix_are_those_of_each_image():
+    norm = ImageNorm(3)
+    h = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    for mode in (norm.train(), norm.eval()):
+        alone = nn.BatchNorm2d(3).train()  # at a batch of one: what Pix2Pix was published with
+        expected = torch.cat([alone(h[k : k + 1]) for k in range(4)])
+        assert torch.allclose(mode(h), expected, atol=1e-5)
+
+
+def test_patch_critic_sees_70_pixels():
+    critic = PatchCritic(1, Settings(critic_blocks=3, critic_width=4), nn.InstanceNorm2d)
+    for layer in [m for m in critic.modules() if isinstance(m, nn.InstanceNorm2d)]:
+        layer.forward = lambda h: h  # normalisation sees the whole image
+    x = torch.zeros(1, 1, 256, 256, requires_grad=True)
+    logits = critic(x)
+    assert logits.shape == (1, 1, 30, 30)
+    logits[0, 0, 15, 15].backward()
+    rows = x.grad[0, 0].abs().sum(dim=1).nonzero()
+    assert rows.max() - rows.min() + 1 == 70
+
+
+def test_dropout_keeps_the_mean_and_follows_the_seeds():
+    h, device = torch.ones(4, 64, 32, 32), torch.device("cpu")
+    dropped = dropout(0.5, torch.tensor([1, 2]), device)(h)
+    assert dropped.mean() == pytest.approx(1, abs=0.02) and set(dropped.unique().tolist()) == {0, 2}
+    assert torch.equal(dropped, dropout(0.5, torch.tensor([1, 2]), device)(h))
+    assert not torch.equal(dropped, dropout(0.5, torch.tensor([1, 3]), device)(h))
+    assert dropout(0.0, torch.tensor([1]), device)(h) is h
+
+
+SIZES = [
+    ("pix2pix", {"image_size": 96}, "multiple of 64"),
+    ("mmgan", {"image_size": 96}, "multiple of 64"),
+    ("pix2pix", {"image_size": 16, "levels": 4}, "at least 24"),
+    ("mmgan", {"image_size": 16, "levels": 4}, "at least 32"),
+    ("pgan", {"image_size": 20}, "at least 24"),
+    ("hinet", {"image_size": 36}, "multiple of 8"),
+    ("hinet", {"image_size": 32}, "at least 33"),
+    ("syndiff", {"multipliers": (1,) * 8}, "multiple of 128"),
+    ("mmgan", {"levels": 1}, "two or more"),
+    ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, r"multiples? of 8"),
+]
+
+
+@pytest.mark.parametrize(("method", "change", "words"), SIZES)
+def test_sizes_that_a_network_cannot_take_are_named(method, change, words):
+    with pytest.raises(MudiffError, match=words):
+        small(method, **change)
+
+
+@pytest.fixture
+def vgg16() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128)}
+    shapes |= dict.fromkeys((10, 12, 14, 17, 19, 21, 24, 26, 28), (1, 1))  # not used
+    weights = {f"features.{k}.weight": torch.randn(*s, 3, 3, generator=g) * 0.05 for k, s in shapes.items()}
+    return weights | {f"features.{k}.bias": torch.randn(s[0], generator=g) * 0.1 for k, s in shapes.items()}
+
+
+def test_the_perceptual_term_counts_every_image_and_is_no_part_of_the_run(vgg16, tmp_path):
+    path = tmp_path / "vgg16.pth"
+    torch.save(vgg16, path)
+    made = small("pgan", vgg16=str(path))
+    assert sum(p.numel() for p in made.features.parameters()) == 260_160
+    batch = some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h).detach().requires_grad_()
+    made.generator_losses(batch, image)["perceptual"].backward()
+    assert (image.grad.abs().flatten(1).sum(dim=1) > 0).all()
+    assert made.training_step(batch, 0)["perceptual"] > 0
+    assert made.state_dict().keys() == small("pgan").state_dict().keys()
+    assert "perceptual" not in small("pgan").training_step(batch, 0)
+
+
+def test_features_of_vgg16_are_those_of_its_layers(vgg16, tmp_path):
+    torch.save(vgg16, tmp_path / "w.pth")
+    layers = [
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(),
+    ]  # fmt: skip
+    reference = nn.Sequential(*layers)
+    names = reference.state_dict().keys()
+    reference.load_state_dict({name: vgg16[f"features.{name}"] for name in names})
+    x = some_slices(2, 3, 64).target
+    with torch.no_grad():
+        assert torch.allclose(
+            VGG16Features(tmp_path / "w.pth")(x), reference(x.repeat(1, 3, 1, 1)), atol=1e-6
+        )
+
+
+def test_a_file_that_is_not_vgg16_is_named(vgg16, tmp_path):
+    batch = some_slices(2, 3, 64)
+    path = tmp_path / "weights.pth"
+
+    def error() -> str:
+        with pytest.raises(MudiffError) as raised:
+            small("pgan", vgg16=str(path)).training_step(batch, 0)
+        return str(raised.value)
+
+    assert "not found" in error()
+    path.write_bytes(b"no weights")
+    assert "cannot be read" in error()
+    torch.save([1, 2], path)
+    assert "table of named tensors" in error()
+    torch.save({"layer.weight": torch.zeros(3)}, path)
+    assert "features.0.weight is missing" in error()
+    torch.save(vgg16 | {"features.34.weight": torch.zeros(3)}, path)  # VGG19 begins alike
+    assert "it has features.0, 10, 12" in error()
+    vgg16["features.5.weight"] = torch.zeros(256, 128, 3, 3)
+    torch.save(vgg16, path)
+    assert "features.5.weight has shape (256, 128, 3, 3), (128, 64, 3, 3) expected" in error()
+    with pytest.raises(MudiffError, match="only method pgan"):
+        profiles.settings("paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
+
+
+def test_unknown_methods_and_variants_are_named():
+    with pytest.raises(MudiffError, match="method 'cyclegan' is unknown: choose one of pix2pix, pgan"):
+        profiles.settings("paper", "brats", "t1ce", "cyclegan")
+    with pytest.raises(MudiffError, match="variant 'text' is MU-Diff's"):
+        profiles.settings("paper", "brats", "t1ce", "pgan", "text")
+    with pytest.raises(MudiffError, match="use profile 'paper'"):
+        profiles.settings("demo", "brats", "t1ce", "pgan", "published")
+    with pytest.raises(MudiffError, match="variant 'published' is for baselines"):
+        profiles.settings("paper", "brats", "t1ce", "mudiff", "published")
+    published = profiles.settings("paper", "brats", "t1ce", "pix2pix", "published")
+    assert (published.epochs, published.batch_size, published.run_name) == (
+        200,
+        1,
+        "brats_t1ce_pix2pix_published",
+    )
+
+
+def test_all_methods_of_a_task_see_the_same_slices():
+    for name, profile in profiles.PROFILES.items():
+        for (dataset, target), methods in profile.runs.items():
+            seen = {m: profiles.settings(name, dataset, target, m) for m in methods if m != "linear"}
+            shared = ("epochs", "batch_size", "order", "checkpoint", "validate_every", "precision", "seed")
+            assert len({tuple(getattr(s, field) for field in shared) for s in seen.values()}) == 1
+            assert len({s.preparation() for s in seen.values()}) == 1
+            assert len({s.validation_slices for m, s in seen.items() if m != "ddpm"}) == 1
+            assert {"mudiff", "syndiff", "linear"} <= set(methods)
+    assert set(profiles.profile("paper").runs.values()) == {tuple(datasets.METHODS)}
+    assert len(datasets.RUNS) == 9
+
+
+RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule
+    "pix2pix": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 0), 0.5, ("linear", 0.5), 0, (200, 1)),
+    "pgan": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 100, 0), 0.5, ("linear", 0.5), 0, (100, 1)),
+    "mmgan": ((2e-4, 2e-4), (0.5, 0.999), (0.9, 0.1, 0, 0), 0.2, ("constant",), 0, (60, 4)),
+    "hinet": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 20), 0, ("linear", 0.25), 0, (400, 4)),
+    "syndiff": ((1.6e-4, 1e-4), (0.5, 0.9), (0.5, 1, 0, 0), 0, ("cosine",), 0.999, (50, 1)),
+}
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipes_are_those_of_the_publications(method):
+    s = profiles.settings("paper", "brats", "t1ce", method)
+    p = profiles.settings("paper", "brats", "t1ce", method, "published")
+    found = (
+        (s.learning_rate, s.critic_learning_rate),
+        (s.beta1, s.beta2),
+        (s.weight_supervised, s.weight_adversarial, s.weight_perceptual, s.weight_reconstruction),
+        s.dropout,
+        (s.schedule, s.constant_part)[: 2 if s.schedule == "linear" else 1],
+        s.ema_decay,
+        (p.epochs, p.batch_size),
+    )
+    assert found == RECIPES[method]
+    assert p.order == "shuffled" and s.order == "fixed"
+    if method == "syndiff":
+        assert (s.multipliers, s.steps, s.r1_gamma, s.r1_interval) == ((1, 1, 2, 2, 4, 4), 4, 1, 10)
+
+
+def test_recipe_of_ddpm():
+    s = profiles.settings("paper", "brats", "t1ce", "ddpm")
+    assert (s.learning_rate, s.beta1, s.beta2, s.ema_decay, s.schedule) == (
+        1e-4,
+        0.9,
+        0.999,
+        0.999,
+        "constant",
+    )
+    assert (s.steps, s.width, s.multipliers, s.blocks) == (1000, 64, (1, 1, 2, 2, 4, 4), 2)
+    p = profiles.settings("paper", "brats", "t1ce", "ddpm", "published")
+    assert (p.width, p.batch_size, p.learning_rate) == (128, 16, 2e-5)
+    assert p.epochs * 17_120 / p.batch_size == pytest.approx(600_000, rel=1e-3)
+
+
+LOG2 = 0.6931472
+ANSWERS = [  # method, the critic's losses where it answers 0, and 1 to everything; the generator's adversarial ones
+    ("pix2pix", (LOG2, (0.3132617 + 1.3132617) / 2), (LOG2, 0.3132617)),
+    ("pgan", (0.5, 0.5), (1.0, 0.0)),
+    ("hinet", (0.5, 0.5), (1.0, 0.0)),
+    ("mmgan", ((1 + 0.75) / 2, 0.25 / 2), (0.1, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("method", "critic", "generator"), ANSWERS)
+def test_losses_of_a_critic_that_answers_alike(method, critic, generator):
+    made, batch = small(method), some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    channels = 4 if method == "mmgan" else 1
+    for answer, of_critic, of_generator in zip((0.0, 1.0), critic, generator, strict=True):
+        made.critic.forward = lambda *images, a=answer: torch.full((2, channels, 3, 3), a)
+        assert made.critic_losses(batch, image)["critic"].item() == pytest.approx(of_critic, abs=1e-5)
+        adversarial = made.generator_losses(batch, image)["adversarial"].item()
+        assert adversarial == pytest.approx(of_generator, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_a_critic_that_knows_the_truth_has_no_loss_and_sees_what_it_should(method):
+    made, batch = small(method), some_slices(2, 3, 64)
+    image = made.generate(batch.conditions, lambda h: h)
+    seen = []
+
+    def judge(*images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        target = {"hinet": images[0], "mmgan": images[0][:, :1]}.get(method, images[-1])
+        true = torch.equal(target, batch.target)
+        answer = torch.full((2, 4 if method == "mmgan" else 1, 3, 3), 1.0)
+        if not true:
+            answer[:, 0] = 0.0
+        return answer * 40 - 20 if method == "pix2pix" else answer
+
+    made.critic.forward = judge
+    assert made.critic_losses(batch, image)["critic"].item() == pytest.approx(0, abs=1e-6)
+    given = {"pix2pix": batch.conditions, "pgan": batch.conditions}.get(method)
+    true_stack = torch.cat([batch.target, batch.conditions], dim=1)
+    for images in seen:
+        if given is not None:
+            assert torch.equal(images[0], given) and len(images) == 2
+        elif method == "mmgan":
+            assert torch.equal(images[1], true_stack)  # the reference is the truth, for both stacks
+        else:
+            assert len(images) == 1 and images[0].shape[1] == 1  # Hi-Net's critic sees the target alone
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [("pix2pix", "critic"), ("pgan", "critic"), ("mmgan", "generator"), ("hinet", "generator")],
+)
+def test_who_steps_first(method, first, monkeypatch):
+    made, order = small(method), []
+    for name in ("critic", "generator"):
+        step = getattr(made, f"_{name}_step")
+        monkeypatch.setattr(made, f"_{name}_step", lambda *a, n=name, s=step: (order.append(n), s(*a))[1])
+    made.training_step(some_slices(2, 3, 64), 0)
+    assert order[0] == first and len(order) == 2
+
+
+DROPPED = {  # side of the dropped feature maps at 256 pixels, in order
+    "pix2pix": [4, 8, 16],
+    "pgan": [64] * 9,
+    "mmgan": [16, 8, 4, 2, 1, 2, 4, 8, 16],
+    "hinet": [],
+}
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_dropout_is_where_the_publications_have_it_and_only_in_training(method, monkeypatch):
+    from mudiff.methods import adversarial
+
+    made = build(profiles.settings("paper", "brats", "t1ce", method, width=8, critic_width=4))
+    sides = []
+
+    def spy(p, seeds, device):
+        assert p == made.settings.dropout
+        return lambda h: (sides.append(h.shape[-1]), h)[1]
+
+    monkeypatch.setattr(adversarial, "dropout", spy)
+    made.training_step(some_slices(1, 3, 256), 0)
+    assert sides == DROPPED[method]
+    made.synthesize(some_slices(1, 3, 256).conditions, torch.arange(1))
+    assert len(sides) == len(DROPPED[method])
+
+
+@pytest.mark.parametrize("method", datasets.BASELINES)
+def test_the_result_depends_on_every_condition(method):
+    made = small(method)
+    for step in range(4):
+        made.training_step(some_slices(3, 3, 64), step)
+    y, seeds = some_slices(2, 3, 64).conditions, torch.arange(2)
+    before = made.synthesize(y, seeds)
+    for i in range(3):
+        changed = y.clone()
+        changed[:, i] = changed[:, i].flip(-1)
+        assert not torch.allclose(made.synthesize(changed, seeds), before, atol=1e-7), f"condition {i}"
+
+
+def test_sampling_in_training_mode_leaves_the_method_as_it_was():
+    made = small("hinet")
+    made.training_step(some_slices(3, 3, 64), 0)
+    state = {k: v.clone() for k, v in made.state_dict().items()}
+    y, seeds = some_slices(3, 3, 64).conditions, torch.arange(3)
+    together = made.synthesize(y, seeds)
+    assert made.training and all(torch.equal(v, state[k]) for k, v in made.state_dict().items())
+    assert torch.allclose(made.synthesize(y[:1], seeds[:1]), together[:1], atol=1e-5)
+
+
+def copied(layers: list[nn.Module], parameters: list[torch.Tensor]) -> list[nn.Module]:
+    """Load weights into plain layers, in order."""
+    own = [p for layer in layers for p in layer.parameters()]
+    assert [p.shape for p in own] == [p.shape for p in parameters]
+    for mine, given in zip(own, parameters, strict=True):
+        mine.data.copy_(given)
+    return layers
+
+
+def test_the_generator_of_pgan_is_the_sequence_of_its_publication():
+    made = small("pgan", blocks=1).generator
+    norm, relu = nn.InstanceNorm2d, nn.ReLU
+    head = [nn.ReflectionPad2d(3), nn.Conv2d(3, 8, 7), norm(8), relu()]
+    head += [nn.Conv2d(8, 16, 3, 2, 1), norm(16), relu(), nn.Conv2d(16, 32, 3, 2, 1), norm(32), relu()]
+    block = [nn.ReflectionPad2d(1), nn.Conv2d(32, 32, 3), norm(32), relu()]
+    block += [nn.ReflectionPad2d(1), nn.Conv2d(32, 32, 3), norm(32)]
+    tail = [nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), norm(16), relu()]
+    tail += [
+        nn.ConvTranspose2d(16, 8, 3, 2, 1, 1),
+        norm(8),
+        relu(),
+        nn.ReflectionPad2d(3),
+        nn.Conv2d(8, 1, 7),
+        nn.Tanh(),
+    ]
+    order = ["first", "down", "blocks", "up", "last"]
+    copied([*head, *block, *tail], [p for name in order for p in getattr(made, name).parameters()])
+    y = some_slices(2, 3, 64).conditions
+    h = nn.Sequential(*head)(y)
+    h = h + nn.Sequential(*block)(h)
+    assert torch.allclose(nn.Sequential(*tail)(h), made(y, lambda h: h), atol=1e-5)
+
+
+def test_the_generator_of_mmgan_is_the_sequence_of_its_publication():
+    made = small("mmgan", levels=3).generator
+    norm, leaky = nn.InstanceNorm2d, lambda: nn.LeakyReLU(0.2)
+    down = [nn.Sequential(nn.Conv2d(4, 8, 4, 2, 1, bias=False), leaky())]
+    down += [nn.Sequential(nn.Conv2d(8, 16, 4, 2, 1, bias=False), norm(16), leaky())]
+    down += [nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1, bias=False), leaky())]
+    up = [nn.Sequential(nn.ConvTranspose2d(32, 16, 4, 2, 1, bias=False), norm(16), nn.ReLU())]
+    up += [nn.Sequential(nn.ConvTranspose2d(32, 8, 4, 2, 1, bias=False), norm(8), nn.ReLU())]
+    end = nn.Sequential(
+        nn.Upsample(scale_factor=2), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(16, 4, 4, padding=1), nn.Tanh()
+    )
+    copied([*down, *up, end], list(made.parameters()))
+    y = some_slices(2, 4, 64).conditions
+    d1 = down[0](y)
+    d2 = down[1](d1)
+    h = torch.cat([up[0](down[2](d2)), d2], dim=1)
+    h = torch.cat([up[1](h), d1], dim=1)
+    assert torch.allclose(end(h), made(y, lambda h: h), atol=1e-5)
+
+
+def test_the_generator_of_pix2pix_is_the_sequence_of_its_publication():
+    made = small("pix2pix", levels=3).generator
+    leaky, relu = nn.LeakyReLU(0.2), nn.ReLU()
+
+    def norm(h: torch.Tensor) -> torch.Tensor:  # at a batch of one, BatchNorm of the publication
+        return nn.functional.batch_norm(h, None, None, training=True)
+
+    for module in made.modules():
+        if isinstance(module, ImageNorm):
+            nn.init.ones_(module.weight)
+    d1 = made.down[0][0](y := some_slices(1, 3, 64).conditions)
+    d2 = norm(made.down[1][0](leaky(d1)))
+    d3 = made.down[2][0](leaky(d2))
+    u3 = norm(made.up[0][0](relu(d3)))
+    u2 = norm(made.up[1][0](relu(torch.cat([d2, u3], dim=1))))
+    u1 = torch.tanh(made.up[2][0](relu(torch.cat([d1, u2], dim=1))))
+    assert torch.allclose(u1, made(y, lambda h: h), atol=1e-5)

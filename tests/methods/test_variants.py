@@ -1,0 +1,94 @@
+"""The ablations: each takes away what the paper says, and nothing else."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import some_slices
+
+from mudiff.data import datasets
+from mudiff.errors import MudiffError
+from mudiff.methods import build
+from mudiff.training import profiles, recipes
+
+TINY = {"image_size": 64, "width": 4, "embedding": 8, "latent": 5, "critic_width": 4, "multipliers": (1, 2)}
+
+
+def ablation(name: str):
+    return build(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}", **TINY))
+
+
+def count(network) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", recipes.ABLATIONS)
+def test_an_ablation_differs_from_the_full_model_in_its_own_fields_alone(name):
+    full = dataclasses.asdict(profiles.settings("smoke", *profiles.ABLATED, "mudiff_full"))
+    other = dataclasses.asdict(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}"))
+    own = {*recipes.ABLATIONS[name], "variant"} if name != "full" else set()
+    assert {k for k in full if full[k] != other[k]} == own
+
+
+@pytest.mark.parametrize("name", recipes.ABLATIONS)
+def test_an_ablation_trains_every_weight_it_has_and_samples(name):
+    method, batch = ablation(name), some_slices(2, size=64)
+    before = {k: v.clone() for k, v in method.named_parameters()}
+    for step in range(2):
+        values = method.training_step(batch, step)
+    still = {k for k, v in method.named_parameters() if torch.equal(v, before[k])}
+    resting = ("attention.", "critic.") if name == "no_critic" else ("attention.",)
+    assert {k for k in still if not k.startswith(resting)} == set()
+    assert ("critic" in values) == (name != "no_critic")
+    assert ("mask" in values) == (name not in ("abl1", "abl4", "no_critic"))
+    seen = []
+    image = method.synthesize(batch.conditions, batch.seeds, seen.append)
+    assert image.shape == (2, 1, 64, 64) and image.isfinite().all() and len(seen) == method.settings.steps
+    assert all(("x_p2" in step) == (name != "abl1") for step in seen)
+
+
+def test_a_single_network_has_no_second_and_two_unadapted_ones_are_alike():
+    single, twins = ablation("abl1"), ablation("abl2")
+    assert single.f2 is None and count(twins.f1) == count(twins.f2) == count(single.f1)
+    assert [p.shape for p in twins.f1.parameters()] == [p.shape for p in twins.f2.parameters()]
+    assert not torch.equal(*(next(iter(f.parameters())) for f in (twins.f1, twins.f2)))
+
+
+def test_both_readings_of_ablation_3_keep_one_adapter_each():
+    text, caption = ablation("abl3_text").f2, ablation("abl3_caption").f2
+    assert text.target_adapter is not None and text.contrast_adapter is None
+    assert caption.target_adapter is None and caption.contrast_adapter is not None
+
+
+def test_without_rho_the_first_prediction_tells_the_second_network_nothing():
+    batch, z = some_slices(2, size=64), torch.zeros(2, TINY["latent"])
+    t = torch.tensor([1, 2])
+    for name, same in {"abl3_caption": True, "abl3_text": False, "full": False}.items():
+        method = ablation(name)
+        for step in range(2):  # the last layer starts at zero
+            method.training_step(batch, step)
+        a, b = (method.f2(batch.target, batch.conditions, t, z, x) for x in (batch.target, -batch.target))
+        assert torch.equal(a, b) == same, name
+
+
+def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
+    for profile in profiles.PROFILES.values():
+        runs = [m for _, _, methods in profile.jobs().values() for m in methods]
+        names = {m.partition("_")[2] for m in runs if m.startswith("mudiff_")}
+        assert names == set(recipes.ABLATIONS) - ({"full"} if profile.full == "released" else set())
+        reference = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", profile.full)
+        for name in recipes.ABLATIONS:
+            budget = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", name)
+            assert (budget.epochs, budget.batch_size) == (reference.epochs, reference.batch_size)
+
+
+def test_names_of_variants():
+    assert (
+        datasets.label("mudiff") == "MU-Diff"
+        and datasets.label("mudiff_abl1") == "MU-Diff, abl1: one network"
+    )
+    assert set(datasets.VARIANTS) == set(recipes.ABLATIONS)
+    with pytest.raises(MudiffError, match="variant 'abl1' is MU-Diff's"):
+        profiles.settings("demo", *profiles.ABLATED, "syndiff_abl1")
+    with pytest.raises(MudiffError, match="variant 'abl9' is unknown"):
+        profiles.settings("demo", *profiles.ABLATED, "mudiff_abl9")

@@ -1,0 +1,349 @@
+"""Networks, critic, schedule and losses against values of the released code on seeded weights."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mudiff.errors import MudiffError
+from mudiff.model import losses
+from mudiff.model.adapters import ContrastAdapter
+from mudiff.model.critic import Critic, attentive_mask, minibatch_std
+from mudiff.model.diffusion import Schedule
+from mudiff.model.generators import StructureNetwork, TextureNetwork
+from mudiff.model.layers import ResidualBlock, conv3x3, fir_down, fir_up, initialise
+from mudiff.settings import Settings
+from mudiff.synthesis import released
+
+REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "released_outputs.npz").is_file(),
+    reason=f"no reference values in {REFERENCE} (set MUDIFF_REFERENCE)",
+)
+
+
+def seeded_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Fill a state dict by the rule that the reference values were made with."""
+    weights = {}
+    for key, shape in shapes.items():
+        values = np.random.RandomState(zlib.crc32(key.encode()) % 2**32).standard_normal(shape)
+        if len(shape) == 1:
+            values *= 0.1
+        else:
+            values /= np.sqrt(shape[0] if len(shape) == 2 and key.endswith(".W") else np.prod(shape[1:]))
+        values = values.astype(np.float32)
+        if key.endswith(".style.bias"):
+            values[: len(values) // 2] += 1
+        weights[key] = torch.from_numpy(values)
+    return weights
+
+
+def wave(shape: tuple[int, ...], p: float) -> torch.Tensor:
+    values = np.random.RandomState(round(10 * p) + 1000).standard_normal(shape)
+    return torch.from_numpy(np.tanh(values).astype(np.float32))
+
+
+def inputs(size: int, batch: int):
+    x_t = wave((batch, 1, size, size), 0.1)
+    conditions = torch.cat([wave((batch, 1, size, size), 0.5 * i + 0.7) for i in range(3)], dim=1)
+    return x_t, conditions, torch.arange(batch) % 4, wave((batch, 100), 0.3)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return np.load(REFERENCE / "released_outputs.npz", allow_pickle=False)
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return json.loads((REFERENCE / "released_state_dict_keys.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def networks_64(keys):
+    shapes = keys["image_size_64"]
+    second = {f"module.{k}": v for k, v in seeded_weights(shapes["generator_2"]).items()}
+    return released.load_networks(seeded_weights(shapes["generator_1"]), second)
+
+
+@pytest.fixture(scope="module")
+def critic(keys):
+    critic = Critic(Settings())
+    released.fill(released.critic_keys(critic), seeded_weights(keys["image_size_256"]["critic"]), "critic")
+    return critic
+
+
+@pytest.fixture(scope="module")
+def attention_conv(keys):
+    conv = torch.nn.Conv2d(512, 1, 1)
+    conv.load_state_dict(seeded_weights(keys["image_size_256"]["attention_conv"]))
+    return conv
+
+
+def close(values: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=tolerance)
+
+
+@needs_reference
+@pytest.mark.parametrize(("size", "batch"), [(64, 4), (256, 1)])
+def test_predictions_logit_and_mask_are_the_released_ones(
+    size, batch, keys, reference, critic, attention_conv
+):
+    shapes = keys[f"image_size_{size}"]
+    f1, f2 = released.load_networks(
+        seeded_weights(shapes["generator_1"]), seeded_weights(shapes["generator_2"])
+    )
+    x_t, conditions, t, z = inputs(size, batch)
+    with torch.inference_mode():
+        x_p1 = f1(x_t, conditions, t, z)
+        x_p2 = f2(x_t, conditions, t, z, x_p1)
+        logit, middle = critic(wave((batch, 1, size, size), 2.2), t, x_t)
+        mask = attentive_mask(middle, size, attention_conv)
+    close(x_p1, reference[f"s{size}_prediction_1"], 1e-4)
+    close(x_p2, reference[f"s{size}_prediction_2"], 1e-4)
+    close(logit, reference[f"s{size}_critic_logit"], 1e-4)
+    close(middle.mean(dim=(2, 3)), reference[f"s{size}_critic_mid_features_mean"], 1e-4)
+    close(mask, reference[f"s{size}_attention_mask"], 1e-4)
+
+
+@needs_reference
+def test_inner_stations_are_the_released_ones(networks_64, reference):
+    f1, f2 = networks_64
+    x_t, conditions, t, z = inputs(64, 4)
+    x_p1 = torch.from_numpy(reference["s64_prediction_1"])
+    with torch.inference_mode():
+        h = f1.encoder_decoder
+        close(h.time(t), reference["s64_time_embedding_1"], 1e-5)
+        close(h.latent(z), reference["s64_latent_embedding_1"], 1e-5)
+        mapped = torch.cat([f1.mapper.noisy(x_t), *f1.condition_features(conditions)], dim=1)
+        close(mapped.mean(dim=(2, 3)), reference["s64_mapper_1_mean"], 1e-5)
+        vector = f2.target_adapter(x_p1)
+        close(vector, reference["s64_target_vector"], 1e-5)
+        close(f2.mapper.noisy(x_t).mean(dim=(2, 3)), reference["s64_mapper_2_noisy_mean"], 1e-5)
+        styled = f2.mapper.style(f2.condition_features(conditions), vector)
+        for i, features in enumerate(styled):
+            close(features.mean(dim=(2, 3)), reference[f"s64_mapper_2_condition_{i}_mean"], 1e-5)
+        adapted = f2.adapted_features(x_t, f2.condition_features(conditions), x_p1)
+        close(adapted.mean(dim=(2, 3)), reference["s64_contrast_adapter_mean"], 1e-5)
+
+
+@needs_reference
+def test_losses_are_the_released_ones(reference, critic, attention_conv):
+    x_t, _, t, _ = inputs(64, 4)
+    y = wave((4, 1, 64, 64), 2.2)
+    schedule = Schedule(Settings())
+    samples, logits, masks = [], [], []
+    supervised = 0.0
+    with torch.inference_mode():
+        for j, p in ((1, 3.1), (2, 4.1)):
+            prediction = torch.from_numpy(reference[f"s64_prediction_{j}"])
+            supervised += losses.supervised_loss(y, prediction)
+            samples.append(schedule(prediction, x_t, t, wave((4, 1, 64, 64), p)))
+            close(samples[-1], reference[f"s64_posterior_{j}"], 1e-5)
+            logit, middle = critic(samples[-1], t, x_t)
+            logits.append(logit)
+            masks.append(attentive_mask(middle, 64, attention_conv))
+        real, _ = critic(y, t, x_t)
+        adversarial = sum(losses.generator_critic_loss(logit) for logit in logits)
+        mask = losses.mask_loss(*samples, *masks)
+        critic_value = losses.critic_loss(real, logits)
+    close(supervised, reference["loss_supervised"], 1e-5)
+    close(adversarial, reference["loss_adversarial"], 1e-5)
+    close(mask, reference["loss_mask"], 1e-5)
+    close(critic_value, reference["loss_critic"], 1e-5)
+
+
+@needs_reference
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_schedule_is_the_released_one(steps, reference):
+    schedule = Schedule(Settings(steps=steps))
+    for ours, theirs in {
+        "betas": "betas",
+        "mean_x0": "posterior_mean_coef1",
+        "mean_xt": "posterior_mean_coef2",
+        "variance": "posterior_variance",
+        "sqrt_alpha_bar": "sqrt_alpha_bar",
+        "sigma": "sigma_cum",
+    }.items():
+        close(getattr(schedule, ours), reference[f"T{steps}_{theirs}"], 1e-5)
+
+
+@needs_reference
+def test_a_wrong_released_file_is_refused(keys, tmp_path):
+    shapes = keys["image_size_64"]
+    first = seeded_weights(shapes["generator_1"])
+    second = seeded_weights(shapes["generator_2"])
+    with pytest.raises(MudiffError, match="missing"):
+        released.load_networks(first, {k: v for k, v in second.items() if k != "z_transform.1.bias"})
+    with pytest.raises(MudiffError, match="unknown"):
+        released.load_networks(first | {"extra": torch.zeros(1)}, second)
+    with pytest.raises(MudiffError, match="shape"):
+        released.load_networks(first | {"all_modules.2.conv1.bias": torch.zeros(3)}, second)
+    with pytest.raises(MudiffError, match="not the weights"):
+        released.load_networks({"weight": torch.zeros(3)}, second)
+    with pytest.raises(MudiffError, match="file not found"):
+        released.load_networks(tmp_path / "absent.pth", second)
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(MudiffError, match="read safely"):
+        released.load_networks(tmp_path / "text.pth", second)
+
+
+def test_parameter_counts_of_the_published_size():
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    with torch.device("meta"):
+        assert count(StructureNetwork(Settings(), 3)) == 20_472_065
+        assert count(TextureNetwork(Settings(), 3)) == 21_399_681
+        assert count(Critic(Settings())) == 27_736_705
+
+
+SMALL = {
+    "image_size": 64, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "reading",
+    [
+        {},
+        {"gates": "pair", "pairs": "chain"},
+        {"gated_term": "concatenation"},
+        {"mapper_activation": "relu", "mapper_skip": True, "mapper_normalises": "input"},
+    ],
+)
+def test_any_number_of_conditions_and_every_reading_of_the_text(n, reading):
+    settings = Settings(**SMALL, **reading)
+    generator = torch.Generator().manual_seed(0)
+    f1, f2 = StructureNetwork(settings, n), TextureNetwork(settings, n)
+    initialise(f1, generator)
+    initialise(f2, generator)
+    x_t, conditions = (
+        torch.randn(2, 1, 64, 64, generator=generator),
+        torch.randn(2, n, 64, 64, generator=generator),
+    )
+    t, z = torch.tensor([0, 3]), torch.randn(2, 100, generator=generator)
+    with torch.inference_mode():
+        x_p1 = f1(x_t, conditions, t, z)
+        x_p2 = f2(x_t, conditions, t, z, x_p1)
+        cached = f2(x_t, conditions, t, z, x_p1, f2.condition_features(conditions))
+    assert x_p1.shape == x_p2.shape == x_t.shape
+    assert torch.equal(cached, x_p2)
+    pairs = {1: 0, 2: 1, 3: 3, 4: 4} if reading.get("pairs") != "chain" else {1: 0, 2: 1, 3: 2, 4: 3}
+    assert len(f2.contrast_adapter.pairs) == pairs[n]
+
+
+def test_a_closed_gate_b_passes_the_second_condition():
+    settings = Settings(**SMALL)
+    tau = ContrastAdapter(settings, 2)
+    torch.nn.init.zeros_(tau.gate_b[0].weight)
+    torch.nn.init.constant_(tau.gate_b[0].bias, -100.0)  # z^b = 0: Eq. 17 keeps f_{i+1} alone
+    features = [torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4)]
+    assert torch.equal(tau(features)[0], features[1])
+
+
+def test_fir_keeps_constants_and_undoes_the_size():
+    x = torch.full((1, 3, 16, 16), 2.0)
+    assert torch.allclose(fir_down(x)[..., 1:-1, 1:-1], torch.tensor(2.0))
+    assert torch.allclose(fir_up(x)[..., 1:-1, 1:-1], torch.tensor(2.0))
+    assert fir_up(fir_down(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("batch", range(1, 10))
+def test_minibatch_std_takes_any_batch_and_equals_its_definition(batch):
+    h = torch.randn(batch, 3, 2, 2, generator=torch.Generator().manual_seed(batch))
+    out = minibatch_std(h)
+    assert torch.equal(out[:, :3], h)
+    groups = -(-batch // 4)
+    for k in range(batch):
+        members = h[k % groups :: groups].numpy()
+        expected = np.sqrt(members.var(axis=0) + 1e-8).mean()
+        np.testing.assert_allclose(out[k, 3].numpy(), expected, rtol=1e-5)
+
+
+def test_critic_of_the_text_has_four_blocks_and_no_minibatch_statistics():
+    settings = Settings(**SMALL, critic_blocks=4, critic_minibatch_std=False)
+    critic = Critic(settings)
+    x = torch.randn(3, 1, 64, 64)
+    logit, middle = critic(x, torch.tensor([0, 1, 2]), x)
+    assert logit.shape == (3,) and middle.shape[-1] == 16
+    alone, _ = critic(x[:1], torch.tensor([0]), x[:1])
+    assert torch.allclose(alone, logit[:1], atol=1e-5)
+    assert attentive_mask(middle, 64, None).shape == (3, 1, 64, 64)
+
+
+def test_sizes_that_the_networks_cannot_take_are_named():
+    with pytest.raises(MudiffError, match="multiple of 64"):
+        Critic(Settings(**SMALL | {"image_size": 96}))
+    with pytest.raises(MudiffError, match="multiple of 8"):
+        StructureNetwork(Settings(image_size=68, multipliers=(1, 1, 1, 1), width=8, embedding=16), 1)
+
+
+def test_widths_that_do_not_split_into_groups_are_named():
+    with pytest.raises(MudiffError, match="equal groups"):
+        StructureNetwork(Settings(**SMALL | {"width": 24, "multipliers": (1, 2, 4)}), 3)
+
+
+def test_initialisation_is_seeded_and_starts_blocks_as_shortcuts():
+    settings = Settings(**SMALL)
+    a, b = StructureNetwork(settings, 2), StructureNetwork(settings, 2)
+    initialise(a, torch.Generator().manual_seed(3))
+    initialise(b, torch.Generator().manual_seed(3))
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert a.encoder_decoder.output.weight.abs().max() < 1e-5
+    layer = conv3x3(8, 8)
+    initialise(layer, torch.Generator().manual_seed(0))
+    assert layer.weight.abs().max() <= np.sqrt(3 / (8 * 9)) and not layer.bias.any()
+
+
+def test_printed_posterior_mean_gives_an_image_of_zeros():
+    schedule = Schedule(Settings(posterior="printed"))
+    x, t = torch.ones(1, 1, 4, 4), torch.zeros(1, dtype=torch.long)
+    assert not schedule(x, x, t, x).any()  # E-1: both factors of Eq. 31 as printed are 0 at the last step
+    assert torch.allclose(Schedule(Settings())(x, x, t, x), x, atol=1e-6)
+
+
+def test_forward_steps_compose_to_the_marginal():
+    schedule = Schedule(Settings())
+    x_0 = torch.ones(1, 1, 1, 1)
+    zero = torch.zeros_like(x_0)
+    x, variance = x_0, 0.0
+    for t in range(4):
+        step = torch.tensor([t])
+        x = schedule.diffuse(x, step, zero)
+        variance = variance * (1 - schedule.betas[t]) + schedule.betas[t]
+        assert torch.allclose(x, schedule.marginal(x_0, step + 1, zero), atol=1e-6)
+        assert torch.allclose(variance.sqrt(), schedule.sigma[t + 1], atol=1e-6)
+
+
+def test_sum_reduction_is_the_inner_product_of_the_text():
+    x, p = torch.zeros(2, 1, 3, 3), torch.full((2, 1, 3, 3), 0.5)
+    assert losses.supervised_loss(x, p).item() == pytest.approx(0.5)
+    assert losses.supervised_loss(x, p, "sum").item() == pytest.approx(4.5)
+    m = torch.full_like(x, 0.25)
+    mean, total = losses.mask_loss(x, x, m, m), losses.mask_loss(x, x, m, m, "sum")
+    assert mean.item() == pytest.approx(2 * 0.25 * np.log(2), rel=1e-5)
+    assert total.item() == pytest.approx(9 * mean.item(), rel=1e-5)
+
+
+def test_r1_penalty_of_a_linear_critic():
+    x = torch.zeros(2, 1, 2, 2, requires_grad=True)
+    w = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+    assert losses.r1_penalty((x * w).sum(dim=(1, 2, 3)), x).item() == pytest.approx(30.0)
+
+
+def test_residual_branches_start_at_zero_and_everything_else_does_not():
+    settings = Settings(image_size=64, critic_width=4, embedding=16)
+    critic = Critic(settings)
+    network = StructureNetwork(settings.replace(width=8, multipliers=(1, 2), blocks=1), 2)
+    for module in (critic, network):
+        initialise(module, torch.Generator().manual_seed(0))
+    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
+    last = [block.conv2 for block in (*critic.blocks, *blocks)] + [network.encoder_decoder.output]
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in last)
+    first = [block.conv1 for block in (*critic.blocks, *blocks)]
+    assert all(layer.weight.abs().max() > 1e-2 for layer in first)

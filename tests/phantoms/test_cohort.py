@@ -1,0 +1,236 @@
+"""The embedded default: layouts, determinism, and whether the contrasts behave like MRI."""
+
+import nibabel
+import numpy as np
+import pandas
+import pytest
+
+from mudiff.data import datasets
+from mudiff.errors import MudiffError
+from mudiff.phantoms import atlas, cohort, signals
+
+SPACING = 5.0
+
+
+@pytest.fixture(scope="module")
+def cohorts(tmp_path_factory):
+    """One small cohort per dataset, written once."""
+    root = tmp_path_factory.mktemp("phantoms")
+    counts = {"brats": (1, 1, 1), "isles": (1, 1, 1), "healthy": (1, 0, 1)}
+    for dataset, count in counts.items():
+        cohort.write_cohort(dataset, root / dataset, count, spacing=SPACING, workers=1, progress=False)
+    return root
+
+
+def load(folder, dataset, number):
+    files = cohort.subject_files(dataset, folder / dataset, number)
+    return {name: np.asarray(nibabel.load(file).dataobj) for name, file in files.items()}
+
+
+def truth(dataset, number):
+    """Tissue fractions behind a phantom, as maps (X, Y, Z) by name."""
+    recipe = cohort.Recipe(dataset, spacing=SPACING)
+    body = cohort.draw_body(recipe, number)
+    maps = {}
+    for name, fraction in body.fractions.items():
+        maps[name] = np.zeros(body.brain.shape, np.float32)
+        maps[name][body.brain] = fraction
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("brats", "PhantomBraTS_002/PhantomBraTS_002_{t1,t1ce,t2,flair,seg}.nii.gz"),
+        ("healthy", "sub-02/anat/sub-02_{T1w,T2w,FLAIR}.nii.gz"),
+    ],
+)
+def test_files_are_named_as_in_the_real_datasets(cohorts, dataset, expected):
+    start, names = expected.split("{")
+    names, end = names.split("}")
+    wanted = {f"{start}{name}{end}" for name in names.split(",")}
+    folder = cohorts / dataset
+    top = expected.split("/")[0]
+    assert {str(f.relative_to(folder)) for f in (folder / top).rglob("*") if f.is_file()} == wanted
+
+
+def test_isles_series_lie_in_folders_of_their_own_name(cohorts):
+    files = [f for f in (cohorts / "isles" / "2").rglob("*") if f.is_file()]
+    assert len({f.stem.split(".")[-1] for f in files}) == 5  # each series has its own number
+    assert all(f.suffix == ".nii" and f.stem == f.parent.name for f in files)
+    kinds = {".".join(f.stem.split(".")[:-1]) for f in files}
+    assert kinds == {f"VSD.Brain.XX.O.MR_{c}" for c in ("T1", "T2", "Flair", "DWI")} | {
+        "VSD.Brain_3more.XX.XX.OT"
+    }
+
+
+def test_the_manifest_lists_the_splits_in_order(cohorts):
+    table = pandas.read_csv(cohorts / "brats" / "manifest.csv")
+    assert table.columns.tolist() == ["subject", "split"]
+    assert table.subject.tolist() == ["PhantomBraTS_001", "PhantomBraTS_002", "PhantomBraTS_003"]
+    assert table.split.tolist() == ["train", "val", "test"]
+    assert pandas.read_csv(cohorts / "healthy" / "manifest.csv").split.tolist() == ["train", "test"]
+
+
+@pytest.mark.parametrize(("dataset", "axes"), [("brats", "LPS"), ("isles", "LPS"), ("healthy", "RAS")])
+def test_volumes_look_like_files_from_a_scanner(cohorts, dataset, axes):
+    files = cohort.subject_files(dataset, cohorts / dataset, 1)
+    images = {name: nibabel.load(file) for name, file in files.items()}
+    assert ("mask" in images) == datasets.dataset(dataset).lesions
+    assert set(images) - {"mask"} == set(datasets.dataset(dataset).contrasts)
+    reference = images["t1"]
+    brain = np.asarray(reference.dataobj) > 0
+    for name, image in images.items():
+        data = np.asarray(image.dataobj)
+        assert data.dtype == np.int16
+        assert "".join(nibabel.aff2axcodes(image.affine)) == axes
+        assert np.allclose(image.header.get_zooms(), SPACING)
+        assert np.array_equal(image.affine, reference.affine)
+        if name != "mask":
+            assert np.array_equal(data > 0, brain), "all contrasts have one brain; outside is exactly 0"
+            assert data.max() > 50  # enough grey levels
+    volume = brain.sum() * SPACING**3 / 1e6  # litres
+    assert 1.0 < volume < 2.2
+    assert not brain[0].any()
+    assert not brain[-1].any()
+
+
+def test_workers_order_and_counts_do_not_change_a_subject(cohorts, tmp_path):
+    cohort.write_cohort("brats", tmp_path / "brats", (0, 1, 3), spacing=SPACING, workers=2, progress=False)
+    for number in (1, 3):
+        again, before = load(tmp_path, "brats", number), load(cohorts, "brats", number)
+        assert all(np.array_equal(again[name], before[name]) for name in before)
+    assert not np.array_equal(before["t1"], load(cohorts, "brats", 1)["t1"])
+
+
+def test_seed_and_scanner_change_what_they_should(cohorts):
+    before = load(cohorts, "brats", 1)
+    other_seed = cohort.make_subject(cohort.Recipe("brats", seed=7, spacing=SPACING), 1)
+    assert not np.array_equal(other_seed["mask"], before["mask"])
+    other_scanner = cohort.make_subject(cohort.Recipe("brats", spacing=SPACING, scanner=1), 1)
+    assert np.array_equal(other_scanner["mask"], before["mask"])  # the same brain
+    assert np.array_equal(other_scanner["t1"] > 0, before["t1"] > 0)
+    assert not np.array_equal(other_scanner["t1"], before["t1"])
+
+
+def test_only_missing_subjects_or_those_of_another_recipe_are_made(tmp_path):
+    def write(**changes):
+        cohort.write_cohort(
+            "healthy", tmp_path, (1, 0, 1), workers=1, progress=False, **{"spacing": SPACING} | changes
+        )
+        files = [cohort.subject_files("healthy", tmp_path, n)["t1"] for n in (1, 2)]
+        return [file.stat().st_mtime_ns for file in files]
+
+    first = write()
+    assert write() == first
+    cohort.subject_files("healthy", tmp_path, 2)["flair"].unlink()
+    second = write()
+    assert second[0] == first[0]
+    assert second[1] > first[1]
+    cohort.subject_files("healthy", tmp_path, 1)["t2"].write_bytes(b"cut short")
+    third = write()
+    assert third[0] > second[0]
+    assert third[1] == second[1]
+    assert min(write(seed=1)) > max(third)
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("dataset", ["brats", "isles", "healthy"])
+def test_tissues_have_the_order_of_each_contrast(dataset):
+    volumes = cohort.make_subject(cohort.Recipe(dataset, spacing=SPACING), 1)
+    maps = truth(dataset, 1)
+    level = {
+        contrast: {t: np.median(volumes[contrast][maps[t] > 0.85]) for t in ("white", "grey", "csf")}
+        for contrast in volumes
+        if contrast != "mask"
+    }
+    for contrast in {"t1", "t1ce"} & set(level):
+        assert level[contrast]["white"] > level[contrast]["grey"] > level[contrast]["csf"]
+    assert level["t2"]["csf"] > level["t2"]["grey"] > level["t2"]["white"]
+    assert level["flair"]["grey"] > level["flair"]["white"] > 2 * level["flair"]["csf"]
+    if "dwi" in level:
+        assert level["dwi"]["grey"] > 2 * level["dwi"]["csf"]
+
+
+def test_tumours_have_an_enhancing_rim_a_dark_core_and_bright_oedema(cohorts):
+    for number in (1, 2, 3):
+        volumes = load(cohorts, "brats", number)
+        mask = volumes["mask"]
+        assert set(np.unique(mask)) == {0, 1, 2, 4}
+        brain = volumes["t1"] > 0
+        assert not mask[~brain].any()
+        level = {
+            c: {
+                k: np.median(volumes[c][mask == k]) / np.median(volumes[c][brain & (mask == 0)])
+                for k in (1, 2, 4)
+            }
+            for c in datasets.dataset("brats").contrasts
+        }
+        assert level["t1ce"][4] > 1.2
+        assert level["t1ce"][4] > 1.25 * level["t1"][4]
+        assert level["t1ce"][1] < level["t1ce"][4]
+        assert level["flair"][2] > 1.2
+        assert level["t2"][2] > 1.2
+        assert level["t2"][1] > level["t2"][4]
+
+
+def test_strokes_are_bright_on_diffusion_and_come_in_all_sizes(cohorts):
+    volumes_of_lesions = []
+    for number in (1, 2, 3):
+        volumes = load(cohorts, "isles", number)
+        lesion, brain = volumes["mask"] > 0, volumes["t1"] > 0
+        assert set(np.unique(volumes["mask"])) == {0, 1}
+        volumes_of_lesions.append(lesion.sum() * SPACING**3 / 1000)  # ml
+        for contrast, factor in (("dwi", 1.3), ("flair", 1.1), ("t2", 1.1)):
+            data = volumes[contrast]
+            assert np.median(data[lesion]) > factor * np.median(data[brain & ~lesion]), contrast
+    territorial, middle, microscopic = volumes_of_lesions
+    assert territorial > 20
+    assert territorial > middle > microscopic
+    assert microscopic < 5
+
+
+def test_signal_equations_agree_with_values_worked_by_hand():
+    tissue = signals.Tissue(t1=1.0, t2=0.1, t2star=0.05, pd=0.8, adc=1.0, uptake=1.0)
+    assert signals.spin_echo(tissue, tr=1.0, te=0.1) == pytest.approx(0.8 * (1 - np.exp(-1)) * np.exp(-1))
+    assert signals.diffusion_weighted(tissue, tr=1.0, te=0.1, b=1000) == pytest.approx(
+        0.8 * (1 - np.exp(-1)) * np.exp(-2)
+    )
+    assert signals.inversion_recovery(tissue, 5.0, 0.1, signals.null_time(1.0, 5.0)) == pytest.approx(
+        0, abs=1e-9
+    )
+    # At 90 degrees the spoiled gradient echo is a saturation recovery with T2* decay.
+    assert signals.spoiled_gradient_echo(tissue, 1.0, 0.05, 90) == pytest.approx(
+        0.8 * (1 - np.exp(-1)) * np.exp(-1)
+    )
+    enhanced = signals.with_gadolinium(tissue, dose=2.0)
+    assert enhanced.t1 == pytest.approx(1 / (1 + 2 * signals.R1))
+    assert enhanced.t2 == pytest.approx(1 / (10 + 2 * signals.R2))
+    assert enhanced.t2star == pytest.approx(1 / (20 + 2 * signals.R2))
+
+
+def test_random_fields_are_standardised_and_do_not_depend_on_the_voxel_size():
+    fields = {s: atlas.Grid(s).field(np.random.default_rng(3), 20.0) for s in (4.0, 2.0)}
+    assert abs(fields[2.0].mean()) < 0.15
+    assert fields[2.0].std() == pytest.approx(1, abs=0.15)
+    coarse = fields[2.0].reshape(43, 2, 51, 2, 40, 2).mean((1, 3, 5))
+    assert np.abs(coarse - fields[4.0]).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "open_ms"}, "phantom dataset 'open_ms' is unknown"),
+        ({"counts": (0, 0, 0)}, "three numbers"),
+        ({"counts": (1, -1, 1)}, "three numbers"),
+        ({"seed": -1}, "seed -1"),
+        ({"spacing": 0.0}, "voxels of 1 to 8 mm"),
+        ({"workers": 0}, "workers 0"),
+        ({"scanner": 2}, "scanner 2"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_written(tmp_path, changes, message):
+    settings = {"dataset": "brats", "counts": (1, 1, 1), "progress": False} | changes
+    with pytest.raises(MudiffError, match=message):
+        cohort.write_cohort(folder=tmp_path / "cohort", **settings)
+    assert not (tmp_path / "cohort").exists()

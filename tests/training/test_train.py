@@ -1,0 +1,362 @@
+"""Training: resume, kill -9, SIGTERM, locks, other settings, damaged and full disks; sampling."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mudiff import paths
+from mudiff.data import prepare
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics
+from mudiff.synthesis import sample
+from mudiff.training import runs, train
+from mudiff.training.profiles import Preparation, Settings
+
+SMALL = {
+    "image_size": 16, "slices": 4, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding": 8,
+    "critic_width": 4, "critic_blocks": 2, "batch_size": 5, "epochs": 3, "validation_slices": 3, "steps": 2,
+}  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def prepared(cohort, tmp_path) -> Path:
+    root, manifest = cohort
+    report = prepare.prepare(Preparation("brats", 16, 4), root, manifest, tmp_path / "prepared", workers=1)
+    report.check()
+    return tmp_path / "prepared"
+
+
+def fit(folder: Path, prepared: Path, **changes) -> dict[str, torch.Tensor]:
+    train.train(Settings(**SMALL | changes), prepared, folder, device=CPU, progress=False, save_seconds=0)
+    return load_file(folder / "weights.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_what_the_contract_says(prepared, tmp_path):
+    fit(tmp_path / "run", prepared)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "settings.json", "log.jsonl", "weights.safetensors", "last.safetensors", "provenance.json",
+    }  # fmt: skip
+    record = paths.read_json(tmp_path / "run/provenance.json")
+    assert record["slices_seen"] == 3 * 12 and record["steps"] == 9 and record["seconds"] > 0
+    log = runs.read_log(tmp_path / "run")
+    assert [line["step"] for line in log] == sorted(line["step"] for line in log)
+    best = max(line["validation/psnr"] for line in log if "validation/psnr" in line)
+    assert record["best_validation_psnr"] == pytest.approx(best)
+    method = runs.load(tmp_path / "run")
+    slices = prepare.open_slices(prepared, "val")
+    assert train.validation_psnr(method, slices) == pytest.approx(best, abs=1e-4)
+
+
+class PulledPlugError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"ema_decay": 0.9, "order": "shuffled"}, {"method": "linear"}], ids=str
+)
+def test_resumed_and_uninterrupted_runs_are_bit_identical(change, prepared, tmp_path, monkeypatch):
+    whole = fit(tmp_path / "whole", prepared, **change)
+    original = train.Trainer.take_step
+    taken = []
+
+    def fails_now_and_then(self):
+        taken.append(self.step)
+        if len(taken) % 4 == 0:
+            raise PulledPlugError
+        original(self)
+
+    monkeypatch.setattr(train.Trainer, "take_step", fails_now_and_then)
+    for _ in range(20):
+        try:
+            parts = fit(tmp_path / "parts", prepared, **change)
+            break
+        except PulledPlugError:
+            continue
+    assert len(taken) > 9  # it was interrupted
+    assert equal(whole, parts)
+    steps = [line["step"] for line in runs.read_log(tmp_path / "parts")]
+    assert steps == [line["step"] for line in runs.read_log(tmp_path / "whole")]
+
+
+_SCRIPT = """
+import sys, torch
+from pathlib import Path
+from mudiff import train
+from mudiff.config import Settings
+settings = Settings.from_dict({settings!r})
+print("start", flush=True)
+train.train(settings, Path({prepared!r}), Path({folder!r}), device=torch.device("cpu"), save_seconds=0)
+"""
+
+
+def start(prepared: Path, folder: Path, **changes) -> subprocess.Popen:
+    values = Settings(**SMALL | changes).to_dict()
+    code = _SCRIPT.format(settings=values, prepared=str(prepared), folder=str(folder))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout.readline() == b"start\n"
+    return process
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def test_kill_9_at_any_moment_then_the_same_command(prepared, tmp_path):
+    changes = {"epochs": 6}
+    environment_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = fit(tmp_path / "whole", prepared, **changes)
+    finally:
+        torch.set_num_threads(environment_threads)
+    folder = tmp_path / "run"
+    for delay in (0.0, 0.03):
+        process = start(prepared, folder, **changes)
+        wait_for(folder / "state.pt")
+        time.sleep(delay)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    process = start(prepared, folder, **changes)
+    assert process.wait() == 0
+    assert equal(load_file(folder / "weights.safetensors"), whole)
+    assert not list(folder.glob("state.pt"))
+
+
+def test_sigterm_saves_and_exits_143(prepared, tmp_path):
+    folder = tmp_path / "run"
+    process = start(prepared, folder, epochs=1000)
+    wait_for(folder / "state.pt")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert runs.read_state(folder)["step"] > 0
+
+
+def test_a_complete_run_is_left_alone_and_other_settings_move_it_aside(prepared, tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, prepared)
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    fit(folder, prepared)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    fit(folder, prepared, seed=1)
+    aside = [p for p in tmp_path.iterdir() if p.name.startswith("run.")]
+    assert len(aside) == 1 and (aside[0] / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_whose_settings_are_lost_is_not_taken_for_another(prepared, tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, prepared)
+    (folder / "settings.json").unlink()
+    fit(folder, prepared, seed=1)
+    assert equal(load_file(folder / "weights.safetensors"), fit(tmp_path / "other", prepared, seed=1))
+    assert len([p for p in tmp_path.iterdir() if p.name.startswith("run.")]) == 1
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(prepared, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    saved = torch.save
+    calls = []
+
+    def full(value, file):
+        calls.append(1)
+        if len(calls) == 3:
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved(value, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(MudiffError, match="disk is full"):
+        fit(folder, prepared)
+    assert runs.read_state(folder)["step"] == 2  # the state before is whole
+    assert not list(folder.glob(".tmp*"))
+    monkeypatch.setattr(torch, "save", saved)
+    assert equal(fit(folder, prepared), fit(tmp_path / "other", prepared))
+
+
+def test_damaged_files_are_named(prepared, tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, prepared)
+    weights = folder / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(MudiffError, match=r"weights\.safetensors"):
+        runs.load(folder)
+    weights.write_bytes(whole)
+    values = paths.read_json(folder / "settings.json")
+    values["settings"]["width"] = 8
+    paths.write_json(folder / "settings.json", values)
+    with pytest.raises(MudiffError, match="other settings"):
+        runs.load(folder)
+    fit(tmp_path / "other", prepared, seed=3)
+    weights.write_bytes((tmp_path / "other/weights.safetensors").read_bytes())
+    values["settings"]["width"] = 4
+    paths.write_json(folder / "settings.json", values)
+    with pytest.raises(MudiffError, match="made by"):  # same shapes, other settings
+        runs.load(folder)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/state.pt").write_bytes(b"nothing")
+    with pytest.raises(MudiffError, match="damaged"):
+        runs.read_state(tmp_path / "broken")
+
+
+def test_slices_of_other_settings_are_refused(prepared, tmp_path):
+    with pytest.raises(MudiffError, match="image_size"):
+        fit(tmp_path / "run", prepared, image_size=32)
+
+
+def test_schedule_and_order_follow_the_settings():
+    settings = Settings(epochs=10)
+    assert train.learning_rate(1e-3, settings, 0) == pytest.approx(1e-3)
+    assert train.learning_rate(1e-3, settings, 5) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert train.learning_rate(1e-3, settings.replace(schedule="constant"), 9) == 1e-3
+    linear = settings.replace(schedule="linear", constant_part=0.4)
+    rates = [train.learning_rate(6e-4, linear, epoch) for epoch in (0, 4, 5, 9)]
+    assert rates == pytest.approx([6e-4, 6e-4, 5e-4, 1e-4])
+    fixed = [train.epoch_order(20, settings, epoch) for epoch in range(2)]
+    assert (fixed[0] == fixed[1]).all() and sorted(fixed[0]) == list(range(20))
+    drawn = [train.epoch_order(20, settings.replace(order="shuffled"), epoch) for epoch in range(2)]
+    assert (drawn[0] != drawn[1]).any() and sorted(drawn[1]) == list(range(20))
+
+
+def test_validation_is_the_masked_protocol_per_subject(prepared, tmp_path):
+    fit(tmp_path / "run", prepared, validation_slices=0)
+    method, slices = runs.load(tmp_path / "run"), prepare.open_slices(prepared, "val")
+    everything = np.arange(len(slices))
+    synthetic = sample.sample_slices(method, slices, everything)
+    real = (slices.images(everything, "t1ce") + 1) / 2
+    expected = metrics.masked_protocol(real, synthetic, slices.brain(everything))["psnr"]
+    assert train.validation_psnr(method, slices) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_run_can_be_sampled_in_another_precision(prepared, tmp_path):
+    fit(tmp_path / "run", prepared)
+    slices = prepare.open_slices(prepared, "test")
+    images = {
+        precision: sample.sample_slices(runs.load(tmp_path / "run", CPU, precision), slices, np.arange(4))
+        for precision in (None, "float32", "bfloat16")
+    }
+    assert (images[None] == images["float32"]).all()
+    assert 0 < np.abs(images["bfloat16"] - images["float32"]).max() < 0.05
+    with pytest.raises(MudiffError, match="precision"):
+        runs.load(tmp_path / "run", CPU, "half")
+
+
+def test_synthetic_slices_resume_and_belong_to_their_run(prepared, tmp_path):
+    fit(tmp_path / "run", prepared)
+    folder = tmp_path / "synthetic"
+    sample.synthesize_split(tmp_path / "run", prepared, "test", folder)
+    slices = prepare.open_slices(prepared, "test")
+    (subject,) = slices.subjects
+    first = sample.read_synthetic(folder, subject)
+    assert first.shape == (4, 16, 16) and first.min() >= 0 and first.max() <= 1
+    (folder / f"{subject}.npy").unlink()
+    sample.synthesize_split(tmp_path / "run", prepared, "test", folder)
+    assert (sample.read_synthetic(folder, subject) == first).all()
+    record = json.loads((folder / "synthetic.json").read_text())
+    assert record["run"] == "brats_t1ce_mudiff" and record["seconds_per_slice"] > 0
+    fit(tmp_path / "other", prepared, seed=5)
+    sample.synthesize_split(tmp_path / "other", prepared, "test", folder)
+    assert (sample.read_synthetic(folder, subject) != first).any()
+    with pytest.raises(MudiffError, match="not found"):
+        sample.read_synthetic(folder, "nobody")
+
+
+def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_subject, monkeypatch):
+    fit(tmp_path / "run", prepared)
+    affine = np.array([[0, 0, 1.5, -7], [-1, 0, 0, 3], [0, 2, 0, 11], [0, 0, 0, 1.0]])  # slices along axis 1
+    files = write_subject(tmp_path / "mine", "someone", affine)
+    files["t1ce"].unlink()
+    out = sample.synthesize_volume(
+        tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "out.nii.gz", samples=2,
+        uncertainty=tmp_path / "sd.nii.gz",
+    )  # fmt: skip
+    made, source = nibabel.load(out), nibabel.load(files["t1"])
+    assert made.shape == source.shape
+    np.testing.assert_allclose(made.affine, source.affine)
+    assert made.header.get_zooms() == source.header.get_zooms()
+    voxels = made.get_fdata()
+    background = np.logical_and.reduce(
+        [nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")]
+    )
+    assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
+    assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
+    monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
+    again = sample.synthesize_volume(
+        tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "2.nii", samples=2
+    )
+    np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
+    for output, uncertainty in ((files["t1"], None), (tmp_path / "x.nii", tmp_path / "x.nii")):
+        with pytest.raises(MudiffError, match="names of its own"):
+            sample.synthesize_volume(
+                tmp_path / "run",
+                tmp_path / "mine/someone",
+                "T1CE",
+                output,
+                samples=2,
+                uncertainty=uncertainty,
+            )
+    with pytest.raises(MudiffError, match="makes T1CE"):
+        sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T2", tmp_path / "o.nii")
+    files["t2"].unlink()
+    with pytest.raises(MudiffError, match="T2 not found"):
+        sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "o.nii")
+
+
+@pytest.mark.parametrize("method", ["pgan", "hinet", "ddpm"])  # dropout; running statistics; averaged weights
+def test_a_baseline_resumes_bit_for_bit(method, prepared, tmp_path, monkeypatch):
+    changes = {
+        "image_size": 16,
+        "width": 4,
+        "critic_blocks": 2,
+        "method": method,
+        "dropout": 0.5 * (method == "pgan"),
+    }
+    changes |= {"ema_decay": 0.9 * (method == "ddpm"), "steps": 25 if method == "ddpm" else 4}
+    whole = fit(tmp_path / "whole", prepared, **changes)
+    take_step = train.Trainer.take_step
+
+    def stop_at_five(self):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        take_step(self)
+
+    monkeypatch.setattr(train.Trainer, "take_step", stop_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", prepared, **changes)
+    monkeypatch.setattr(train.Trainer, "take_step", take_step)
+    assert equal(whole, fit(tmp_path / "cut", prepared, **changes))
+
+
+def test_settings_that_cannot_be_trained_displace_no_run(prepared, tmp_path):
+    kept = fit(tmp_path / "run", prepared, method="pgan", critic_blocks=2)
+    for change in ({"vgg16": str(tmp_path / "none.pth")}, {"critic_blocks": 3}):
+        with pytest.raises(MudiffError):
+            fit(tmp_path / "run", prepared, **{"method": "pgan", "critic_blocks": 2} | change)
+    assert equal(kept, load_file(tmp_path / "run" / "weights.safetensors"))
+    assert [path.name for path in tmp_path.glob("run*")] == ["run"]
+
+
+def test_a_training_that_diverges_is_an_error_and_leaves_no_weights(prepared, tmp_path):
+    with pytest.raises(MudiffError, match=r"no number at step .* lower learning_rate"):
+        fit(tmp_path / "run", prepared, method="pgan", critic_blocks=2, learning_rate=1e30)
+    assert not list((tmp_path / "run").glob("*.safetensors"))

@@ -1,0 +1,239 @@
+"""The strict papermill call and the workflow's lock."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mudiff.errors import MudiffError
+from mudiff.workflow import notebook
+
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+PARAMETERS = 'profile = "demo"\nrepeats = 2\nscale = 0.5\nfolder = None\nmethods = ["linear"]\nquick = False'
+
+
+def write(
+    path: Path, *sources: str, tags: tuple[str, ...] = ("parameters",), kernelspec: dict = KERNEL
+) -> Path:
+    first, *others = sources or (PARAMETERS,)
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": kernelspec} if kernelspec else {})
+    book.cells = [nbformat.v4.new_code_cell(first, metadata={"tags": list(tags)})]
+    book.cells += [nbformat.v4.new_code_cell(source) for source in others]
+    nbformat.write(book, path)
+    return path
+
+
+def test_parameters_are_read_from_the_tagged_cell(tmp_path):
+    found = notebook.parameters(write(tmp_path / "a.ipynb"))
+    assert found == {
+        "profile": "demo", "repeats": 2, "scale": 0.5, "folder": None, "methods": ["linear"], "quick": False,
+    }  # fmt: skip
+
+
+def test_texts_of_the_command_line_become_the_type_of_the_default(tmp_path):
+    source = write(tmp_path / "a.ipynb")
+    texts = {
+        "profile": "1",
+        "repeats": "3",
+        "scale": "2",
+        "folder": "out",
+        "methods": "['mudiff']",
+        "quick": "true",
+    }
+    values = notebook.check(source, texts)
+    assert values == {
+        "profile": "1", "repeats": 3, "scale": 2, "folder": "out", "methods": ["mudiff"], "quick": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("repeats", "two"), ("repeats", "1.5"), ("repeats", True), ("quick", "1"), ("methods", "linear")],
+)
+def test_a_value_of_another_type_is_refused(tmp_path, name, value):
+    with pytest.raises(MudiffError, match=rf"parameter {name} = .* expected a value of type"):
+        notebook.check(write(tmp_path / "a.ipynb"), {name: value})
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(MudiffError, match=r"'repeets' is unknown; choose one of profile, repeats"):
+        notebook.check(write(tmp_path / "a.ipynb"), {"repeets": 3})
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ({"tags": ()}, "0 cells are tagged 'parameters'"),
+        ({"kernelspec": {}}, "no kernel language"),
+        ({"kernelspec": {"name": "python3", "display_name": "Python 3"}}, "no kernel language"),
+    ],
+)
+def test_a_lost_tag_and_a_missing_language_are_refused(tmp_path, broken, message):
+    with pytest.raises(MudiffError, match=message):
+        notebook.check(write(tmp_path / "a.ipynb", PARAMETERS, **broken), {})
+
+
+@pytest.mark.parametrize("cell", ["seconds = 2 * 60", "import os", "a = b = 1", "a, b = 1, 2", "a ="])
+def test_the_parameters_cell_holds_literals_only(tmp_path, cell):
+    with pytest.raises(MudiffError, match="may only assign literals"):
+        notebook.parameters(write(tmp_path / "a.ipynb", cell))
+
+
+def test_missing_and_damaged_notebooks_are_named(tmp_path):
+    with pytest.raises(MudiffError, match=r"none\.ipynb: notebook not found"):
+        notebook.parameters(tmp_path / "none.ipynb")
+    (tmp_path / "half.ipynb").write_text('{"cells": [')
+    with pytest.raises(MudiffError, match=r"half\.ipynb: cannot be read as a notebook"):
+        notebook.parameters(tmp_path / "half.ipynb")
+
+
+def test_a_notebook_runs_on_this_interpreter_whatever_is_installed(tmp_path, monkeypatch):
+    decoy = tmp_path / "home" / "kernels" / "python3" / "kernel.json"
+    decoy.parent.mkdir(parents=True)
+    decoy.write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "home"))
+    output = tmp_path / "out" / "executed.ipynb"
+    output.parent.mkdir()
+    output.with_suffix(".failed.ipynb").write_text("of an earlier run")
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm([1, 2]):\n    pass"
+    steps = (PARAMETERS, bar, "import sys\nprint(sys.executable, repeats + 1)")
+    source = write(tmp_path / "a.ipynb", *steps)
+    assert notebook.main(["run", str(source), str(output), "-p", "repeats", "40"]) == 0
+    *_, progress, last = nbformat.read(output, as_version=4).cells
+    assert last.outputs[0].text.split() == [sys.executable, "41"]
+    assert progress.outputs == []  # bars are for people who watch
+    assert [p.name for p in output.parent.iterdir() if not p.name.startswith(".")] == ["executed.ipynb"]
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path / "home")
+
+
+def test_a_users_error_is_one_line_here_and_in_the_failed_copy(tmp_path, capsys):
+    steps = (
+        "from mudiff import notebook\nnotebook.start(profile)",
+        "notebook.require('gone.csv', profile)",
+    )
+    output = tmp_path / "executed.ipynb"
+    output.write_text("of an earlier run")
+    source = write(tmp_path / "a.ipynb", PARAMETERS, *steps)
+    assert notebook.main(["run", str(source), str(output)]) == 2
+    assert capsys.readouterr().err == "Error: gone.csv does not exist yet; make it with: make reproduce\n"
+    assert output.read_text() == "of an earlier run"
+    cells = nbformat.read(tmp_path / "executed.failed.ipynb", as_version=4).cells
+    errors = [out for cell in cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    assert [error.traceback for error in errors] == [
+        ["MudiffError: gone.csv does not exist yet; make it with: make reproduce"]
+    ]
+
+
+def test_a_programming_error_exits_with_1_and_points_to_the_failed_copy(tmp_path, capsys):
+    source = write(tmp_path / "a.ipynb", PARAMETERS, "1 / 0")
+    assert notebook.main(["run", str(source), str(tmp_path / "executed.ipynb")]) == 1
+    message = capsys.readouterr().err
+    assert (
+        message.startswith("Error: ZeroDivisionError: division by zero")
+        and "executed.failed.ipynb" in message
+    )
+    assert message.count("\n") == 1
+    assert not (tmp_path / "executed.ipynb").exists()
+
+
+def test_a_dead_kernel_is_an_error(tmp_path):
+    source = write(
+        tmp_path / "a.ipynb", PARAMETERS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(MudiffError, match="the kernel died"):
+        notebook.run(source, tmp_path / "executed.ipynb", {})
+
+
+SAVING = """import signal, time, pathlib
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+pathlib.Path(folder, "began").touch()
+while not stop:
+    time.sleep(0.02)
+time.sleep(7)  # longer than Jupyter waits for a kernel that it shuts down
+pathlib.Path(folder, "saved").touch()
+raise SystemExit(143)"""
+
+
+@pytest.mark.parametrize("cell, saves", [(SAVING, True), (SAVING.replace("signal.signal", "#"), False)])
+def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell, saves):
+    source, output = write(tmp_path / "a.ipynb", PARAMETERS, cell), tmp_path / "executed.ipynb"
+    command = [
+        sys.executable,
+        "-m",
+        "mudiff.workflow.notebook",
+        "run",
+        source,
+        output,
+        "-p",
+        "folder",
+        tmp_path,
+    ]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "began").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()  # this process alone
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == notebook.STOPPED == 143
+    assert errors.endswith("Stopped by SIGTERM; the same command goes on from the last saved state.\n")
+    assert (tmp_path / "saved").exists() == saves and not output.exists()
+
+
+@pytest.fixture
+def toy_workflow(tmp_path, monkeypatch):
+    """A folder with a Snakefile of one rule, in the place of the project's."""
+    (tmp_path / "Snakefile").write_text("rule all:\n    output: 'done.txt'\n    shell: 'touch {output}'\n")
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    first = "results/smoke/executed/02_training_brats_t1ce.ipynb"
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write(f"rule train:\n    output: '{first}'\n    shell: 'touch {{output}}'\n")
+    return [sys.executable, "-m", "mudiff.workflow.notebook", "workflow", "smoke", "--cores", "1"]
+
+
+def test_the_workflow_clears_a_dead_lock_and_respects_a_living_one(toy_workflow, tmp_path):
+    locks = tmp_path / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.input.lock").write_text("\n")  # what a killed Snakemake leaves
+    (locks / "0.output.lock").write_text("done.txt\n")
+    alone = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    assert subprocess.run(alone, cwd=tmp_path, capture_output=True).returncode != 0
+    with (tmp_path / ".snakemake" / "mudiff.lock").open("w") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        refused = subprocess.run(toy_workflow, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "another run works in this folder" in refused.stderr and refused.stderr.count("\n") == 1
+    assert len(list(locks.iterdir())) == 2
+    done = subprocess.run(toy_workflow, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done.txt").exists()
+
+
+def test_the_workflow_may_be_given_a_target(toy_workflow, tmp_path):
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write("rule other:\n    output: 'other.txt'\n    shell: 'touch {output}'\n")
+    subprocess.run([*toy_workflow[:-2], "other.txt", "--cores", "1"], capture_output=True, check=True)
+    assert (tmp_path / "other.txt").exists() and not (tmp_path / "done.txt").exists()
+
+
+def test_a_run_leaves_the_signals_of_its_caller_as_they_were(tmp_path):
+    for ours in (signal.SIG_IGN, lambda *_: None):
+        before = signal.signal(signal.SIGTERM, ours)
+        try:
+            assert notebook.main(["run", str(tmp_path / "none.ipynb"), str(tmp_path / "executed.ipynb")]) == 2
+            assert signal.getsignal(signal.SIGTERM) is ours
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def test_an_unknown_profile_is_one_clear_line(capsys):
+    assert notebook.main(["workflow", "demmo"]) == 2
+    assert "profile 'demmo' is unknown: choose one of smoke, demo, paper." in capsys.readouterr().err

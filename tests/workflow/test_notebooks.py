@@ -1,0 +1,123 @@
+"""The notebooks keep the rules that make them readable, runnable and reviewable."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mudiff.workflow import artefacts, notebook, report
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST_CELL = 20
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def book(path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(book: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in book.cells if cell.cell_type == "code"]
+
+
+def prose(book: nbformat.NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+
+
+def test_all_notebooks_are_here():
+    stems = {path.stem for path in NOTEBOOKS}
+    assert {artefact.notebook for artefact in artefacts.ARTEFACTS.values()} <= stems
+    assert {"01_data_preparation", "02_training", "03_sampling", "14_report"} <= stems
+
+
+def test_git_holds_no_outputs(book):
+    nbformat.validate(book)
+    assert book.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert "papermill" not in book.metadata
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+
+
+def test_the_title_says_what_it_reproduces_reads_and_takes(book):
+    first = book.cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    for word in ("**Reproduces**", "**Reads**", "**Takes**"):
+        assert word in first.source
+
+
+def test_the_second_cell_holds_the_commented_parameters(path, book):
+    assert book.cells[1].metadata.get("tags") == ["parameters"]
+    assert notebook.parameters(path)["profile"] == "demo"
+    for line in book.cells[1].source.splitlines():
+        assert re.search(r"\S  # \S", line), f"no comment: {line}"
+
+
+def test_the_third_cell_imports_and_records_versions_and_settings(book):
+    assert "from mudiff import" in book.cells[2].source
+    assert "notebook.start(profile" in book.cells[2].source
+    for source in code(book)[2:]:
+        assert "from mudiff" not in source
+
+
+def test_cells_are_short_and_define_nothing(book):
+    for source in code(book):
+        assert len(source.splitlines()) <= LONGEST_CELL, source
+        for node in ast.walk(ast.parse(source)):
+            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef), source
+
+
+def test_prose_comes_before_code(book):
+    kinds = "".join(cell.cell_type[0] for cell in book.cells)  # m, c
+    assert "cccc" not in kinds[3:]
+    assert kinds[3] == "m"
+
+
+def test_formulas_render_without_a_browser(book):
+    formulas = []
+    report.render_mathematics(prose(book), lambda mathml: formulas.append(mathml) or "")
+    assert all(formula.startswith("<math") for formula in formulas)
+    assert not any("$" in line for line in prose(book).splitlines() if line.startswith("#")), (
+        "formula in a heading"
+    )
+
+
+@pytest.mark.parametrize(
+    "stem, equations", [("02_training", {*range(5, 9), *range(20, 30)}), ("03_sampling", range(30, 34))]
+)
+def test_equations_stand_beside_their_code(stem, equations):
+    text = prose(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
+    named = set()
+    for first, last in re.findall(r"Eqs?\. (\d+)(?:(?: and | to )(\d+))?", text):
+        named |= {int(first), int(last or first)}
+    assert set(equations) <= named
+
+
+def test_links_between_notebooks_lead_somewhere(book):
+    for target in re.findall(r"\]\(([^)]+\.ipynb)\)", prose(book)):
+        assert (ROOT / "notebooks" / target).exists(), target
+
+
+def test_questions_come_with_folded_answers(book, path):
+    text = prose(book)
+    assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
+    assert text.count("?</summary>") == text.count("<summary>")
+
+
+def test_ruff_has_nothing_to_say():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "notebooks"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout

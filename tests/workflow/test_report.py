@@ -1,0 +1,147 @@
+"""The HTML report stands alone and shows every artefact."""
+
+import base64
+import io
+
+import nbformat
+import pytest
+from PIL import Image
+
+from mudiff.data import datasets
+from mudiff.errors import MudiffError
+from mudiff.workflow import artefacts, report
+
+TABLE = (
+    b"dataset,target,method,protocol,metric,mean,rank\n"
+    b"brats,t1ce,mudiff,masked,psnr,21.5,1\nbrats,t1ce,mudiff,masked,mae,0.05,1\n"
+    b"brats,t1ce,hinet,masked,psnr,20.75,2\nbrats,t1ce,ddpm,masked,psnr,19.5,3\n"
+    b"isles,t1,syndiff,masked,psnr,18.5,1\nisles,t1,linear,masked,psnr,30.0,NA\n"
+)
+
+
+def png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Executed notebooks and figures, as a finished workflow leaves them."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    figures = tmp_path / "figures" / "smoke"
+    figures.mkdir(parents=True)
+    for name in artefacts.files():
+        (figures / name).write_bytes(png() if name.endswith(".png") else TABLE)
+    executed = tmp_path / "results" / "smoke" / "executed"
+    executed.mkdir(parents=True)
+    v4 = nbformat.v4
+    gallery = artefacts.gallery(figures).data
+    texts = {
+        "02_training_brats_t1ce": [
+            v4.new_markdown_cell("# 02 Training\n\nWith $\\beta_t$ and `$code$`:\n\n$$x_t=\\sqrt{a}$$"),
+            v4.new_code_cell("1 + 1"),
+        ],
+        "14_report": [
+            v4.new_markdown_cell("# Report\n\n[training](02_training.ipynb), [paper](https://doi.org/10.1)"),
+            v4.new_code_cell("x", outputs=[v4.new_output("display_data", data={"text/html": gallery})]),
+        ],
+    }
+    picture = {"image/png": base64.b64encode(png()).decode(), "text/plain": "<Figure>"}
+    texts["02_training_brats_t1ce"][1].outputs = [v4.new_output("display_data", data=picture)]
+    for stem, cells in texts.items():
+        nbformat.write(v4.new_notebook(cells=cells), executed / f"{stem}.ipynb")
+    (executed / "02_training_brats_t1.failed.ipynb").write_text("not a notebook")
+    return tmp_path
+
+
+def test_the_report_is_complete_and_needs_no_network(project):
+    index = report.build("smoke")
+    pages = sorted(path.name for path in index.parent.glob("*.html"))
+    assert pages == ["02_training_brats_t1ce.html", "index.html"]
+    assert {path.name for path in (index.parent / "figures").iterdir()} == set(artefacts.files())
+    parsed = {}
+    for page in pages:
+        parsed[page] = report._Sources()
+        parsed[page].feed((index.parent / page).read_text())
+        assert all(source.startswith("data:image/png;base64,") for source in parsed[page].loaded)
+    pictures = [".png" in artefact.suffixes for artefact in artefacts.ARTEFACTS.values()]
+    assert len(parsed["index.html"].loaded) == sum(pictures)
+    assert "02_training_brats_t1ce.html" in parsed["index.html"].links
+    text = index.read_text()
+    assert (
+        text.count("<td>MU-Diff 21.50</td>") == text.count("<td>Hi-Net 20.75</td>") == pictures.count(False)
+    )
+    assert not any(number in text for number in ("0.05", "19.5", "30.0"))
+    assert {f"figures/{name}" for name in artefacts.files()} <= set(parsed["index.html"].links)
+
+
+def test_equations_become_mathml_and_code_stays(project):
+    text = (report.build("smoke").parent / "02_training_brats_t1ce.html").read_text()
+    assert text.count("<math") == 2 and "<msqrt>" in text and 'display="block"' in text
+    assert "<code>$code$</code>" in text
+    assert "<script" not in text and text.count("http") == 0
+
+
+@pytest.mark.parametrize(
+    "formula, message",
+    [(r"$$\begin{aligned}a&=b\\c&=d\end{aligned}$$", "alignments"), (r"$\left(x$", "cannot be converted")],
+)
+def test_a_formula_that_cannot_be_rendered_is_an_error(formula, message):
+    with pytest.raises(MudiffError, match=message):
+        report.render_mathematics(formula, str)
+
+
+def test_prices_and_shell_variables_are_no_formulas():
+    text = "It costs $5 or $10, see `$HOME/$USER`.\n```\n$a$\n```"
+    assert report.render_mathematics(text, lambda _: "?") == text
+
+
+@pytest.mark.parametrize(
+    "tag", ['<img src="https://x.org/a.png">', '<img src="gone.png">', '<script src="https://x.org/a.js"></script>',
+            "<script>1</script>", '<link rel="stylesheet" href="https://x.org/a.css">', '<a href="gone.html">x</a>',
+            '<a href="#gone">x</a>']
+)  # fmt: skip
+def test_a_page_that_needs_something_else_is_refused(tmp_path, tag):
+    (tmp_path / "a.html").write_text(f"<html><head></head><body>{tag}</body></html>")
+    with pytest.raises(MudiffError, match=r"a\.html"):
+        report.check_pages(tmp_path)
+
+
+def test_the_gallery_prefers_pictures(tmp_path, monkeypatch):
+    both = artefacts.Artefact("06_significance", "Both", artefacts.TABLE + artefacts.FIGURE)
+    monkeypatch.setattr(artefacts, "ARTEFACTS", {"both": both})
+    for name in both.files("both"):
+        (tmp_path / name).write_bytes(png() if name.endswith(".png") else TABLE)
+    text = artefacts.gallery(tmp_path).data
+    assert text.count("<img") == 1 and "<table" not in text
+    assert all(f">{name}</code>" in text for name in both.files("both"))
+    (tmp_path / "both.png").unlink()
+    text = artefacts.gallery(tmp_path).data
+    assert "SynDiff 18.50" in text and "<td>–</td>" in text  # nothing is second to the one that is ranked
+    assert "not made" in artefacts.gallery(tmp_path / "elsewhere").data
+
+
+def test_artefacts_need_one_of_their_datasets():
+    assert artefacts.possible("table1", ["isles"]) and artefacts.possible("table1")
+    assert not artefacts.possible("table1", ["healthy"]) and not artefacts.possible("fig3a", ["isles"])
+    assert artefacts.possible("fig1a", ["healthy"])
+    named = {dataset for artefact in artefacts.ARTEFACTS.values() for dataset in artefact.datasets}
+    assert named <= {*datasets.DATASETS, "unseen"}
+
+
+def test_stale_and_missing_figures_are_errors(project, capsys):
+    figures = project / "figures" / "smoke"
+    (figures / "fig9z.png").write_bytes(png())
+    assert report.main(["smoke"]) == 2
+    assert "no notebook writes fig9z.png" in capsys.readouterr().err
+    (figures / "fig9z.png").unlink()
+    (figures / "fig3a.svg").unlink()
+    assert report.main(["smoke"]) == 2
+    assert "fig3a.svg missing" in capsys.readouterr().err
+
+
+def test_a_report_without_executed_notebooks_names_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    assert report.main(["smoke"]) == 2
+    assert "run the notebooks with make reproduce" in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""The graph: what is planned, what a change re-plans, and that each artefact has exactly one rule."""
+
+import collections
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mudiff.training import profiles
+from mudiff.workflow import artefacts, notebook
+
+ROOT = Path(__file__).parents[2]
+ANALYSES = {name[3:] for name in artefacts.ANALYSES}
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"MUDIFF_ROOT": str(folder)}
+    command = [sys.executable, "-m", "snakemake", "--config=profile=smoke", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the table that a dry run prints."""
+    lines = output.split("Job stats:")[1].splitlines()[3:]
+    return {line.split()[0]: int(line.split()[1]) for line in lines[: lines.index("")]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A copy of the workflow in which every job only touches its outputs, after a complete run."""
+    folder = tmp_path_factory.mktemp("workflow")
+    for name in ("notebooks", "profiles", "mudiff"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "Snakefile").read_text()
+    for call in ('RUN = f"', 'shell: f"'):
+        assert text.count(call) == 1
+        text = text.replace(call, call + "touch {{output}} # ")
+    (folder / "Snakefile").write_text(text)
+    snakemake(folder, "--quiet", "all")
+    return folder
+
+
+def test_the_plan_holds_every_step_of_the_profile(finished):
+    profile = profiles.PROFILES["smoke"]
+    counts = planned(snakemake(finished, "-n", "--forceall"))
+    assert counts.pop("all") and counts.pop("report") and counts.pop("total")
+    assert counts.pop("prepare") == len(profile.phantoms)
+    for job in profile.jobs():
+        assert counts.pop(f"train_{job}") == counts.pop(f"sample_{job}") == 1
+    assert counts == dict.fromkeys({*ANALYSES, "summary"}, 1)
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished)
+
+
+def test_each_artefact_has_exactly_one_rule_and_no_file_is_left_over(finished):
+    rows = [line.split("\t") for line in snakemake(finished, "--summary").splitlines() if "\t" in line]
+    column = rows[0].index("rule")
+    rules = collections.defaultdict(set)
+    for row in rows[1:]:
+        if row[0].startswith("figures/"):
+            rules[Path(row[0]).name].add(row[column])
+    assert {name: len(found) for name, found in rules.items()} == dict.fromkeys(artefacts.files(), 1)
+    assert {path.name for path in (finished / "figures" / "smoke").iterdir()} == set(artefacts.files())
+
+
+def test_committed_figures_are_those_of_the_rules():
+    artefacts.check_figures(ROOT / "figures" / "demo")
+
+
+def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
+    snakefile = finished / "Snakefile"
+    before = snakefile.read_text()
+    changed = (
+        'for m in methods] + ["new"] * (dataset == "brats" and target == "t1ce" and "linear" in methods)'
+    )
+    try:
+        snakefile.write_text(
+            before.replace("fingerprint() for m in methods]\n", f"fingerprint() {changed}\n", 1)
+        )
+        counts = planned(snakemake(finished, "-n"))
+    finally:
+        snakefile.write_text(before)
+    assert counts.pop("train_brats_t1ce") == counts.pop("sample_brats_t1ce") == 1
+    assert set(counts) == {"all", "total", "summary", "report", *ANALYSES} - {"overview"}
+
+
+def test_own_data_take_the_place_of_phantoms(finished):
+    output = snakemake(
+        finished, "-n", "--forceall", "-p", "--config", "profile=paper", "data_root={brats: /d}"
+    )
+    counts = planned(output)
+    trained = {name for name in counts if name.startswith("train")}
+    assert counts["prepare"] == 1 and len(trained) == 4 * 8 + 9  # on a cluster each run is a job
+    assert "-p data_root /d" in output
+    commands = [line for line in output.splitlines() if "-m mudiff.workflow.notebook run" in line]
+    taking = {re.search(r"notebooks/(\w+)", line)[1] for line in commands if "-p data_root" in line}
+    assert taking == {"01_data_preparation", "03_sampling", "09_motion_robustness"}
+
+
+def test_without_tumours_the_analyses_of_tumours_are_left_out(finished):
+    output = snakemake(finished, "-n", "--forceall", "--config", "profile=paper", "data_root={healthy: /h}")
+    brats = {n[3:] for n, a in artefacts.ANALYSES.items() if a.reads in ("brats", "ablations")}
+    assert len(brats) == 6 and not brats & set(planned(output)) and "significance" in planned(output)
+
+
+def test_only_the_notebook_of_unseen_subjects_gets_them(finished):
+    output = snakemake(finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u")
+    commands = [line for line in output.splitlines() if "-p data_root /u" in line]
+    assert len(commands) == 1 and "12_generalisation" in commands[0]
+
+
+def test_paths_with_spaces_and_quotes_reach_the_notebooks_whole(finished, tmp_path):
+    python = tmp_path / "my env" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    snakefile = (finished / "Snakefile").read_text().replace("sys.executable", repr(str(python)))
+    (finished / "moved").write_text(snakefile)
+    given = "/my data/it's a net"
+    output = snakemake(
+        finished, "-n", "--forceall", "-p", "--snakefile", "moved", "--config", f"vgg16={given}",
+        f"data_root={{brats: \"{given}\"}}", f"inception={given}",
+    )  # fmt: skip
+    commands = [shlex.split(line) for line in output.splitlines() if "-m mudiff." in line]
+    assert len(commands) > 20 and all(str(python) in command for command in commands)
+    for name in ("vgg16", "data_root", "inception"):
+        following = [command[command.index(name) + 1] for command in commands if name in command]
+        assert given in following and set(following) <= {given, "None"}, name
+
+
+def test_every_parameter_that_is_passed_is_one_of_the_notebook(finished):
+    output = snakemake(
+        finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u", "inception=/i",
+        "data_root={brats: /d}",
+    )  # fmt: skip
+    commands = [line for line in output.splitlines() if "-m mudiff.workflow.notebook run" in line]
+    assert len(commands) > 20
+    for command in commands:
+        path = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0]
+        assert set(re.findall(r" -p (\w+) ", command)) <= set(notebook.parameters(path)), command
+        assert re.search(r"&> \S+ exec \S+ -m", command)  # else SIGTERM ends bash and not the notebook
+    assert sum("-p inception /i" in command for command in commands) == 1
+
+
+FOLDERS = sorted(path.name for path in (ROOT / "profiles").iterdir())
+KINDS = {
+    "train",
+    "sample",
+    "networks",
+    "figures",
+}  # of rules; `threads_of` and `resources_of` of the Snakefile
+
+
+def settings_of(folder: str) -> dict:
+    return yaml.safe_load((ROOT / "profiles" / folder / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_of_profiles_plans_the_same_jobs(finished, folder):
+    elsewhere = snakemake(finished, "-n", "--forceall", "--workflow-profile", f"profiles/{folder}")
+    assert planned(elsewhere) == planned(snakemake(finished, "-n", "--forceall"))
+    assert "Nothing to be done" in snakemake(finished, "-n", "--workflow-profile", f"profiles/{folder}")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_profiles_speak_of_rules_that_exist(finished, folder):
+    """Snakemake passes over a misspelt rule in silence."""
+    rules = snakemake(finished, "--list-rules", "--quiet", "all").split()
+    assert len(rules) > 25 and "train_brats_t1ce" in rules
+    known = {*rules, *KINDS}
+    for key in ("set-resources", "set-threads"):
+        assert set(settings_of(folder).get(key, {})) <= known
+
+
+@pytest.mark.parametrize("folder", ["slurm", "multigpu"])
+def test_each_kind_of_rule_gets_what_the_folder_says(finished, folder):
+    lines = (finished / "Snakefile").read_text().splitlines()
+    silent = finished / "silent"  # a message hides threads and resources
+    silent.write_text("\n".join(line for line in lines if not line.strip().startswith("message:")))
+    text = snakemake(
+        finished, "-n", "--forceall", "--snakefile", "silent", "--workflow-profile", f"profiles/{folder}"
+    )
+    said = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", text, re.MULTILINE))
+    given = settings_of(folder)
+    kinds = {"train_isles_t1": "train", "sample_brats_flair": "sample", "segmentation": "networks"}
+    for rule, kind in {**kinds, "generalisation": "networks", "prepare": "prepare"}.items():
+        assert f"threads: {given['set-threads'][kind]}\n" in said[rule], rule
+        for name, value in given["set-resources"].get(kind, {}).items():
+            assert re.search(rf"\b{name}={value}\b", said[rule]), (rule, name)
+    on_a_gpu = {rule for rule in said if re.search(r"\bgpu=", said[rule])}
+    assert {rule for rule in on_a_gpu if not rule.startswith(("train_", "sample_"))} == {
+        "mutual_learning", "attention", "motion_robustness", "segmentation", "ablations", "generalisation",
+        "paper_versus_code",
+    }  # fmt: skip
+    assert len(on_a_gpu) == 7 + 2 * len(profiles.PROFILES["smoke"].jobs())
+
+
+def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
+    lines = (ROOT / "Snakefile").read_text().splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 118
+    rules = [number for number, line in enumerate(lines) if line.strip().startswith(("rule ", "rule:"))]
+    assert all(lines[number + 1].strip().startswith('"""') for number in rules)
+
+
+def test_every_analysis_names_code_that_exists():
+    for name in artefacts.ANALYSES:
+        code = artefacts.code(f"notebooks/{name}.ipynb")
+        assert {"mudiff/paths.py", "mudiff/plots/style.py"} <= set(code), name
+        assert all((ROOT / path).is_file() for path in code)
