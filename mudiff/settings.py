@@ -12,12 +12,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from mudiff.cache import RECIPE_VERSION
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.training.recipes import ABLATIONS
-
-RECIPE_VERSION = 5
-"""Raised by every change that alters numbers; part of every fingerprint."""
 
 
 def _fingerprint(value: Any) -> str:
