@@ -73,7 +73,10 @@ def _read_frame(path: Path, key: str) -> pd.DataFrame:
 
 
 def _frame_bytes(frame: pd.DataFrame, key: str) -> bytes:
-    types = {name: "str" if kind == object else str(kind) for name, kind in frame.dtypes.items()}
+    types = {
+        name: "str" if pd.api.types.is_object_dtype(kind) else str(kind)
+        for name, kind in frame.dtypes.items()
+    }
     head = json.dumps({"key": key, "rows": len(frame), "types": types})
     return f"# {head}\n{frame.to_csv(index=False, lineterminator=chr(10))}".encode()
 
