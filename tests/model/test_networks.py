@@ -1,13 +1,12 @@
 """Networks, critic, schedule and losses against values of the released code on seeded weights."""
 
 import json
-import os
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import REFERENCE
+from reference import needs, seeded_weights, wave
 
 from mudiff.errors import MudiffError
 from mudiff.model import losses
@@ -19,32 +18,7 @@ from mudiff.model.layers import ResidualBlock, conv3x3, fir_down, fir_up, initia
 from mudiff.settings import Settings
 from mudiff.synthesis import released
 
-REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
-needs_reference = pytest.mark.skipif(
-    not (REFERENCE / "released_outputs.npz").is_file(),
-    reason=f"no reference values in {REFERENCE} (set MUDIFF_REFERENCE)",
-)
-
-
-def seeded_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Fill a state dict by the rule that the reference values were made with."""
-    weights = {}
-    for key, shape in shapes.items():
-        values = np.random.RandomState(zlib.crc32(key.encode()) % 2**32).standard_normal(shape)
-        if len(shape) == 1:
-            values *= 0.1
-        else:
-            values /= np.sqrt(shape[0] if len(shape) == 2 and key.endswith(".W") else np.prod(shape[1:]))
-        values = values.astype(np.float32)
-        if key.endswith(".style.bias"):
-            values[: len(values) // 2] += 1
-        weights[key] = torch.from_numpy(values)
-    return weights
-
-
-def wave(shape: tuple[int, ...], p: float) -> torch.Tensor:
-    values = np.random.RandomState(round(10 * p) + 1000).standard_normal(shape)
-    return torch.from_numpy(np.tanh(values).astype(np.float32))
+needs_reference = needs("released_outputs.npz")
 
 
 def inputs(size: int, batch: int):
