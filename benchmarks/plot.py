@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks import report
 from mudiff.errors import MudiffError
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

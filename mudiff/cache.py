@@ -51,14 +51,13 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     code = file_hash(module) if module.is_file() else inspect.getsource(function)  # the latter in a notebook
     key = digest(RECIPE_VERSION, code, *inputs)
     read, write = (_read_frame, _frame_bytes) if path.suffix == ".csv" else (_read_arrays, _array_bytes)
-    with contextlib.suppress(
-        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
-    ):  # missing or damaged: computed anew
+    damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damaged):  # or missing: computed anew
         return read(path, key)
     result = compute()
-    with contextlib.suppress(MudiffError):  # where nothing can be written it is computed each time
-        with paths.replacing(path) as temporary:
-            temporary.write_bytes(write(result, key))
+    # Where nothing can be written it is computed each time.
+    with contextlib.suppress(MudiffError), paths.replacing(path) as temporary:
+        temporary.write_bytes(write(result, key))
     return result
 
 

@@ -11,8 +11,11 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, scores, statistics, tables
-from mudiff.plots import figures, style
+from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import figures
+from mudiff.plots import old_style as style
 from mudiff.training import profiles, runs
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pandas as pd
 from mudiff.analyses import cohorts
 from mudiff.analyses.cohorts import Cohort
 from mudiff.data import datasets
-from mudiff.evaluation import statistics, tables
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
 
 COHORTS = ("known", "unseen")
 REGIONS = {"brain": "Whole brain", "lesion": "Lesions"}

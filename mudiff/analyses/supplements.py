@@ -10,10 +10,12 @@ from mudiff.analyses import cohorts
 from mudiff.analyses.cohorts import Chosen, Cohort
 from mudiff.analyses.generalisation import COHORTS, REGIONS
 from mudiff.data import datasets
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
 from mudiff.phantoms import signals
-from mudiff.plots import figures, style
-from mudiff.plots.style import save
+from mudiff.plots import figures
+from mudiff.plots import old_style as style
+from mudiff.plots.old_style import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -58,7 +58,7 @@ def decide(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `mudiff.evaluation.claims.decide`; a claim whose CSV is missing names the notebook that makes it.
+        As `mudiff.evaluation.old_claims.decide`; a claim whose CSV is missing names the notebook that makes it.
 
     Raises
     ------

@@ -41,7 +41,7 @@ def words(profile: str, frame: pd.DataFrame) -> str:
     profile : str
         Name of the profile.
     frame : DataFrame
-        Rows with dataset, target, method and run, such as `mudiff.evaluation.tables.table` makes them.
+        Rows with dataset, target, method and run, such as `mudiff.evaluation.old_tables.table` makes them.
 
     Returns
     -------

@@ -9,7 +9,9 @@ import pandas as pd
 from mudiff import paths
 from mudiff.analyses import cohorts
 from mudiff.data import datasets
-from mudiff.evaluation import analysis_claims, metrics, statistics, tables, verdicts
+from mudiff.evaluation import analysis_claims, metrics, verdicts
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
 from mudiff.evaluation.analysis_claims import REGIONS
 from mudiff.evaluation.analysis_rules import LIMITS, limits
 from mudiff.evaluation.verdicts import COLUMNS, FAILS, HOLDS, METRICS, NO_SCORES, OPEN, Decided, Row
@@ -59,7 +61,7 @@ def decide(profile: str, folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `mudiff.evaluation.claims.decide`.
+        As `mudiff.evaluation.old_claims.decide`.
     """
     folder = Path(folder)
     rows = [

@@ -1,4 +1,4 @@
-"""The artefact "significance": the comparisons of `mudiff.evaluation.statistics` as forest plot, table and prose."""
+"""The artefact "significance": the comparisons as forest plot, table and prose."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mudiff.data import datasets
-from mudiff.evaluation import metrics, statistics, tables
-from mudiff.plots import style
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,12 +1,9 @@
-"""Tables of scores, such as Tables 1 and 2: means and deviations, and the files made of them.
-
-A table is one tidy, numeric frame (`table`); `wide`, `markdown` and `latex` only show it. All take any
-number of datasets, targets and methods.
-"""
+"""Tables of scores, such as Tables 1 and 2, and the one writer of tables: CSV, Markdown and LaTeX."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,14 +11,7 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import budget, metrics
-from mudiff.evaluation.scores import REGIONS, prepared_datasets, prepared_runs, score_runs
-from mudiff.training import profiles
-
-__all__ = [
-    "FLOOR", "REGIONS", "UNITS", "caption", "data_words", "latex", "markdown", "prepared_datasets",
-    "prepared_runs", "reference_values", "score_runs", "table", "wide", "write",
-]  # fmt: skip
+from mudiff.evaluation import metrics
 
 UNITS = {"released": "slice", "masked": "subject"}
 """Protocol -> what mean and standard deviation are taken over (F-7)."""
@@ -32,17 +22,37 @@ FLOOR = "linear"
 _DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
 _DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
 _HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
+_RUN = ["dataset", "target", "method", "region"]
 _CELL = ["dataset", "target", "metric"]
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%_#${}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$\infty$"}
-)
+_SOURCE = ["run", "weights"]
+
+Tables = pd.DataFrame | Mapping[str, pd.DataFrame]
+"""What a reader sees: cells of text, in which ``**`` is bold and ``<u>`` underlines; several with their titles."""
 
 
 def reference_values() -> pd.DataFrame:
     """Return the paper's values that are known: dataset, target, method, region, psnr, ssim, mae, source."""
     return pd.read_csv(paths.manifests() / "reference_values.csv")
+
+
+def about(profile: str, data: str | None = None) -> str:
+    """Return the sentence of every caption that says on which data and with which profile it was made."""
+    return f"Data: {data or origin(profile)}; profile {profile}."
+
+
+def origin(profile: str) -> str:
+    """Return what a profile's prepared data are, as ``prepared.json`` records it: phantoms, patients, or both."""
+    found = {}
+    for name, dataset in datasets.DATASETS.items():
+        record = paths.prepared(profile, name) / "prepared.json"
+        if record.is_file():
+            found[dataset.label] = paths.read_json(record).get("phantoms")
+    if found and None in found.values():
+        return "of unknown origin"
+    labels = [label for label, phantoms in found.items() if phantoms]
+    if len(labels) == len(found):  # so too where nothing is prepared yet: the profile would make phantoms
+        return "generated phantoms, no patients"
+    return f"patients; of {' and '.join(labels)} generated phantoms" if labels else "patients"
 
 
 def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -51,7 +61,7 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        From `score_runs`, one region.
+        From `scores.score_runs`, one region.
     protocol : {"released", "masked"}
         ``released`` counts slices and divides by n, ``masked`` counts subjects and divides by n - 1.
 
@@ -59,34 +69,33 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     -------
     DataFrame
         Tidy, in the order of `scores`: dataset, target, method, region, protocol, unit, metric, mean, sd, n
-        (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean, NaN
-        where unknown), run (folder of the run that the numbers come from) and fingerprint (of its settings).
-        A method that was not trained for a task has no rows there.
+        (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean under
+        protocol ``released``, NaN where unknown), run (folder of the run that the numbers come from) and
+        weights (their SHA-256).
 
     Raises
     ------
     MudiffError
-        If the protocol is unknown or the scores hold none of it.
+        If the scores hold none of the protocol.
     """
-    if protocol not in metrics.PROTOCOLS:
-        raise MudiffError(f"protocol {protocol!r} is unknown: choose one of {', '.join(metrics.PROTOCOLS)}.")
-    chosen = scores[(scores.protocol == protocol) & (scores.unit == UNITS[protocol])]
+    chosen = scores[(scores.protocol == protocol) & (scores.unit == UNITS.get(protocol))]
     if chosen.empty:
-        raise MudiffError(
-            f"the scores hold no {UNITS[protocol]}s of protocol {protocol}; score the runs again."
-        )
-    known = reference_values().set_index(["dataset", "target", "method", "region"])
+        raise MudiffError(f"the scores hold nothing of protocol {protocol!r}; expected released or masked.")
+    known = reference_values().set_index(_RUN)
     rows = []
-    keys = ["dataset", "target", "method", "region"]
-    for key, group in chosen.groupby(keys, sort=False):
-        source = {name: group[name].iloc[0] if name in group else None for name in ("run", "fingerprint")}
+    for key, group in chosen.groupby(_RUN, sort=False):
+        source = {name: group[name].iloc[0] if name in group else None for name in _SOURCE}
         for metric in metrics.METRICS:
             values = group[metric].dropna().to_numpy(float)
+            paper = known[metric].get(key, math.nan) if protocol == "released" else math.nan
             rows.append(
-                dict(zip(keys, key, strict=True))
+                dict(zip(_RUN, key, strict=True))
                 | {"protocol": protocol, "unit": UNITS[protocol], "metric": metric}
-                | {"mean": values.mean() if len(values) else math.nan, "sd": _deviation(values, protocol)}
-                | {"n": len(values), "rank": pd.NA, "paper": known[metric].get(key, math.nan)}
+                | {
+                    "mean": values.mean() if len(values) else math.nan,
+                    "sd": _deviation(values, _DDOF[protocol]),
+                }
+                | {"n": len(values), "rank": pd.NA, "paper": paper}
                 | source
             )
     frame = pd.DataFrame(rows)
@@ -96,225 +105,122 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return frame.assign(rank=ranks.astype("Int64"))
 
 
-def _deviation(values: np.ndarray, protocol: str) -> float:
+def _deviation(values: np.ndarray, ddof: int) -> float:
     """Return the standard deviation; NaN where it is undefined (too few or infinite values)."""
-    ddof = _DDOF[protocol]
-    if len(values) <= ddof or not np.isfinite(values).all():
-        return math.nan
-    return float(values.std(ddof=ddof))
+    defined = len(values) > ddof and np.isfinite(values).all()
+    return float(values.std(ddof=ddof)) if defined else math.nan
 
 
 def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = None) -> str:
-    """Return a table's caption: title, data, profile, protocol, what the cells hold, n, and how it was trained.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From `table`.
-    title : str
-        What the table shows, without a full stop.
-    profile : str
-        Name of the profile.
-    data : str, optional
-        What the data are; by default the profile says whether they are generated phantoms.
-    """
+    """Return the caption of a `table`: title, what the cells hold, n, data and profile."""
     protocol = frame.protocol.iloc[0]
     counts = frame.groupby("dataset", sort=False).n.max()
     n = ", ".join(f"{datasets.dataset(name).label} {count}" for name, count in counts.items())
-    sentences = [
-        f"{title}. Data: {data or data_words(profile)}. Profile {profile}, protocol {protocol}: mean ± standard "
-        f"deviation over {UNITS[protocol]}s (n: {n}). Best in bold, second best underlined.",
-        _floor_words(frame),
-        'Row "paper": the authors\' mean on real data, under protocol released. NA: not trained for this task; '
-        "of the paper, not known.",
-        budget.words(profile, frame) if frame["run"].notna().all() else "",
-    ]
-    return " ".join(filter(None, sentences))
+    return (
+        f"{title}. Protocol {protocol}: mean ± standard deviation over {UNITS[protocol]}s (n: {n}). Best in bold, "
+        f"second best underlined; {datasets.METHODS[FLOOR]}, the floor, is not ranked. {about(profile, data)}"
+    )
 
 
-def _floor_words(frame: pd.DataFrame) -> str:
-    """Return a sentence on the floor, and on the cells in which it is better than the best method."""
-    cells = frame[frame.method == FLOOR].merge(frame[frame["rank"] == 1].drop_duplicates(_CELL), on=_CELL)
-    if cells.empty:
-        return ""
-    gain = (cells.mean_x - cells.mean_y).where(cells.metric != "mae", cells.mean_y - cells.mean_x)
-    count = f"{int((gain > 0).sum()) or 'none'} of {len(cells)} cells"
-    return f"{datasets.METHODS[FLOOR]}, the floor, is not ranked; it is better than the best in {count}."
+def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return a `table` as one shows it: for each dataset, methods as rows and "mean ± sd" as cells.
 
-
-def data_words(profile: str) -> str:
-    """Return what a profile's data are, for captions: the prepared ones, or those that it would have."""
-    names = [
-        name for name in datasets.DATASETS if (paths.prepared(profile, name) / "prepared.json").is_file()
-    ]
-    generated = {name: _generated(profile, name) for name in names}
-    if not generated:
-        generated = dict.fromkeys(profiles.profile(profile).phantoms, True)
-    if generated and all(generated.values()):
-        return "generated phantoms, no patients"
-    labels = [datasets.dataset(name).label for name, is_so in generated.items() if is_so]
-    return f"patients; of {' and '.join(labels)} generated phantoms" if labels else "patients"
-
-
-def _generated(profile: str, dataset: str) -> bool:
-    """Tell whether the prepared subjects are phantoms: whether their files are those of the phantoms' folder."""
-    subjects = paths.read_json(paths.prepared(profile, dataset) / "prepared.json")["subjects"]
-    sources = [source for subject in subjects.values() for source in subject["sources"].values()]
-    folder = paths.phantoms(profile, dataset)
-    made = {(path.name, path.stat().st_mtime_ns) for path in folder.rglob("*.nii*")}
-    return all((source["name"], source["mtime_ns"]) in made for source in sources)
-
-
-def wide(frame: pd.DataFrame, mark: dict[int, str] | None = None, plus_minus: str = "±") -> pd.DataFrame:
-    """Return a table as one shows it: methods as rows, texts "mean ± sd" as cells.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From `table`.
-    mark : dict of int to str, optional
-        Rank -> format of a marked cell, such as ``{1: "**{}**"}``.
-    plus_minus : str
-        What stands between mean and deviation.
-
-    Returns
-    -------
-    DataFrame
-        Columns (dataset, target, metric) as labels; one further row "<method> (paper)" for each method of
-        which the paper's values are known for some task, NA where not.
+    Where the paper's values are known for some task, "<method> (paper)" is one row more, under ``released``.
     """
-    columns = [tuple(column) for column in frame[_CELL].drop_duplicates().itertuples(index=False)]
-    cells = {(r.method, r.dataset, r.target, r.metric): r for r in frame.itertuples()}
-    texts: dict[str, list[str]] = {}
-    for method in sorted(frame.method.unique(), key=list(datasets.METHODS).index):
-        own = [cells.get((method, *column)) for column in columns]
-        texts[datasets.METHODS[method]] = [_cell(row, mark or {}, plus_minus) for row in own]
-        if method in set(reference_values().method):
-            texts[f"{datasets.METHODS[method]} (paper)"] = [
-                "NA" if row is None else _number(row.paper, row.metric) for row in own
-            ]
-    labels = [(datasets.DATASETS[d].label, datasets.LABELS[t], _HEADINGS[m]) for d, t, m in columns]
-    heads = pd.MultiIndex.from_tuples(labels, names=_CELL)
-    result = pd.DataFrame.from_dict(texts, orient="index", columns=heads)
-    return result.rename_axis("method")
+    shown = {}
+    for dataset, part in frame.groupby("dataset", sort=False):
+        columns = list(dict.fromkeys(zip(part.target, part.metric, strict=True)))
+        cells = {(row.method, row.target, row.metric): row for row in part.itertuples()}
+        rows: dict[str, list[str]] = {}
+        for method in sorted(part.method.unique(), key=list(datasets.METHODS).index):
+            own = [cells.get((method, *column)) for column in columns]
+            rows[datasets.METHODS[method]] = ["NA" if row is None else _cell(row) for row in own]
+            if part.paper[part.method == method].notna().any():
+                values = ["NA" if row is None else number(row.paper, _DECIMALS[row.metric]) for row in own]
+                rows[f"{datasets.METHODS[method]} (paper)"] = values
+        heads = [f"{datasets.LABELS[target]} {_HEADINGS[metric]}" for target, metric in columns]
+        shown[datasets.dataset(dataset).label] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
+    return shown
 
 
-def _cell(row: object, mark: dict[int, str], plus_minus: str) -> str:
-    if row is None or math.isnan(row.mean):
+def _cell(row: object) -> str:
+    if math.isnan(row.mean):
         return "NA"
-    text = f"{_number(row.mean, row.metric)} {plus_minus} {_number(row.sd, row.metric)}"
-    return mark.get(row.rank, "{}").format(text)
+    text = f"{number(row.mean, _DECIMALS[row.metric])} ± {number(row.sd, _DECIMALS[row.metric])}"
+    return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(row.rank, text)
 
 
-def _number(value: float, metric: str) -> str:
+def number(value: float, decimals: int, sign: bool = False) -> str:
+    """Return a number as tables show it: fixed decimals, a true minus sign, NA and ∞."""
     if math.isnan(value):
         return "NA"
-    return "∞" if math.isinf(value) else f"{value:.{_DECIMALS[metric]}f}"
+    text = "∞" if math.isinf(value) else f"{value:{'+' if sign else ''}.{decimals}f}"
+    return text.replace("-", "−")
 
 
-def markdown(frame: pd.DataFrame, text: str) -> str:
-    """Return a table as Markdown, one block per dataset, `text` as its caption."""
-    shown = wide(frame, {1: "**{}**", 2: "<u>{}</u>"})
-    lines = [text, ""]
-    for dataset in shown.columns.unique(0):
-        block = shown[dataset]
-        heads = [f"{target} {metric}" for target, metric in block.columns]
-        lines += [f"| {dataset} | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
-        lines += [f"| {row[0]} | {' | '.join(row[1:])} |" for row in block.itertuples(name=None)]
-        lines.append("")
-    return "\n".join(lines[:-1]) + "\n"
+def p_value(p: float) -> str:
+    """Return a P value as one writes it: "< 0.001", "0.012", "NA"; bold below 0.05."""
+    if math.isnan(p):
+        return "NA"
+    near = f"{p:.3f}" == "0.050"  # which side of 0.05 must show
+    text = "< 0.001" if p < 0.001 else f"{p:.4f}" if near else f"{p:.3f}"
+    return f"**{text}**" if p < 0.05 else text
 
 
-def latex(frame: pd.DataFrame, text: str) -> str:
-    """Return a table as LaTeX (packages booktabs and graphicx), one tabular per dataset."""
-    shown = wide(frame, {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}, r"$\pm$")
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{text.translate(_LATEX)}}}"]
-    for dataset in shown.columns.unique(0):
-        block = shown[dataset]
-        targets = list(block.columns.unique(0))
-        width = len(metrics.METRICS)
-        heads = " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{target}}}" for target in targets)
-        rules = "".join(
-            rf"\cmidrule(lr){{{2 + width * i}-{1 + width * (i + 1)}}}" for i in range(len(targets))
-        )
-        lines += [
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'c' * len(block.columns)}}}",
-            r"\toprule",
-            rf"{dataset} & {heads} \\",
-            rules,
-            " & " + " & ".join(metric.translate(_LATEX) for _, metric in block.columns) + r" \\",
-            r"\midrule",
-            *(
-                " & ".join(cell.replace("∞", r"$\infty$") for cell in row) + r" \\"
-                for row in block.itertuples(name=None)
-            ),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\medskip",
-        ]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+# The writer
 
 
-def write(frame: pd.DataFrame, path: object, text: str) -> None:
-    """Write a table as ``.csv`` (tidy, numeric), ``.md`` and ``.tex`` with the caption `text`.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From `table`.
-    path : Path
-        The files' path without suffix.
-    text : str
-        The caption, see `caption`; the CSV has none.
-    """
-    write_files(frame, path, markdown(frame, text), latex(frame, text))
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write numbers: six digits, which stay equal when the same numbers are summed in another order; NA."""
+    paths.write_text(path, frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n"))
 
 
-Blocks = Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]
-"""Headings and rows of texts, for each of several tables under one caption."""
+def write(path: Path, tables: Tables, text: str) -> None:
+    """Write tables of text as ``.md`` and ``.tex`` under one caption; `path` has no suffix."""
+    paths.write_text(path.with_name(f"{path.name}.md"), markdown(tables, text))
+    paths.write_text(path.with_name(f"{path.name}.tex"), latex(tables, text))
 
-_PLAIN = str.maketrans(
-    {"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", "✓": r"$\checkmark$", "↑": r"$\uparrow$"}
-    | {"↓": r"$\downarrow$", "−": "$-$", "²": "$^2$", "∞": r"$\infty$"}
+
+def _named(tables: Tables) -> list[tuple[str, pd.DataFrame]]:
+    return [("", tables)] if isinstance(tables, pd.DataFrame) else list(tables.items())
+
+
+def markdown(tables: Tables, text: str) -> str:
+    """Return tables as Markdown, `text` as their caption; the index is the first column."""
+    blocks = [text]
+    for title, frame in _named(tables):
+        lines = [f"| {' | '.join([title, *frame.columns])} |", "|---|" + "--:|" * len(frame.columns)]
+        lines += [f"| {' | '.join(map(str, row))} |" for row in frame.itertuples(name=None)]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%_#$"}
+    | {"±": r"$\pm$", "×": r"$\times$", "✓": r"$\checkmark$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    | {"−": "$-$", "²": "$^2$", "∞": r"$\infty$", "τ": r"$\tau$", "ρ": r"$\rho$", "≥": r"$\geq$"}
 )
 
 
-def escape(text: str) -> str:
-    """Return a plain text, with Markdown's bold, as LaTeX (package amssymb)."""
-    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text.translate(_PLAIN))
+def _escape(text: object) -> str:
+    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", str(text).translate(_LATEX))
+    text = re.sub(r"<u>(.+?)</u>", r"\\underline{\1}", text)
+    return text.replace("<", "$<$").replace(">", "$>$")
 
 
-def blocks_markdown(blocks: Blocks, text: str) -> str:
-    """Return tables as Markdown, `text` as their caption."""
-    lines = [text, ""]
-    for heads, rows in blocks:
-        lines += [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
-        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    return "\n".join(lines[:-1]) + "\n"
-
-
-def blocks_latex(blocks: Blocks, text: str, align: str = "r") -> str:
-    """Return tables as LaTeX (packages amssymb, booktabs and graphicx), one tabular per block, `text` as caption."""
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{escape(text)}}}"]
-    for heads, rows in blocks:
+def latex(tables: Tables, text: str) -> str:
+    """Return tables as LaTeX (packages amssymb, booktabs, graphicx): one tabular each, `text` as caption."""
+    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
+    for title, frame in _named(tables):
         lines += [
             r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{align * (len(heads) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}",
             r"\toprule",
-            " & ".join(map(escape, heads)) + r" \\",
+            " & ".join(map(_escape, [title, *frame.columns])) + r" \\",
             r"\midrule",
-            *(" & ".join(map(escape, row)) + r" \\" for row in rows),
+            *(" & ".join(map(_escape, row)) + r" \\" for row in frame.itertuples(name=None)),
             r"\bottomrule",
             r"\end{tabular}}",
             r"\par\medskip",
         ]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def write_files(frame: pd.DataFrame, path: object, in_markdown: str, in_latex: str) -> None:
-    """Write any table as ``.csv``, ``.md`` and ``.tex``; `path` has no suffix."""
-    # Six digits: what remains equal when the same numbers are summed in another order.
-    csv = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
-    for suffix, content in ((".csv", csv), (".md", in_markdown), (".tex", in_latex)):
-        paths.write_text(paths.Path(f"{path}{suffix}"), content)

@@ -7,9 +7,10 @@ import numpy as np
 
 from mudiff.analyses.attention import outline, overlay, words
 from mudiff.data import datasets
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
 from mudiff.explorer.state import Explorer, View
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """The artefacts that are figures, one function each.
 
 They take a profile or scores and return a figure with its caption; `save` writes it. What they draw comes
-from `mudiff.plots.style` and `mudiff.plots.pictures` and takes any number of tasks and methods.
+from `mudiff.plots.old_style` and `mudiff.plots.pictures` and takes any number of tasks and methods.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,12 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as plots
 from mudiff.plots import pictures
-from mudiff.plots import style as plots
+from mudiff.plots.old_style import WINDOWS, Example, caption, save, style
 from mudiff.plots.pictures import loss_curves, montage, normalisation_steps
-from mudiff.plots.style import WINDOWS, Example, caption, save, style
 from mudiff.training import profiles
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mudiff.data import datasets as tasks
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,19 +1,13 @@
-"""Drawing: one style, one palette, one grey window per contrast; arrays and frames in, figures out.
-
-Matplotlib is imported where it is used. No function here reads a file.
-"""
+"""Drawing: one style, one palette, one grey window per contrast; arrays and frames in, figures out."""
 
 import contextlib
-import io
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from mudiff import paths
 from mudiff.data import datasets
 
 if TYPE_CHECKING:
@@ -28,18 +22,17 @@ COLOURS = (
 )  # fmt: skip
 """Seaborn's "colorblind" palette."""
 
-_OF_METHODS = (1, 2, 3, 4, 5, 7, 0, 6, 8)  # for the order of `tasks.METHODS`: MU-Diff is blue, the floor grey
+METHOD_COLOURS = dict(zip(datasets.METHODS, [COLOURS[k] for k in (1, 2, 3, 4, 5, 7, 0, 6)], strict=True))
+"""Method -> its colour in every figure: MU-Diff is blue, the floor grey."""
 
 AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
 """Metric -> label of its axis, with the unit."""
 
 MARK = "#ffb000"
-"""Colour of lesion boxes on grey images."""
+"""Colour of lesion boxes and outlines on grey images."""
 
 ORIENTATION = "R, L: the patient's right and left."
 """Sentence for the captions of figures with `show`."""
-MAX_PNG = 200_000
-"""Size of a PNG in bytes that is kept to as long as its letters stay legible."""
 
 
 @contextlib.contextmanager
@@ -71,86 +64,22 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(width, height), layout="constrained")
-    pyplot.close(figure)  # nobody else has to, and a notebook shows it only where it is the cell's value
+    pyplot.close(figure)  # a notebook shows it only where it is published
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.0)
     return figure
 
 
-def add_caption(figure: "Figure", text: str) -> None:
-    """Write a caption under a figure, in small type; `caption` returns it."""
+def caption(figure: "Figure", text: str, about: str) -> None:
+    """Give a figure its caption, and write the sentence on the data, `tables.about`, small under the picture."""
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(width * 20.5))
-    figure.set_size_inches(width, height + 0.13 * len(lines) + 0.05)
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="0.25", linespacing=1.3)
-    figure.set_label(text)
-
-
-def caption(figure: "Figure") -> str:
-    """Return the caption of a figure."""
-    return figure.get_label()
-
-
-def save(figure: "Figure", path: Path | str) -> list[Path]:
-    """Write a figure as PNG (about `MAX_PNG` bytes at most) and SVG, the same bytes on every run.
-
-    Parameters
-    ----------
-    figure : Figure
-        From any function here or in `mudiff.plots.figures`.
-    path : Path or str
-        The files' path without suffix.
-
-    Returns
-    -------
-    list of Path
-        The files.
-    """
-    files = [Path(f"{path}.png"), Path(f"{path}.svg")]
-    picture = _png(figure)
-    with paths.replacing(files[0]) as temporary:
-        temporary.write_bytes(picture)
-    with style(), paths.replacing(files[1]) as temporary:
-        metadata = {"Date": None, "Creator": None, "Description": caption(figure)}
-        figure.savefig(temporary, format="svg", metadata=metadata)
-    return files
-
-
-def _png(figure: "Figure") -> bytes:
-    """Render at 150 dots per inch; where that is too large with 256 and with 64 colours, with down to 90."""
-    dpi = 150.0
-    while True:
-        raw = io.BytesIO()
-        with style():
-            figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-        tried = [raw.getvalue()]
-        tried += [_packed(raw, count) for count in (256, 64) if len(tried[0]) > MAX_PNG]
-        fitting = [picture for picture in tried if len(picture) <= MAX_PNG]
-        if fitting or dpi <= 90:
-            return (fitting or tried[-1:])[0]
-        dpi = max(
-            90.0, 0.95 * dpi * (MAX_PNG / len(tried[-1])) ** 0.5
-        )  # the size goes with the number of dots
-
-
-def _packed(picture: io.BytesIO, colours: int) -> bytes:
-    from PIL import Image
-
-    packed = io.BytesIO()
-    image = Image.open(picture).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-    image.save(packed, "PNG", optimize=True)
-    return packed.getvalue()
+    figure.set_size_inches(width, height + 0.18)
+    figure.supxlabel(about, x=0.01, ha="left", fontsize=6.5, color="0.35")
+    figure.set_label(f"{text} {about}")
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
-    """Return methods and variants, each once, in the order of `tasks.RUN_LABELS`."""
-    return sorted(set(methods), key=list(datasets.RUN_LABELS).index)
-
-
-def colours(methods: Sequence[str]) -> dict[str, str]:
-    """Return the colour of each method or variant of MU-Diff; each has the same one in every figure."""
-    of = {m: COLOURS[i] for m, i in zip(datasets.METHODS, _OF_METHODS, strict=False)}
-    of |= {f"mudiff_{v}": colour for v, colour in zip(datasets.VARIANTS, COLOURS, strict=True)}
-    return {m: of[m] for m in methods}
+    """Return methods, each once, in the order of `datasets.METHODS`."""
+    return sorted(set(methods), key=list(datasets.METHODS).index)
 
 
 def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:
@@ -182,6 +111,23 @@ def bare(axis: "Axes") -> None:
     axis.spines[:].set_visible(False)
 
 
+Square = tuple[float, float, float]
+"""Row and column of the centre, and half of the side, in pixels."""
+
+
+def square(mask: np.ndarray, margin: float = 1.08) -> Square:
+    """Return the square around a mask (H, W), `margin` times its larger side; around all where it is empty."""
+    rows, columns = np.nonzero(mask if mask.any() else np.ones_like(mask))
+    half = margin / 2 * max(np.ptp(rows), np.ptp(columns)) + 0.5
+    return (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2, half
+
+
+def crop(axis: "Axes", where: Square) -> None:
+    """Show only this square of an image, see `square`."""
+    row, column, half = where
+    axis.set(xlim=(column - half, column + half), ylim=(row + half, row - half))
+
+
 @dataclass(frozen=True)
 class Example:
     """One row of a comparison: a test slice, its syntheses and their scores.
@@ -196,8 +142,10 @@ class Example:
         Ground truth in [0, 1].
     synthetic : dict of str to array (S, S)
         Method -> synthesis in [0, 1]; without the methods that were not trained for the task.
-    brain, lesion : array of bool (S, S)
-        Masks; the lesion may be empty.
+    brain : array of bool (S, S)
+        The brain.
+    lesion : array of uint8 (S, S)
+        Lesion labels; 0 outside.
     ssim : dict of str to (float, float)
         Method -> SSIM in the brain and in the lesion, NaN where there is none.
     """
@@ -211,25 +159,22 @@ class Example:
     ssim: Mapping[str, tuple[float, float]]
 
 
-def comparison(examples: Sequence[Example], text: str) -> "Figure":
-    """Draw test slices (rows) beside their syntheses by each method (columns), lesions enlarged.
-
-    A method that was not trained for a row's task has an empty panel there that says so.
+def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure":
+    """Draw test slices (rows) beside their syntheses (columns), lesions enlarged; a row names its missing methods.
 
     Parameters
     ----------
     examples : sequence of Example
         At least one.
-    text : str
-        The caption.
+    names : mapping of str to str
+        Method or variant -> title, in the order of the columns; those without a synthesis are left out.
     """
-    methods = ordered(method for example in examples for method in example.synthetic)
+    methods = [m for m in names if any(m in example.synthetic for example in examples)]
     lesions = any(example.lesion.any() for example in examples)
     side = min(1.7, 10 / (1 + len(methods)))  # inches of an image
     with style():
-        figure = new_figure(
-            side * (1 + len(methods)) + 0.35, (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25
-        )
+        height = (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25
+        figure = new_figure(side * (1 + len(methods)) + 0.35, height)
         axes = figure.subplots(len(examples), 1 + len(methods), squeeze=False)
         for row, example in zip(axes, examples, strict=True):
             _panel(row[0], example, example.truth, sides=True)
@@ -237,69 +182,117 @@ def comparison(examples: Sequence[Example], text: str) -> "Figure":
             for axis, method in zip(row[1:], methods, strict=True):
                 if method not in example.synthetic:
                     bare(axis)
-                    axis.text(0.5, 0.5, "not trained", transform=axis.transAxes, ha="center", va="center",
-                              color="0.45")  # fmt: skip
+                    axis.text(0.5, 0.5, "not trained", transform=axis.transAxes, ha="center", color="0.45")
                     continue
                 _panel(axis, example, example.synthetic[method])
-                brain, lesion = (("–" if np.isnan(s) else f"{s:.3f}") for s in example.ssim[method])
+                brain, lesion = ("–" if np.isnan(s) else f"{s:.3f}" for s in example.ssim[method])
                 words = f"SSIM$_B$ {brain}" + (f"\nSSIM$_T$ {lesion}" if lesions else "")
                 axis.set_xlabel(words, fontsize=7, labelpad=2)
-        names = ["Ground truth", *map(datasets.RUN_LABELS.get, methods)]
-        for axis, name in zip(axes[0], names, strict=True):
-            axis.set_title(name, fontsize=8.5)
-        add_caption(figure, text)
+        for axis, title in zip(axes[0], ["Ground truth", *(names[m] for m in methods)], strict=True):
+            axis.set_title(title, fontsize=8.5)
     return figure
 
 
 def _panel(axis: "Axes", example: Example, image: np.ndarray, sides: bool = False) -> None:
-    """Show one image of an example, cropped to the head, with its lesion enlarged."""
-    view, zoom, corner = _views(example.brain, example.lesion)
-    free = "bottom" if "upper" in corner else "top"  # where the inset is not
-    show(axis, image, example.target, free if sides else "")
-    axis.set(xlim=view[1], ylim=view[0][::-1])
+    """Show one image of an example, cropped to the head, with the middle of its lesion enlarged."""
+    head = square(example.brain)
+    zoom = _zoom(example.lesion, head)
+    # The inset lies in the corner across from the lesion, where it hides least of it.
+    lower, right = (zoom[0] < head[0], zoom[1] < head[1]) if zoom else (False, False)
+    show(axis, image, example.target, ("top" if lower else "bottom") if sides else "")
+    crop(axis, head)
     if zoom:
-        _inset(axis, image, example.target, zoom, corner)
+        from matplotlib.patches import Rectangle
+
+        inset = axis.inset_axes([0.6 if right else 0.0, 0.0 if lower else 0.6, 0.4, 0.4])
+        show(inset, image, example.target)
+        crop(inset, zoom)
+        inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
+        corner = (zoom[1] - zoom[2], zoom[0] - zoom[2])
+        axis.add_patch(Rectangle(corner, 2 * zoom[2], 2 * zoom[2], fill=False, ec=MARK, lw=0.8))
 
 
-Range = tuple[float, float]
-
-
-def _views(
-    brain: np.ndarray, lesion: np.ndarray
-) -> tuple[tuple[Range, Range], tuple[Range, Range] | None, str]:
-    """Return the square shown of the slice, the square enlarged (None without lesion) and the inset's corner."""
+def _zoom(lesion: np.ndarray, head: Square) -> Square | None:
+    """Return the square that is enlarged: around the core of the largest lesion, else around all of it."""
     from scipy import ndimage
 
-    rows, columns = np.nonzero(brain if brain.any() else np.ones_like(brain))
-    middle = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
-    half = 0.54 * max(np.ptp(rows), np.ptp(columns)) + 0.5
-    view = tuple((m - half, m + half) for m in middle)
-    if not lesion.any():
-        return view, None, ""
-    labels, count = ndimage.label(lesion)
-    if count > 1:  # of several lesions the largest: between them there is nothing to see
-        lesion = labels == np.bincount(labels[labels > 0]).argmax()
-    rows, columns = np.nonzero(lesion)
-    centre = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
+    core = np.isin(lesion, (1, 4))  # of a tumour; what is around it is oedema, label 2
+    area = core if core.any() else lesion > 0
+    if not area.any():
+        return None
+    labels, _ = ndimage.label(area)
+    row, column, half = square(labels == np.bincount(labels[labels > 0]).argmax(), 1.3)
     # At least 1.4 times enlarged: of a large lesion the middle is shown.
-    reach = np.clip(0.6 * max(np.ptp(rows), np.ptp(columns)) + 1.5, 0.16 * half, 0.28 * half)
-    zoom = tuple((c - reach, c + reach) for c in centre)
-    # The corner across from the lesion hides least of it.
-    corner = ("lower" if centre[0] < middle[0] else "upper") + (
-        " right" if centre[1] < middle[1] else " left"
-    )
-    return view, zoom, corner
+    return row, column, float(np.clip(half, 0.16 * head[2], 0.28 * head[2]))
 
 
-def _inset(axis: "Axes", image: np.ndarray, contrast: str, zoom: tuple[Range, Range], corner: str) -> None:
-    from matplotlib.patches import Rectangle
+def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
+    """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
 
-    size = 0.4
-    x = 1 - size if "right" in corner else 0.0
-    y = 0.0 if "lower" in corner else 1 - size
-    inset = axis.inset_axes([x, y, size, size])
-    show(inset, image, contrast)
-    inset.set(xlim=zoom[1], ylim=zoom[0][::-1])
-    inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
-    (top, bottom), (left, right) = zoom
-    axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=MARK, lw=0.8))
+    Boxes are the quartiles, whiskers reach 1.5 interquartile ranges; what lies beyond is not drawn, since one
+    slice with a lesion of a single pixel would set the scale. Undefined and infinite scores are left out.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row per slice or subject: group, method and a column per metric.
+    metrics : mapping of str to str
+        Column -> label of the axis with its unit.
+    """
+    import seaborn
+
+    frame = frame.replace([np.inf, -np.inf], np.nan)
+    methods, groups = ordered(frame.method), list(dict.fromkeys(frame.group))
+    with style():
+        figure = new_figure(max(4.5, 0.17 * len(methods) * len(groups) + 1.2), 1.9 * len(metrics) + 0.4)
+        axes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True).ravel()
+        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
+            seaborn.boxplot(
+                frame, x="group", y=metric, hue="method", order=groups, hue_order=methods, palette=METHOD_COLOURS,
+                ax=axis, width=0.85, gap=0.1, linewidth=0.8, showfliers=False, saturation=1, legend=axis is axes[0],
+            )  # fmt: skip
+            axis.set(xlabel="", ylabel=label)
+            axis.grid(axis="y", lw=0.4, color="0.85")
+            axis.set_axisbelow(True)
+        handles, _ = axes[0].get_legend_handles_labels()
+        axes[0].get_legend().remove()
+        titles = [datasets.METHODS[m] for m in methods]
+        figure.legend(handles, titles, loc="outside upper center", ncols=min(len(methods), 4))
+    return figure
+
+
+def dots(
+    axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None
+) -> None:
+    """Draw one row per key: a small mark for each subject, a large one for their mean; missing values left out."""
+    for y, (name, row) in enumerate(values.items()):
+        found = np.asarray(row, float)
+        found = found[np.isfinite(found)]
+        colour = (colours or {}).get(name, COLOURS[0])
+        axis.plot(found, np.full(len(found), y), "|", color=colour, ms=7, alpha=0.8)
+        if len(found):
+            axis.plot(found.mean(), y, "o", color=colour, mec="0.15", ms=5)
+    axis.set(ylim=(len(values) - 0.5, -0.5), yticks=range(len(values)), yticklabels=list(values))
+    axis.grid(axis="y", lw=0.4, color="0.85")
+
+
+def intervals(axis: "Axes", rows: pd.DataFrame, shift: float = 0.0, **marks: object) -> None:
+    """Draw one row per line of `rows` (difference, low, high; its index is the height), with a line at zero.
+
+    Parameters
+    ----------
+    axis : Axes
+        Where.
+    rows : DataFrame
+        Columns difference, low, high; a missing interval leaves the mark alone.
+    shift : float
+        Moves the rows down, so that two sets can stand side by side.
+    **marks
+        Of matplotlib's ``errorbar``, such as ``color``, ``fmt``, ``mfc``, ``label``.
+    """
+    reach = np.abs(rows[["low", "high"]].to_numpy(float).T - rows.difference.to_numpy(float))
+    options = {"fmt": "o", "ms": 4, "lw": 1.1, "color": COLOURS[0]} | marks
+    axis.errorbar(rows.difference, rows.index + shift, xerr=np.nan_to_num(reach), **options)
+    axis.axvline(0, color="0.4", lw=0.8, zorder=0)
+    axis.grid(axis="x", lw=0.4, color="0.88")
+    axis.set_axisbelow(True)

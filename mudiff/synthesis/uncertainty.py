@@ -16,9 +16,10 @@ import torch
 from mudiff import paths
 from mudiff.data import datasets, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
 from mudiff.model.diffusion import slice_seed
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.settings import RECIPE_VERSION
 from mudiff.training import runs
 

@@ -18,7 +18,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import build
 from mudiff.model import critic
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.training import profiles, runs
 

@@ -17,7 +17,7 @@ from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import build
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.training import profiles, runs
 from mudiff.workflow import register
 

@@ -17,7 +17,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.phantoms import cohort as phantom
 from mudiff.phantoms import signals
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.training import profiles
 
 WEIGHTS = hashlib.sha256(b"{}").hexdigest()  # of what stands in for weights

@@ -15,7 +15,7 @@ from mudiff.data import prepare as data
 from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
 from mudiff.methods import build
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import runs

@@ -18,8 +18,9 @@ from mudiff import methods, paths
 from mudiff.analyses import robustness
 from mudiff.data import motion, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, tables
-from mudiff.plots import style
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as style
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 

@@ -16,8 +16,8 @@ from mudiff.analyses.segmentation import masks, scores, table
 from mudiff.data import datasets
 from mudiff.data import prepare as data
 from mudiff.errors import MudiffError
-from mudiff.evaluation import statistics
-from mudiff.plots import style
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.plots import old_style as style
 from mudiff.training import profiles
 
 SHADES = {"mudiff": 0.9, "syndiff": 0.7, "linear": 0.3}  # of the truth, as stand-ins for syntheses

@@ -5,7 +5,8 @@ import pytest
 
 from mudiff import paths
 from mudiff.data import datasets
-from mudiff.evaluation import budget, tables
+from mudiff.evaluation import budget
+from mudiff.evaluation import old_tables as tables
 from mudiff.training import profiles
 
 COLUMNS = ["dataset", "target", "method", "run"]

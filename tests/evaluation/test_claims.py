@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mudiff.data import datasets
-from mudiff.evaluation import claims
+from mudiff.evaluation import old_claims as claims
 
 ALL = (*datasets.BASELINES, "mudiff", "linear")
 MANY = "MU-Diff has the narrowest interquartile range in lesions in many tasks"

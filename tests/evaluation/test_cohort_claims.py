@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mudiff import paths
-from mudiff.evaluation import cohort_claims, statistics
+from mudiff.evaluation import cohort_claims
+from mudiff.evaluation import old_statistics as statistics
 from mudiff.evaluation.verdicts import FAILS, HOLDS, OPEN
 
 SUBJECTS = [f"s{i}" for i in range(6)]

@@ -10,8 +10,10 @@ from scipy import stats as scipy_stats
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, significance, statistics, tables
-from mudiff.plots import style
+from mudiff.evaluation import metrics, significance
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as style
 
 NUMBERS = ["difference", "low", "high", "cohens_dz", "t", "p", "p_holm", "p_wilcoxon"]
 

@@ -7,7 +7,8 @@ import pytest
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_tables as tables
 from mudiff.training import profiles
 
 

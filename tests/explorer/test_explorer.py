@@ -14,7 +14,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.explorer import state, widgets
 from mudiff.methods import build
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 

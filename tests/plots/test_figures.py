@@ -12,7 +12,8 @@ from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
-from mudiff.plots import figures, pictures, style
+from mudiff.plots import figures, pictures
+from mudiff.plots import old_style as style
 from mudiff.training import profiles
 
 

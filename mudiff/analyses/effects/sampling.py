@@ -13,7 +13,7 @@ from mudiff.analyses.effects.cohort import DATASET, TARGET
 from mudiff.analyses.effects.common import Effect, compare, digest, kept, subject_psnr, unit
 from mudiff.analyses.effects.images import metric_effects
 from mudiff.data import prepare
-from mudiff.evaluation import tables
+from mudiff.evaluation import old_tables as tables
 from mudiff.methods import Method, build
 from mudiff.model.critic import attentive_mask
 from mudiff.model.diffusion import Schedule, SliceNoise

@@ -17,7 +17,7 @@ from mudiff.analyses.effects.common import (
     WITHIN,
     Effect,
 )
-from mudiff.plots import style
+from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.workflow import register
 

@@ -13,8 +13,10 @@ from mudiff.analyses.mutual.tau import tau_steps
 from mudiff.analyses.mutual.trained import Trained
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import cka, metrics, statistics, tables
-from mudiff.plots import style as plots
+from mudiff.evaluation import cka, metrics
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as plots
 from mudiff.synthesis import sample
 from mudiff.training import runs
 

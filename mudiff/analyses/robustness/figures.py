@@ -13,8 +13,10 @@ from mudiff import paths
 from mudiff.analyses.robustness.losses import REGIONS
 from mudiff.analyses.robustness.study import CONTRAST, TARGET, Study
 from mudiff.data import datasets, motion
-from mudiff.evaluation import metrics, statistics, tables
-from mudiff.plots import style
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_statistics as statistics
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from mudiff.analyses.segmentation.scores import (
     verdict,
 )
 from mudiff.analyses.segmentation.table import caption, latex, markdown, write
-from mudiff.plots.style import save
+from mudiff.plots.old_style import save
 
 __all__ = [
     "METHODS", "TASKS", "caption", "differences", "evaluate", "fig4d", "gaps", "inventions", "latex", "markdown",

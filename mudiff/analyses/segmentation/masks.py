@@ -9,8 +9,8 @@ from torch import nn
 from mudiff.analyses import segment
 from mudiff.analyses.segmentation.scores import METHODS, NAMES, REAL, TASKS, folder, gaps, real_slices
 from mudiff.data import datasets, prepare
-from mudiff.evaluation import tables
-from mudiff.plots import style
+from mudiff.evaluation import old_tables as tables
+from mudiff.plots import old_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

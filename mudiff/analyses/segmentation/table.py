@@ -19,7 +19,7 @@ from mudiff.analyses.segmentation.scores import (
     gaps,
 )
 from mudiff.data import datasets
-from mudiff.evaluation import tables
+from mudiff.evaluation import old_tables as tables
 
 
 def caption(frame: pd.DataFrame, profile: str) -> str:

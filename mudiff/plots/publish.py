@@ -1,0 +1,66 @@
+"""The one way in which an artefact reaches its files, and the reader of a notebook."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mudiff import paths
+from mudiff.evaluation import tables
+from mudiff.plots.style import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def publish(
+    folder: Path | str,
+    name: str,
+    figure: "Figure | None" = None,
+    frame: pd.DataFrame | None = None,
+    table: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+    caption: str = "",
+) -> None:
+    """Write an artefact's files, the same bytes on every run, and show it where a notebook runs.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Where the files go.
+    name : str
+        Their name without suffix.
+    figure : Figure, optional
+        Written as ``.png`` and ``.svg``; its caption (`style.caption`) as ``.txt`` and in the SVG.
+    frame : DataFrame, optional
+        The numbers, tidy, written as ``.csv``.
+    table : DataFrame of str, or mapping of str to such, optional
+        What a reader sees, written as ``.md`` and ``.tex``; with several, each under its title.
+    caption : str
+        Of the table.
+    """
+    path = Path(folder) / name
+    if frame is not None:
+        tables.write_csv(path.with_name(f"{name}.csv"), frame)
+    if table is not None:
+        tables.write(path, table, caption)
+        _display(tables.markdown(table, caption))
+    if figure is not None:
+        with style():
+            for suffix, metadata in ((".png", {"Software": None}), (".svg", _svg(figure))):
+                with paths.replacing(path.with_name(name + suffix)) as temporary:
+                    figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+        paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
+        _display(figure, figure.get_label())
+
+
+def _svg(figure: "Figure") -> dict[str, str | None]:
+    return {"Date": None, "Creator": None, "Description": figure.get_label()}
+
+
+def _display(*shown: object) -> None:
+    from IPython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is not None:
+        display(*(Markdown(item) if isinstance(item, str) else item for item in shown))
