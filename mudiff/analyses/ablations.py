@@ -11,7 +11,8 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_scores as scores
 from mudiff.evaluation import old_statistics as statistics
 from mudiff.evaluation import old_tables as tables
 from mudiff.plots import figures

@@ -11,8 +11,8 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets, files, prepare
 from mudiff.errors import MudiffError
+from mudiff.evaluation import old_scores as scores
 from mudiff.evaluation import old_tables as tables
-from mudiff.evaluation import scores
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 

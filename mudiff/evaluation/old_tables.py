@@ -15,7 +15,7 @@ from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import budget, metrics
-from mudiff.evaluation.scores import REGIONS, prepared_datasets, prepared_runs, score_runs
+from mudiff.evaluation.old_scores import REGIONS, prepared_datasets, prepared_runs, score_runs
 from mudiff.training import profiles
 
 __all__ = [

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mudiff.data import datasets
+from mudiff.evaluation.scores import Example
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,37 +126,6 @@ def crop(axis: "Axes", where: Square) -> None:
     """Show only this square of an image, see `square`."""
     row, column, half = where
     axis.set(xlim=(column - half, column + half), ylim=(row + half, row - half))
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a comparison: a test slice, its syntheses and their scores.
-
-    Attributes
-    ----------
-    label : str
-        What stands left of the row.
-    target : str
-        The contrast.
-    truth : array (S, S)
-        Ground truth in [0, 1].
-    synthetic : dict of str to array (S, S)
-        Method -> synthesis in [0, 1]; without the methods that were not trained for the task.
-    brain : array of bool (S, S)
-        The brain.
-    lesion : array of uint8 (S, S)
-        Lesion labels; 0 outside.
-    ssim : dict of str to (float, float)
-        Method -> SSIM in the brain and in the lesion, NaN where there is none.
-    """
-
-    label: str
-    target: str
-    truth: np.ndarray
-    synthetic: Mapping[str, np.ndarray]
-    brain: np.ndarray
-    lesion: np.ndarray
-    ssim: Mapping[str, tuple[float, float]]
 
 
 def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure":

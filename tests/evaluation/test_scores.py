@@ -11,7 +11,8 @@ import pytest
 
 from mudiff import paths
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_scores as scores
 from mudiff.training import profiles
 
 RUN = "brats_t2_mudiff"

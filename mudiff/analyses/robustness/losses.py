@@ -8,7 +8,8 @@ import pandas as pd
 
 from mudiff.analyses.robustness.study import DATASET, TARGET, Study
 from mudiff.data import datasets, motion
-from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import metrics
+from mudiff.evaluation import old_scores as scores
 from mudiff.evaluation import old_statistics as statistics
 from mudiff.evaluation import old_tables as tables
 from mudiff.evaluation.analysis_rules import LIMITS

@@ -20,9 +20,9 @@ from mudiff import paths
 from mudiff.analyses import segment
 from mudiff.data import datasets, prepare
 from mudiff.errors import MudiffError
+from mudiff.evaluation import old_scores as scores
 from mudiff.evaluation import old_statistics as statistics
 from mudiff.evaluation import old_tables as tables
-from mudiff.evaluation import scores
 from mudiff.training import profiles
 
 TASKS: Mapping[str, tuple[str, ...]] = {
