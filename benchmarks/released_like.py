@@ -47,7 +47,7 @@ class ReleasedLike(nn.Module):
             )
         n = len(settings.conditions)
         self.settings = settings
-        self.schedule = Schedule(settings)
+        self.schedule = Schedule.variance_preserving(settings)
         self.f1, self.f2, self.critic = F1(settings, n), F2(settings, n), Psi(settings)
         self.attention = nn.Conv2d(self.critic.middle_width, 1, 1)
         betas = (settings.beta1, settings.beta2)
@@ -72,11 +72,16 @@ class ReleasedLike(nn.Module):
         """Return t, the true x_{t-1}, x_t, both predictions and a sample of x_{t-1} from each."""
         shape = batch.target.shape[1:]
         t = noise.steps(self.schedule.steps)
-        x_before = self.schedule.marginal(batch.target, t, noise.normal(*shape))
+        x_before = self.schedule.q_sample(batch.target, t, noise.normal(*shape))
         x_before.requires_grad_()
-        x_t = self.schedule.diffuse(x_before, t, noise.normal(*shape)).detach()
+        x_t = self.schedule.q_step(x_before, t, noise.normal(*shape)).detach()
         predictions = self.predict(x_t, batch.conditions, t, noise.normal(self.settings.latent))
-        samples = [self.schedule(prediction, x_t, t, noise.normal(*shape)) for prediction in predictions]
+        samples = [
+            self.schedule.posterior_sample(
+                self.schedule.posterior_mean(prediction, x_t, t), t, noise.normal(*shape)
+            )
+            for prediction in predictions
+        ]
         return t, x_before, x_t, list(predictions), samples
 
     def critic_step(self, batch: Batch, noise: SliceNoise, step: int) -> dict[str, Tensor]:

@@ -241,7 +241,8 @@ class Explorer:
             t = torch.full((1,), step["t"], device=self.method.device)
             for j in (1, 2):
                 drawn = noise.normal(*step["x_t"].shape[1:])
-                back = self.method.schedule(step[f"x_p{j}"], step["x_t"], t, drawn)  # Eq. 25
+                mean = self.method.schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t)
+                back = self.method.schedule.posterior_sample(mean, t, drawn)  # Eq. 25
                 middle = self.method.judge(back, t, step["x_t"])[1].float()
                 for name, layer in variants_of(self.method).items():
                     mask = attentive_mask(middle, self.slices.image_size, layer)  # Eq. 28

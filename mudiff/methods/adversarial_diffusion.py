@@ -31,7 +31,7 @@ class AdversarialDiffusion(Method):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.schedule = Schedule(settings)
+        self.schedule = Schedule.variance_preserving(settings)
         self.critic = Critic(settings)
 
     def _finish(self, trained: list[torch.nn.Parameter], generator: torch.Generator) -> None:
@@ -76,8 +76,8 @@ class AdversarialDiffusion(Method):
     def _noisy_pair(self, x_0: Tensor, noise: SliceNoise) -> tuple[Tensor, Tensor, Tensor]:
         """Draw t, the true x_{t-1} (Eq. 6) and from it x_t (Eq. 5)."""
         t = noise.steps(self.schedule.steps)
-        x_before = self.schedule.marginal(x_0, t, noise.normal(*x_0.shape[1:]))
-        return t, x_before, self.schedule.diffuse(x_before, t, noise.normal(*x_0.shape[1:]))
+        x_before = self.schedule.q_sample(x_0, t, noise.normal(*x_0.shape[1:]))
+        return t, x_before, self.schedule.q_step(x_before, t, noise.normal(*x_0.shape[1:]))
 
     def _denoise(self, batch: Batch, x_t: Tensor, t: Tensor, noise: SliceNoise) -> tuple[list, list]:
         """Return the predictions and, from each, a sample of x_{t-1} (Eqs. 23 to 25)."""
@@ -86,7 +86,9 @@ class AdversarialDiffusion(Method):
         for prediction in predictions:
             if not samples or self.settings.mask_noise == "independent":  # C-3
                 drawn = noise.normal(*x_t.shape[1:])
-            samples.append(self.schedule(prediction, x_t, t, drawn))
+            samples.append(
+                self.schedule.posterior_sample(self.schedule.posterior_mean(prediction, x_t, t), t, drawn)
+            )
         return list(predictions), samples
 
     def critic_loss(self, batch: Batch, noise: SliceNoise, step: int) -> Loss:

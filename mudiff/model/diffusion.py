@@ -1,4 +1,4 @@
-"""The diffusion process: schedule, forward steps, posterior (Eqs. 5 to 8 and 30 to 33)."""
+"""The diffusion process: schedule, forward steps and posterior, and the random numbers of a slice."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,36 +10,33 @@ from mudiff.settings import Settings
 
 
 class Schedule(nn.Module):
-    """Noise schedule and posterior coefficients of T steps.
+    """Noise schedule and posterior coefficients of T steps; step t = 0 .. T-1 lies between x_t and x_{t+1}.
 
-    The continuous variance-preserving process with beta from `beta_min` to `beta_max` is read at T+1
-    times from 0.001 to 1 (the schedule that the paper takes from its ref. 30, denoising diffusion GANs).
-    Step t = 0 .. T-1 leads from x_{t+1} to x_t in the code's counting; `alpha_bar[0]` = 1 is the clean image.
+    Parameters
+    ----------
+    betas : Tensor (T,)
+        Variance of the noise that each step adds; best float64, the tables are rounded to float32.
+    posterior : {"beta", "printed"}
+        Whether x_0 counts in the posterior mean by beta_t, or as printed in the paper (E-1).
 
     Attributes
     ----------
-    betas : Tensor (T,)
-        beta_t of Eq. 5.
     sqrt_alpha_bar, sigma : Tensor (T+1,)
-        Factors of image and noise in Eq. 6, the clean image first.
+        Factors of image and noise after 0 .. T steps.
     mean_x0, mean_xt : Tensor (T,)
-        Factors of x_0 and x_t in the posterior mean (Eq. 31).
+        Factors of x_0 and x_t in the posterior mean.
     variance : Tensor (T,)
-        Posterior variance (Eq. 32).
+        Posterior variance.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, betas: Tensor, posterior: str = "beta") -> None:
         super().__init__()
-        steps = settings.steps
-        time = torch.linspace(0.001, 1.0, steps + 1, dtype=torch.float64)
-        rate = settings.beta_max - settings.beta_min
-        log_signal = -0.5 * rate * time**2 - settings.beta_min * time  # log of the squared signal factor
-        betas = -torch.expm1(log_signal[1:] - log_signal[:-1])
+        self.steps = len(betas)
         alpha_bar = torch.cumprod(1 - betas, dim=0)
         before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])  # alpha-bar_{t-1}
         variance = betas * (1 - before) / (1 - alpha_bar)  # Eq. 32
-        # Eq. 31 prints the posterior variance in place of beta_t: its last step gives zeros (E-1).
-        signal = variance if settings.posterior == "printed" else betas
+        # The paper prints the posterior variance in place of beta_t: its last step gives zeros (E-1).
+        signal = variance if posterior == "printed" else betas
         tables = {
             "betas": betas,
             "sqrt_alpha_bar": torch.cat([alpha_bar.new_ones(1), alpha_bar]).sqrt(),
@@ -48,31 +45,36 @@ class Schedule(nn.Module):
             "mean_xt": (1 - betas).sqrt() * (1 - before) / (1 - alpha_bar),
             "variance": variance,
         }
-        self.steps = steps
-        for name, table in tables.items():
-            # Computed from the settings, so kept out of the weights.
+        for name, table in tables.items():  # known from the settings, so no part of the weights
             self.register_buffer(name, table.float(), persistent=False)
 
-    def marginal(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw x_t from q(x_t | x_0), with t = 0 .. T noising steps taken (Eq. 6)."""
-        return _at(self.sqrt_alpha_bar, t) * x_0 + _at(self.sigma, t) * noise
+    @classmethod
+    def variance_preserving(cls, settings: Settings) -> "Schedule":
+        """Return the schedule of denoising diffusion GANs (the paper's ref. 30).
 
-    def diffuse(self, x_before: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw x_{t+1} from q(x_{t+1} | x_t), t = 0 .. T-1 (Eq. 5)."""
+        A process in continuous time, with a rate from `beta_min` to `beta_max`, read at T+1 times from 0.001 to 1.
+        """
+        time = torch.linspace(0.001, 1.0, settings.steps + 1, dtype=torch.float64)
+        rate = settings.beta_max - settings.beta_min
+        log_signal = -0.5 * rate * time**2 - settings.beta_min * time  # log of the squared signal factor
+        return cls(-torch.expm1(log_signal[1:] - log_signal[:-1]), settings.posterior)
+
+    def q_step(self, x_before: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw x_{t+1} from q(x_{t+1} | x_t), t = 0 .. T-1."""
         beta = _at(self.betas, t)
-        return (1 - beta).sqrt() * x_before + beta.sqrt() * noise
+        return (1 - beta).sqrt() * x_before + beta.sqrt() * noise  # Eq. 5
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw x_t from q(x_t | x_0) after t = 0 .. T steps."""
+        return _at(self.sqrt_alpha_bar, t) * x_0 + _at(self.sigma, t) * noise  # Eq. 6
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the mean of q(x_{t-1} | x_t, x_0) for one prediction (one term of Eq. 31)."""
-        return _at(self.mean_x0, t) * x_0 + _at(self.mean_xt, t) * x_t
+        """Return the mean of q(x_{t-1} | x_t, x_0) for one prediction of x_0, t = 0 .. T-1."""
+        return _at(self.mean_x0, t) * x_0 + _at(self.mean_xt, t) * x_t  # a term of the sum in Eq. 31
 
     def posterior_sample(self, mean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw x_{t-1} around a posterior mean; the variance of the last step, t = 0, is zero (Eq. 33)."""
-        return mean + _at(self.variance, t).sqrt() * noise
-
-    def forward(self, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw x_{t-1} from q(x_{t-1} | x_t, x_0) (Eqs. 8, 25 and 30)."""
-        return self.posterior_sample(self.posterior_mean(x_0, x_t, t), t, noise)
+        """Draw x_{t-1} around a posterior mean; the variance of the last step, t = 0, is zero."""
+        return mean + _at(self.variance, t).sqrt() * noise  # Eq. 33; of Eqs. 7, 8 and 30 with one mean
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:
@@ -80,10 +82,10 @@ def _at(table: Tensor, t: Tensor) -> Tensor:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return numbers of the CPU on a device; a GPU is not waited for, so its work goes on meanwhile."""
+    """Copy to a device without waiting for the GPU."""
     if device.type != "cuda" or x.is_cuda:
         return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)  # from memory that is not pinned, a copy would wait
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def slice_seed(*key: object) -> int:
@@ -93,10 +95,9 @@ def slice_seed(*key: object) -> int:
 
 
 class SliceNoise:
-    """Random numbers of a batch, each slice's from its own generator.
+    """Random numbers of a batch, each slice's from its own generator: they do not depend on the batch.
 
-    A slice's numbers depend on its seed and on how many were drawn before for it, never on the batch
-    that it is in. They are drawn on the CPU, so all devices see the same.
+    They are drawn on the CPU, so all devices see the same.
 
     Parameters
     ----------

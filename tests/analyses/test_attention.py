@@ -172,8 +172,8 @@ def x_t_of(method, slices, index):
     row = slices.index.iloc[index]
     noise = SliceNoise([slice_seed(0, "attention", row.subject, row.slice)], torch.device("cpu"))
     x_0, t = torch.from_numpy(slices.images([index], "t1ce"))[None], torch.zeros(1, dtype=torch.long)
-    before = method.schedule.marginal(x_0, t, noise.normal(1, SIZE, SIZE))
-    return method.schedule.diffuse(before, t, noise.normal(1, SIZE, SIZE))
+    before = method.schedule.q_sample(x_0, t, noise.normal(1, SIZE, SIZE))
+    return method.schedule.q_step(before, t, noise.normal(1, SIZE, SIZE))
 
 
 @pytest.mark.parametrize("kind", ["independent", "shared"])

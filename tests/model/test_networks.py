@@ -109,14 +109,15 @@ def test_inner_stations_are_the_released_ones(networks_64, reference):
 def test_losses_are_the_released_ones(reference, critic, attention_conv):
     x_t, _, t, _ = inputs(64, 4)
     y = wave((4, 1, 64, 64), 2.2)
-    schedule = Schedule(Settings())
+    schedule = Schedule.variance_preserving(Settings())
     samples, logits, masks = [], [], []
     supervised = 0.0
     with torch.inference_mode():
         for j, p in ((1, 3.1), (2, 4.1)):
             prediction = torch.from_numpy(reference[f"s64_prediction_{j}"])
             supervised += losses.supervised_loss(y, prediction)
-            samples.append(schedule(prediction, x_t, t, wave((4, 1, 64, 64), p)))
+            mean = schedule.posterior_mean(prediction, x_t, t)
+            samples.append(schedule.posterior_sample(mean, t, wave((4, 1, 64, 64), p)))
             close(samples[-1], reference[f"s64_posterior_{j}"], 1e-5)
             logit, middle = critic(samples[-1], t, x_t)
             logits.append(logit)
@@ -134,7 +135,7 @@ def test_losses_are_the_released_ones(reference, critic, attention_conv):
 @needs_reference
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_schedule_is_the_released_one(steps, reference):
-    schedule = Schedule(Settings(steps=steps))
+    schedule = Schedule.variance_preserving(Settings(steps=steps))
     for ours, theirs in {
         "betas": "betas",
         "mean_x0": "posterior_mean_coef1",
@@ -275,22 +276,23 @@ def test_initialisation_is_seeded_and_starts_blocks_as_shortcuts():
 
 
 def test_printed_posterior_mean_gives_an_image_of_zeros():
-    schedule = Schedule(Settings(posterior="printed"))
     x, t = torch.ones(1, 1, 4, 4), torch.zeros(1, dtype=torch.long)
-    assert not schedule(x, x, t, x).any()  # E-1: both factors of Eq. 31 as printed are 0 at the last step
-    assert torch.allclose(Schedule(Settings())(x, x, t, x), x, atol=1e-6)
+    last = lambda s: s.posterior_sample(s.posterior_mean(x, x, t), t, x)  # noqa: E731
+    # E-1: both factors of Eq. 31 as printed are 0 at the last step
+    assert not last(Schedule.variance_preserving(Settings(posterior="printed"))).any()
+    assert torch.allclose(last(Schedule.variance_preserving(Settings())), x, atol=1e-6)
 
 
 def test_forward_steps_compose_to_the_marginal():
-    schedule = Schedule(Settings())
+    schedule = Schedule.variance_preserving(Settings())
     x_0 = torch.ones(1, 1, 1, 1)
     zero = torch.zeros_like(x_0)
     x, variance = x_0, 0.0
     for t in range(4):
         step = torch.tensor([t])
-        x = schedule.diffuse(x, step, zero)
+        x = schedule.q_step(x, step, zero)
         variance = variance * (1 - schedule.betas[t]) + schedule.betas[t]
-        assert torch.allclose(x, schedule.marginal(x_0, step + 1, zero), atol=1e-6)
+        assert torch.allclose(x, schedule.q_sample(x_0, step + 1, zero), atol=1e-6)
         assert torch.allclose(variance.sqrt(), schedule.sigma[t + 1], atol=1e-6)
 
 

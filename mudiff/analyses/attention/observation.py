@@ -94,14 +94,15 @@ def observe(method: Method, target: Tensor, conditions: Tensor, seeds: Tensor) -
     features = method.condition_features(conditions)
     for step in range(schedule.steps):
         t = torch.full((len(target),), step, device=device)
-        before = schedule.marginal(target, t, noise.normal(*shape))  # the true x_{t-1}, Eq. 6
-        x_t = schedule.diffuse(before, t, noise.normal(*shape))  # Eq. 5
+        before = schedule.q_sample(target, t, noise.normal(*shape))  # the true x_{t-1}, Eq. 6
+        x_t = schedule.q_step(before, t, noise.normal(*shape))  # Eq. 5
         with adapter_maps(method) as maps:
             predictions = method.predict(x_t, conditions, t, noise.normal(method.settings.latent), features)
         drawn = [noise.normal(*shape) for _ in predictions]
         if method.settings.mask_noise == "shared":  # C-3
             drawn[1] = drawn[0]
-        samples = [schedule(p, x_t, t, n) for p, n in zip(predictions, drawn, strict=True)]  # Eq. 25
+        means = [schedule.posterior_mean(p, x_t, t) for p in predictions]
+        samples = [schedule.posterior_sample(m, t, n) for m, n in zip(means, drawn, strict=True)]  # Eq. 25
         judged = [method.judge(x, t, x_t) for x in (before, *samples)]
         logits = torch.stack([logit for logit, _ in judged], dim=1)
         yield Observation(step, predictions, samples, logits, [m.float() for _, m in judged[1:]], **maps)

@@ -86,7 +86,7 @@ def psnr_with(
         Fields of `Settings` that decide the process: ``steps``, ``posterior``.
     """
     trained = method.schedule
-    method.schedule = Schedule(method.settings.replace(**changes)).to(method.device)
+    method.schedule = Schedule.variance_preserving(method.settings.replace(**changes)).to(method.device)
     try:
         synthetic = sample.sample_slices(method, slices, indices, seed)
     finally:
@@ -167,7 +167,7 @@ def random_masks(profile: str, count: int = 8) -> np.ndarray:
     t = torch.zeros(1, dtype=torch.long, device=method.device)
     noise = SliceNoise([0], method.device).normal(*x.shape[1:])
     with torch.inference_mode():
-        _, middle = method.judge(x, t, method.schedule.diffuse(x, t, noise))
+        _, middle = method.judge(x, t, method.schedule.q_step(x, t, noise))
         masks = []
         for seed in range(count):
             layer = torch.nn.Conv2d(middle.shape[1], 1, 1).to(method.device)

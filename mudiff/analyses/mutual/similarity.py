@@ -157,7 +157,7 @@ def inputs(method: Method, slices: Slices, indices: Sequence[int], t: int, seed:
         y = np.stack([slices.images(part, c) for c in method.settings.conditions], axis=1)
         conditions = torch.from_numpy(y).to(method.device)
         steps = torch.full((len(part),), t, device=method.device)
-        x_t = method.schedule.marginal(x_0, steps + 1, noise.normal(*x_0.shape[1:]))
+        x_t = method.schedule.q_sample(x_0, steps + 1, noise.normal(*x_0.shape[1:]))
         z = noise.normal(method.settings.latent)
         packed.append(pack(x_t, f1(x_t, conditions, steps, z), conditions, steps, z))
     return torch.cat(packed)
