@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from mudiff.data import prepare
 from mudiff.methods import Batch
+from mudiff.settings import Settings
 
 torch.set_num_threads(1)  # tests are small: threads that wait for each other on a busy machine cost minutes
 
@@ -68,6 +70,22 @@ def cohort(tmp_path: Path, write_subject: Callable[..., dict[str, Path]]) -> tup
         write_subject(tmp_path / "raw", f"Brats18_{name}_1")
     rows = [(f"BraTS19_{name}_1", split, "") for name, split in splits.items()]
     return tmp_path / "raw", pd.DataFrame(rows, columns=["subject", "split", "reason"])
+
+
+SMALL = {
+    "image_size": 16, "slices": 4, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding": 8,
+    "critic_width": 4, "critic_blocks": 2, "batch_size": 5, "epochs": 3, "validation_slices": 3, "steps": 2,
+}  # fmt: skip
+"""Fields of `Settings` that train in a second."""
+
+
+@pytest.fixture
+def prepared(cohort: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
+    """Return the folder of the cohort's prepared slices, of the size of `SMALL`."""
+    root, manifest = cohort
+    preparation = Settings(**SMALL).preparation()
+    prepare.prepare(preparation, root, manifest, tmp_path / "prepared", workers=1).check()
+    return tmp_path / "prepared"
 
 
 def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:

@@ -1,23 +1,23 @@
-"""Synthesis with a trained run: test slices, and whole volumes on their own grid."""
+"""Synthesis with a trained run: prepared slices, and whole volumes on their own grid."""
 
-import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mudiff import paths
-from mudiff.data import datasets, prepare, volumes
-from mudiff.data import files as layouts
+from mudiff import cache, paths
+from mudiff.data import datasets, files, prepare, volumes
 from mudiff.errors import MudiffError
 from mudiff.methods import Method
+from mudiff.methods.base import Callback
 from mudiff.model.diffusion import slice_seed
 from mudiff.training import runs
 
 BATCH = 8
-"""Slices that are sampled together; has no influence on the result."""
+"""Slices that are sampled at once; has no influence on the result."""
 
 
 def _unit(x: Tensor) -> np.ndarray:
@@ -25,63 +25,54 @@ def _unit(x: Tensor) -> np.ndarray:
     return (x[:, 0].float().cpu().numpy() + 1) / 2
 
 
-def sample_slices(method: Method, slices: prepare.Slices, indices: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Synthesise prepared slices.
+def sample_slices(
+    method: Method,
+    slices: prepare.Slices,
+    indices: np.ndarray,
+    seed: int = 0,
+    replaced: Mapping[str, np.ndarray] | None = None,
+    callback: Callback | None = None,
+) -> np.ndarray:
+    """Synthesise prepared slices, float32 (N, S, S) in [0, 1].
 
     Parameters
     ----------
-    method : Method
-        A trained method.
-    slices : Slices
-        Prepared slices.
-    indices : np.ndarray
-        Which of them.
+    indices : array (N,) of int
+        Which slices of `slices`.
     seed : int
         With subject and slice number it decides a slice's random numbers.
-
-    Returns
-    -------
-    np.ndarray
-        float32 (N, S, S) in [0, 1].
+    replaced : dict of str to array (N, S, S), optional
+        Condition -> images in [-1, 1] that take the place of the prepared ones.
+    callback : callable, optional
+        See `Method.synthesize`; called at each step of each batch of `BATCH` slices.
     """
     rows = slices.index.iloc[indices]
     seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
     output = np.empty((len(indices), slices.image_size, slices.image_size), np.float32)
     for start in range(0, len(indices), BATCH):
-        chosen = slice(start, start + BATCH)
-        y = np.stack([slices.images(indices[chosen], c) for c in method.settings.conditions], axis=1)
-        x = method.synthesize(torch.from_numpy(y).to(method.device), torch.tensor(seeds[chosen]))
-        output[chosen] = _unit(x)
+        part = slice(start, start + BATCH)
+        y = [
+            replaced[c][part] if replaced and c in replaced else slices.images(indices[part], c)
+            for c in method.settings.conditions
+        ]
+        conditions = torch.from_numpy(np.stack(y, axis=1).astype(np.float32, copy=False))  # (B, n, S, S)
+        x = method.synthesize(conditions.to(method.device), torch.tensor(seeds[part]), callback)
+        output[part] = _unit(x)
     return output
 
 
 def synthesize_split(
     run: Path, prepared: Path, split: str, folder: Path, *, device: torch.device | None = None, seed: int = 0
 ) -> Path:
-    """Synthesise every slice of a split and write one file a subject; finished subjects are kept.
+    """Synthesise every slice of a split, one file per subject; finished subjects are kept.
 
     Writes ``<subject>.npy``, uint16 (n, S, S) with value / 65535 in [0, 1], and ``synthetic.json``. Slices
-    of another run or of other data that lie in the folder are removed.
-
-    Parameters
-    ----------
-    run : Path
-        Folder of a complete run.
-    prepared : Path
-        Folder of the prepared slices.
-    split : str
-        ``train``, ``val`` or ``test``.
-    folder : Path
-        Where to write.
-    device : torch.device, optional
-        The GPU if there is one, else the CPU.
-    seed : int
-        Seed of all slices.
+    made by another run, or from other data, are replaced.
 
     Raises
     ------
     MudiffError
-        If the run or the slices are missing, or do not fit each other.
+        If run or slices are missing or do not fit each other, or the folder holds anything else.
     """
     from tqdm.auto import tqdm
 
@@ -90,18 +81,19 @@ def synthesize_split(
     slices = prepare.open_slices(prepared, split)
     key = {
         "run": method.settings.run_name,
-        "weights": hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest(),
+        "weights": cache.file_hash(run / "weights.safetensors"),
         "data": data_hash,
         "split": split,
         "seed": seed,
     }
-    began = time.monotonic()
     record = folder / "synthetic.json"
-    if folder.is_dir() and (not record.is_file() or {k: paths.read_json(record).get(k) for k in key} != key):
-        for old in folder.glob("*.npy"):  # of another run, or nobody knows of which
+    if not record.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise MudiffError(f"{folder}: holds files that are not synthetic slices; choose a new folder.")
+    if record.is_file() and {name: paths.read_json(record).get(name) for name in key} != key:
+        for old in folder.glob("*.npy"):
             old.unlink()
     paths.write_json(record, key)
-    count = 0
+    began, count = time.monotonic(), 0
     for subject in tqdm(slices.subjects, desc=f"synthesise {key['run']}", unit="subject", disable=None):
         path = folder / f"{subject}.npy"
         if not path.is_file():
@@ -127,60 +119,9 @@ def read_synthetic(folder: Path, subject: str) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False).astype(np.float32) / 65535
     except FileNotFoundError:
-        raise MudiffError(
-            f"{path}: synthetic slices not found; make them with notebook 03_sampling."
-        ) from None
+        raise MudiffError(f"{path}: not found; notebook 03_sampling makes it.") from None
     except (ValueError, OSError, EOFError) as error:
-        raise MudiffError(
-            f"{path}: damaged ({error}); delete it and run notebook 03_sampling again."
-        ) from None
-
-
-def _load_conditions(method: Method, folder: Path) -> dict[str, volumes.Volume]:
-    """Read the conditions of a subject's folder, on one grid."""
-    files = layouts.find_contrasts(folder)
-    wanted = method.settings.conditions
-    missing = [datasets.LABELS[c] for c in wanted if c not in files]
-    if missing:
-        raise MudiffError(
-            f"{folder}: contrast {', '.join(missing)} not found; this run needs "
-            f"{', '.join(datasets.LABELS[c] for c in wanted)} to make {datasets.LABELS[method.settings.target]}."
-        )
-    loaded = {c: volumes.load_volume(files[c]) for c in wanted}
-    volumes.check_grid(loaded, str(folder))
-    return loaded
-
-
-def _check_request(subject: Path, output: Path, uncertainty: Path | None, samples: int) -> None:
-    """Check what `synthesize_volume` is asked for before anything is computed."""
-    if samples < 1 or (uncertainty is not None and samples < 2):
-        raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
-    for path in filter(None, (output, uncertainty)):
-        if not str(path).endswith((".nii", ".nii.gz")):
-            raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
-    outputs = [Path(path).resolve() for path in (output, uncertainty) if path is not None]
-    sources = {path.resolve() for path in layouts.find_contrasts(subject).values()}
-    if len(set(outputs)) < len(outputs) or sources & set(outputs):
-        raise MudiffError(f"{output}: is a file of the subject, or named twice; choose names of its own.")
-
-
-def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation over the samples, float64 (Z, S, S) each, of slices y (Z, n, S, S)."""
-    from tqdm.auto import tqdm
-
-    filled = torch.nonzero((y > -1).flatten(1).any(dim=1))[:, 0]  # empty slices stay 0 without sampling
-    # Sums of x and x^2 over the samples: memory does not grow with their number.
-    total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
-    work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
-    for k, part in tqdm(work, desc=f"synthesise {method.settings.run_name}", unit="batch", disable=None):
-        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
-        x = _unit(method.synthesize(y[part].to(method.device), seeds))
-        places = part.numpy()  # numpy takes a tensor of one element for a number
-        total[places] += x
-        squares[places] += np.square(x, dtype=np.float64)
-    mean = total / samples
-    variance = np.maximum(squares / samples - mean**2, 0) * samples / max(samples - 1, 1)
-    return mean, np.sqrt(variance)
+        raise MudiffError(f"{path}: damaged ({error}); delete it and run notebook 03_sampling.") from None
 
 
 def synthesize_volume(
@@ -195,38 +136,31 @@ def synthesize_volume(
     precision: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make a subject's missing contrast as a whole volume on the grid of its other contrasts.
+    """Synthesise a subject's missing contrast as a whole volume on the grid of its other contrasts.
 
-    In this order: read the conditions and check that they share one grid; normalise each volume; cut into
-    axial slices, pad and resize; sample all slices; average the samples; resize and pad back; set voxels where every
-    condition is background to 0.
+    In this order: normalise each condition; cut it into axial slices, pad and resize; sample all slices;
+    average the samples; resize and pad back; set voxels where every condition is background to 0.
 
     Parameters
     ----------
-    run : Path
-        Folder of a complete run.
     subject : Path
         Folder of the subject, in any of the layouts that `mudiff prepare` reads.
-    target : str
-        The contrast to make; must be the run's target.
     output : Path
-        NIfTI file with the shape, affine and header geometry of the input, values in [0, 1] of the
-        normalised target.
+        NIfTI file with the input's shape, affine and header geometry, values in [0, 1] of the normalised
+        target.
     samples : int
         Volumes to draw and average.
     uncertainty : Path, optional
         NIfTI file for the standard deviation of the samples (two or more), in the same units.
-    device : torch.device, optional
-        The GPU if there is one, else the CPU.
     precision : str, optional
-        "float32" or "bfloat16" (docs/PERFORMANCE.md has times); the run's own where none is given.
+        ``float32`` or ``bfloat16``; by default that of the run.
     seed : int
         The seeds of all slices and samples derive from it.
 
     Raises
     ------
     MudiffError
-        If the run makes another target, a contrast is missing, or a volume cannot be used.
+        If the run makes another target, a contrast is missing, or a file cannot be used.
     """
     method = runs.load(run, device or runs.default_device(), precision)
     settings = method.settings
@@ -235,21 +169,53 @@ def synthesize_volume(
             f"{run}: this run makes {datasets.LABELS[settings.target]}, not "
             f"{datasets.LABELS[datasets.contrast(target)]}; pass a run of the wanted target."
         )
-    _check_request(Path(subject), output, uncertainty, samples)
-    loaded = _load_conditions(method, Path(subject))
-    stacks, background, geometry = [], True, None
-    for volume in loaded.values():
+    if samples < 1 or (uncertainty is not None and samples < 2):
+        raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
+    found = files.find_contrasts(Path(subject))
+    _check_outputs([Path(path) for path in (output, uncertainty) if path is not None], list(found.values()))
+    missing = [datasets.LABELS[c] for c in settings.conditions if c not in found]
+    if missing:
+        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs.")
+    conditions = {c: volumes.load_volume(found[c]) for c in settings.conditions}
+    volumes.check_grid(conditions, str(subject))
+
+    stacks, background = [], True
+    for volume in conditions.values():
         unit = volumes.normalise(volume.data, settings.normalisation, volume.path)
-        background = background & (volume.data <= 0)
         slices, geometry = volumes.to_slices(unit, volume.affine, settings.image_size)
         stacks.append(slices)
+        background = background & (volume.data <= 0)
     y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
-    like = next(iter(loaded.values()))
-
-    mean, deviation = _sample_stack(method, y, samples, seed)
-    results = [(output, mean)] if uncertainty is None else [(output, mean), (uncertainty, deviation)]
-    for path, stack in results:
-        native = volumes.from_slices(stack.astype(np.float32), geometry)
-        native[background] = 0
-        volumes.save_volume(Path(path), np.clip(native, 0, 1), like)
+    for path, stack in zip((output, uncertainty), _sample_stack(method, y, samples, seed), strict=True):
+        if path is not None:
+            native = volumes.from_slices(stack.astype(np.float32), geometry)
+            native[background] = 0
+            volumes.save_volume(Path(path), np.clip(native, 0, 1), next(iter(conditions.values())))
     return Path(output)
+
+
+def _check_outputs(outputs: list[Path], sources: list[Path]) -> None:
+    for path in outputs:
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
+    written = {path.resolve() for path in outputs}
+    if len(written) < len(outputs) or written & {path.resolve() for path in sources}:
+        raise MudiffError(f"{outputs[0]}: is a file of the subject, or named twice; choose another name.")
+
+
+def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of the samples, float64 (Z, S, S) each, of slices y (Z, n, S, S)."""
+    from tqdm.auto import tqdm
+
+    filled = torch.nonzero((y > -1).flatten(1).any(dim=1))[:, 0]  # empty slices stay 0 without sampling
+    # Sums of x and x^2 over the samples: memory does not grow with their number.
+    total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
+    work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
+    for k, part in tqdm(work, desc=f"synthesise {method.settings.run_name}", unit="batch", disable=None):
+        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
+        x = _unit(method.synthesize(y[part].to(method.device), seeds))
+        total[part.numpy()] += x
+        squares[part.numpy()] += np.square(x, dtype=np.float64)
+    mean = total / samples
+    variance = np.maximum(squares / samples - mean**2, 0) * samples / max(samples - 1, 1)
+    return mean, np.sqrt(variance)

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import some_slices
+from conftest import SMALL, some_slices
 from safetensors.torch import load_file
-from test_train import CPU, SMALL
+from test_train import CPU
 
 from mudiff import paths
-from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.methods import Batch, build
 from mudiff.model.critic import minibatch_std
@@ -80,13 +79,6 @@ def pair() -> Iterator[Pair]:
     yield both
     for process in both.processes:
         process.kill()
-
-
-@pytest.fixture
-def prepared(cohort, tmp_path) -> Path:
-    root, manifest = cohort
-    prepare.prepare(Settings(**SMALL).preparation(), root, manifest, tmp_path / "prepared", workers=1).check()
-    return tmp_path / "prepared"
 
 
 # The training step -------------------------------------------------------------------------------------------

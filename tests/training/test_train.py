@@ -1,7 +1,6 @@
 """Training: resume, kill -9, SIGTERM, locks, other settings, damaged and full disks; sampling."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -9,33 +8,21 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL
 from safetensors.torch import load_file
 
 from mudiff import paths
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
+from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import runs, train
-from mudiff.training.profiles import Preparation, Settings
 
-SMALL = {
-    "image_size": 16, "slices": 4, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding": 8,
-    "critic_width": 4, "critic_blocks": 2, "batch_size": 5, "epochs": 3, "validation_slices": 3, "steps": 2,
-}  # fmt: skip
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def prepared(cohort, tmp_path) -> Path:
-    root, manifest = cohort
-    report = prepare.prepare(Preparation("brats", 16, 4), root, manifest, tmp_path / "prepared", workers=1)
-    report.check()
-    return tmp_path / "prepared"
 
 
 def fit(folder: Path, prepared: Path, **changes) -> dict[str, torch.Tensor]:
@@ -98,8 +85,8 @@ def test_resumed_and_uninterrupted_runs_are_bit_identical(change, prepared, tmp_
 _SCRIPT = """
 import sys, torch
 from pathlib import Path
-from mudiff import train
-from mudiff.config import Settings
+from mudiff.training import train
+from mudiff.training.profiles import Settings
 settings = Settings.from_dict({settings!r})
 print("start", flush=True)
 train.train(settings, Path({prepared!r}), Path({folder!r}), device=torch.device("cpu"), save_seconds=0)
@@ -246,80 +233,6 @@ def test_validation_is_the_masked_protocol_per_subject(prepared, tmp_path):
     real = (slices.images(everything, "t1ce") + 1) / 2
     expected = metrics.masked_protocol(real, synthetic, slices.brain(everything))["psnr"]
     assert train.validation_psnr(method, slices) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_run_can_be_sampled_in_another_precision(prepared, tmp_path):
-    fit(tmp_path / "run", prepared)
-    slices = prepare.open_slices(prepared, "test")
-    images = {
-        precision: sample.sample_slices(runs.load(tmp_path / "run", CPU, precision), slices, np.arange(4))
-        for precision in (None, "float32", "bfloat16")
-    }
-    assert (images[None] == images["float32"]).all()
-    assert 0 < np.abs(images["bfloat16"] - images["float32"]).max() < 0.05
-    with pytest.raises(MudiffError, match="precision"):
-        runs.load(tmp_path / "run", CPU, "half")
-
-
-def test_synthetic_slices_resume_and_belong_to_their_run(prepared, tmp_path):
-    fit(tmp_path / "run", prepared)
-    folder = tmp_path / "synthetic"
-    sample.synthesize_split(tmp_path / "run", prepared, "test", folder)
-    slices = prepare.open_slices(prepared, "test")
-    (subject,) = slices.subjects
-    first = sample.read_synthetic(folder, subject)
-    assert first.shape == (4, 16, 16) and first.min() >= 0 and first.max() <= 1
-    (folder / f"{subject}.npy").unlink()
-    sample.synthesize_split(tmp_path / "run", prepared, "test", folder)
-    assert (sample.read_synthetic(folder, subject) == first).all()
-    record = json.loads((folder / "synthetic.json").read_text())
-    assert record["run"] == "brats_t1ce_mudiff" and record["seconds_per_slice"] > 0
-    fit(tmp_path / "other", prepared, seed=5)
-    sample.synthesize_split(tmp_path / "other", prepared, "test", folder)
-    assert (sample.read_synthetic(folder, subject) != first).any()
-    with pytest.raises(MudiffError, match="not found"):
-        sample.read_synthetic(folder, "nobody")
-
-
-def test_a_whole_volume_comes_back_on_its_own_grid(prepared, tmp_path, write_subject, monkeypatch):
-    fit(tmp_path / "run", prepared)
-    affine = np.array([[0, 0, 1.5, -7], [-1, 0, 0, 3], [0, 2, 0, 11], [0, 0, 0, 1.0]])  # slices along axis 1
-    files = write_subject(tmp_path / "mine", "someone", affine)
-    files["t1ce"].unlink()
-    out = sample.synthesize_volume(
-        tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "out.nii.gz", samples=2,
-        uncertainty=tmp_path / "sd.nii.gz",
-    )  # fmt: skip
-    made, source = nibabel.load(out), nibabel.load(files["t1"])
-    assert made.shape == source.shape
-    np.testing.assert_allclose(made.affine, source.affine)
-    assert made.header.get_zooms() == source.header.get_zooms()
-    voxels = made.get_fdata()
-    background = np.logical_and.reduce(
-        [nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")]
-    )
-    assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
-    assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
-    monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
-    again = sample.synthesize_volume(
-        tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "2.nii", samples=2
-    )
-    np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
-    for output, uncertainty in ((files["t1"], None), (tmp_path / "x.nii", tmp_path / "x.nii")):
-        with pytest.raises(MudiffError, match="names of its own"):
-            sample.synthesize_volume(
-                tmp_path / "run",
-                tmp_path / "mine/someone",
-                "T1CE",
-                output,
-                samples=2,
-                uncertainty=uncertainty,
-            )
-    with pytest.raises(MudiffError, match="makes T1CE"):
-        sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T2", tmp_path / "o.nii")
-    files["t2"].unlink()
-    with pytest.raises(MudiffError, match="T2 not found"):
-        sample.synthesize_volume(tmp_path / "run", tmp_path / "mine/someone", "T1CE", tmp_path / "o.nii")
 
 
 @pytest.mark.parametrize("method", ["pgan", "hinet", "ddpm"])  # dropout; running statistics; averaged weights
