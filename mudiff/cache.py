@@ -56,7 +56,7 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
         return read(path, key)
     result = compute()
     # Where nothing can be written it is computed each time.
-    with contextlib.suppress(MudiffError), paths.replacing(path) as temporary:
+    with contextlib.suppress(MudiffError), paths.atomic_write(path) as temporary:
         temporary.write_bytes(write(result, key))
     return result
 

@@ -4,14 +4,18 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mudiff.errors import MudiffError
 
-_NO_PLACE = (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 def root() -> Path:
@@ -73,63 +77,53 @@ def manifests() -> Path:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder, met while `path` is written, into a `MudiffError`."""
+def clear_os_errors(path: Path, among: tuple[int, ...] = (*_FULL, *_FORBIDDEN)) -> Iterator[None]:
+    """Turn a full disk or a place that cannot be written, met while `path` is written, into a `MudiffError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MudiffError(
-                f"{path}: the disk is full; free some space and run the same command again "
-                "(what stood there before is untouched)."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, *_NO_PLACE):
-            raise MudiffError(
-                f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to."
-            ) from error
-        raise
+        if error.errno not in among:
+            raise
+        if error.errno in _FULL:
+            raise MudiffError(f"{path}: the disk is full; free some space and run it again.") from error
+        reason = os.strerror(error.errno)
+        raise MudiffError(
+            f"{path}: cannot be written ({reason}); choose a folder that you may write to."
+        ) from error
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success and vanishes on failure.
 
-    Whatever stood at `path` stays whole until the new file is complete and on disk.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write; its folder is made.
+    Whatever stood at `path` stays whole until the new file is complete and on disk. Its folder is made.
 
     Raises
     ------
     MudiffError
-        If the disk is full or the folder cannot be written.
+        If the disk is full or the folder cannot be written. Other errors of the block pass unchanged.
     """
     path = Path(path)
-    temporary = None
+    # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
     try:
-        with explained(path):
+        with clear_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
-            handle, name = tempfile.mkstemp(
-                dir=path.parent, prefix=".tmp-", suffix="".join(path.suffixes[-2:])
-            )
-            os.close(handle)
-            temporary = Path(name)
+            temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
+        with clear_os_errors(path, _FULL):
             yield temporary
+        with clear_os_errors(path):
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
     finally:
-        if temporary is not None:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` in one move."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

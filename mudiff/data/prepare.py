@@ -159,7 +159,7 @@ def _prepare_subject(
     record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint()}
     record["sources"] = {name: _source(path) for name, path in files.items()}
     for suffix, array in ((".npy", images), (".masks.npy", masks)):
-        with paths.replacing(folder / split / f"{subject}{suffix}") as temporary:
+        with paths.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
             np.save(temporary, array, allow_pickle=False)
     paths.write_json(folder / split / f"{subject}.json", record)
     return record

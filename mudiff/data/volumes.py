@@ -105,7 +105,7 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
     header.set_data_dtype(np.float32)
     header["cal_min"] = header["cal_max"] = 0  # display range of the input, wrong for the output
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    with paths.replacing(Path(path)) as temporary:
+    with paths.atomic_write(Path(path)) as temporary:
         nibabel.save(kind(data.astype(np.float32).reshape(shape), like.affine, header), temporary)
 
 

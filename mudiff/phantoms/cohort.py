@@ -181,7 +181,7 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
         image.header.set_xyzt_units("mm")
         if recipe.dataset == "healthy":  # BIDS files mostly lie right, anterior, superior
             image = nibabel.as_closest_canonical(image)
-        with paths.replacing(file) as temporary:
+        with paths.atomic_write(file) as temporary:
             nibabel.save(image, temporary)
 
 

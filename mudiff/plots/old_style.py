@@ -107,9 +107,9 @@ def save(figure: "Figure", path: Path | str) -> list[Path]:
     """
     files = [Path(f"{path}.png"), Path(f"{path}.svg")]
     picture = _png(figure)
-    with paths.replacing(files[0]) as temporary:
+    with paths.atomic_write(files[0]) as temporary:
         temporary.write_bytes(picture)
-    with style(), paths.replacing(files[1]) as temporary:
+    with style(), paths.atomic_write(files[1]) as temporary:
         metadata = {"Date": None, "Creator": None, "Description": caption(figure)}
         figure.savefig(temporary, format="svg", metadata=metadata)
     return files

@@ -48,7 +48,7 @@ def publish(
     if figure is not None:
         with style():
             for suffix, metadata in ((".png", {"Software": None}), (".svg", _svg(figure))):
-                with paths.replacing(path.with_name(name + suffix)) as temporary:
+                with paths.atomic_write(path.with_name(name + suffix)) as temporary:
                     figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
         paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
         _display(figure, figure.get_label())

@@ -99,7 +99,7 @@ def synthesize_split(
         if not path.is_file():
             images = sample_slices(method, slices, slices.subject(subject), seed)
             count += len(images)
-            with paths.replacing(path) as temporary, temporary.open("wb") as file:
+            with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.round(images * 65535).astype(np.uint16), allow_pickle=False)
     if count:
         seconds = (time.monotonic() - began) / count

@@ -90,7 +90,7 @@ def draw(
     path = paths.analysis(profile, "uncertainty") / f"{Path(run).name}_{key[:12]}.npy"
     if not path.is_file():
         values = np.round(_draw(method, test, rows, count) * 65535).astype(np.uint16)
-        with paths.replacing(path) as temporary, temporary.open("wb") as file:
+        with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.save(file, values, allow_pickle=False)
     values = np.load(path, allow_pickle=False).astype(TYPE) / 65535  # (1 + N, n, S, S)
     truth = (test.images(rows, method.settings.target) + 1) / 2

@@ -98,7 +98,7 @@ def claim(names: Sequence[str]) -> int:
 
 
 def _lock(path: Path) -> bool:
-    with paths.explained(path):
+    with paths.clear_os_errors(path):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         file = path.open("w")
     try:

@@ -33,7 +33,7 @@ from mudiff.training.memory import keep_freed_memory
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder alone; wait while another living process holds it."""
-    with paths.explained(folder):
+    with paths.clear_os_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder, since a run of other settings is moved aside with all that is in it.
         lock = (folder.parent / f".{folder.name}.lock").open("w")
@@ -63,7 +63,7 @@ def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     if folder.is_dir() and any(folder.iterdir()):  # other settings, or nobody knows which
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
-        with paths.explained(folder):
+        with paths.clear_os_errors(folder):
             folder.rename(aside)
     paths.write_json(folder / "settings.json", _claimed(settings, data_hash))
 
@@ -75,7 +75,7 @@ def is_complete(folder: Path) -> bool:
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write what a resumed run needs, in one move."""
-    with paths.replacing(folder / "state.pt") as temporary, temporary.open("wb") as file:
+    with paths.atomic_write(folder / "state.pt") as temporary, temporary.open("wb") as file:
         _torch_save(state, file, folder / "state.pt")
 
 
@@ -111,7 +111,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], settings: Settings) -> 
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with paths.replacing(path) as temporary:
+    with paths.atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"fingerprint": settings.fingerprint()})
         except OSError:
@@ -181,7 +181,7 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
 def append_log(folder: Path, line: dict[str, Any]) -> None:
     """Append one line to ``log.jsonl``."""
     path = folder / "log.jsonl"
-    with paths.explained(path), path.open("a", encoding="utf-8") as file:
+    with paths.clear_os_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -140,7 +140,7 @@ def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (output.parent / f".{output.stem}.lock").open("w") as lock, paths.replacing(output) as temporary:
+    with (output.parent / f".{output.stem}.lock").open("w") as lock, paths.atomic_write(output) as temporary:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             with _own_kernel():

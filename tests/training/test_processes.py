@@ -279,7 +279,7 @@ def full_disk_in_the_first(trainer: train.Trainer) -> None:
 
 
 def no_space() -> None:
-    with paths.explained(Path("state.pt")):
+    with paths.clear_os_errors(Path("state.pt")):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -1,13 +1,11 @@
-"""Settings, profiles, variants, and files written in one move."""
+"""Settings, profiles and variants."""
 
 import dataclasses
-import errno
 import json
 
 import pytest
 import torch
 
-from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.methods import Batch, build
@@ -108,26 +106,3 @@ def test_profiles_hold_runs_that_exist(name):
             assert settings.preparation() == profiles.preparation(name, dataset)
             assert target not in settings.conditions
             assert {target, *settings.conditions} <= set(datasets.dataset(dataset).contrasts)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    paths.write_text(path, "first")
-    with pytest.raises(KeyError), paths.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyError
-    with pytest.raises(MudiffError, match="disk is full"), paths.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert path.read_text() == "first" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
-    (tmp_path / "a file").write_text("")
-    with pytest.raises(MudiffError, match="cannot be written"):
-        paths.write_text(tmp_path / "a file" / "inside", "text")
-
-
-def test_damaged_and_missing_json_is_named(tmp_path):
-    with pytest.raises(MudiffError, match="not found"):
-        paths.read_json(tmp_path / "absent.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(MudiffError, match=r"bad\.json"):
-        paths.read_json(tmp_path / "bad.json")

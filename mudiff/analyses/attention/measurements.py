@@ -243,6 +243,6 @@ def measured(
         if kept["key"].item() == key:
             return Measurements(**{name: kept[name] for name in names})
     result = measure(method, slices, most, seed)
-    with paths.replacing(path) as temporary, temporary.open("wb") as file:
+    with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, key=np.array(key), **{name: getattr(result, name) for name in names})
     return result

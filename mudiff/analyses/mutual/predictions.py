@@ -94,7 +94,7 @@ def collect(trained: Trained, seed: int = 0) -> Path:
             continue
         images = predict(trained.method, trained.slices, trained.slices.subject(subject), seed)
         for name, path in files.items():
-            with paths.replacing(path) as temporary, temporary.open("wb") as file:
+            with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.round(images[name] * 65535).astype(np.uint16), allow_pickle=False)
     return folder
 

@@ -213,7 +213,7 @@ def synthesise(found: Study) -> int:
             stack = np.round(images * 65535).astype(np.uint16)
             count += len(stack)
         file = found.folder(name, strength) / f"{subject}.npy"
-        with paths.replacing(file) as temporary, temporary.open("wb") as opened:
+        with paths.atomic_write(file) as temporary, temporary.open("wb") as opened:
             np.save(opened, stack, allow_pickle=False)
     return count
 

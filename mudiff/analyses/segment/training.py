@@ -150,7 +150,7 @@ def _train(network: nn.Module, recipe: Recipe, profile: str, key: str, progress:
     paths.write_text(folder(profile) / "training.csv", log.to_csv(index=False, lineterminator="\n"))
     # Written last and in one move: a network whose key is right is complete.
     metadata = {"key": key, "recipe": json.dumps(dataclasses.asdict(recipe)), "epoch": str(chosen)}
-    with paths.replacing(folder(profile) / "weights.safetensors") as temporary:
+    with paths.atomic_write(folder(profile) / "weights.safetensors") as temporary:
         save_file({k: v.contiguous() for k, v in kept.items()}, temporary, metadata)
 
 
