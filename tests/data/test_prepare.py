@@ -229,7 +229,7 @@ def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mudiff import data
+from mudiff.data import prepare as data
 from mudiff.settings import Preparation
 
 left, flush = int(sys.argv[3]), os.fsync
