@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from mudiff.errors import MudiffError
 
+PHANTOM_MARK = "mudiff phantom"
+"""How the NIfTI field `descrip` of a phantom's volume begins: it tells phantoms from patients."""
+
 LABELS = {"t1": "T1", "t1ce": "T1CE", "t2": "T2", "flair": "FLAIR", "dwi": "DWI"}
 """Contrast name in code and file names -> name in figures and tables."""
 

@@ -177,7 +177,7 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
     affine = atlas.Grid(recipe.spacing).affine
     for name, file in subject_files(recipe.dataset, folder, number).items():
         image = nibabel.Nifti1Image(volumes[name], affine)
-        image.header["descrip"] = f"mudiff phantom {recipe.fingerprint}"
+        image.header["descrip"] = f"{datasets.PHANTOM_MARK} {recipe.fingerprint}"
         image.header.set_xyzt_units("mm")
         if recipe.dataset == "healthy":  # BIDS files mostly lie right, anterior, superior
             image = nibabel.as_closest_canonical(image)
