@@ -6,30 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.methods.adversarial import Adversarial, Drop, check_multiple, distance, leaky, least_squares
+from mudiff.methods.adversarial import Adversarial
 from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
-
-class Convolution(nn.Module):
-    """A 3x3 convolution, BatchNorm and an activation: leaky on the way down, ReLU on the way up."""
-
-    def __init__(self, inputs: int, outputs: int, slope: float) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
-        self.slope = slope
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return (B, outputs, H, W) from h (B, inputs, H, W)."""
-        return F.leaky_relu(self.norm(self.conv(h)), self.slope)
-
-
 DOWN, UP = 0.2, 0.0
-"""Slopes of the activations."""
+"""Slopes of the activations: leaky on the way down, ReLU on the way up."""
 
 
 def _chain(*widths: int, slope: float) -> nn.Sequential:
-    return nn.Sequential(*(Convolution(a, b, slope) for a, b in pairwise(widths)))
+    """Return 3x3 convolutions, each with BatchNorm and an activation."""
+    layers = (
+        (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.LeakyReLU(slope)) for a, b in pairwise(widths)
+    )
+    return nn.Sequential(*(layer for group in layers for layer in group))
 
 
 def _double(h: Tensor) -> Tensor:
@@ -74,8 +64,8 @@ class MixedFusion(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, slope: float, first: bool = False) -> None:
         super().__init__()
-        self.mix = Convolution(3 * inputs, inputs, slope)
-        self.merge = Convolution(inputs * (1 if first else 2), outputs, slope)
+        self.mix = _chain(3 * inputs, inputs, slope=slope)
+        self.merge = _chain(inputs * (1 if first else 2), outputs, slope=slope)
 
     def forward(self, features: Tensor, before: Tensor | None = None) -> Tensor:
         """Return (B, outputs, H, W) from the contrasts' features (n, B, C, H, W) and the fusion so far."""
@@ -88,22 +78,14 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, n_conditions: int, settings: Settings) -> None:
         super().__init__()
-        check_multiple(settings, 8, 8, "Hi-Net's generator")
         w = settings.width
         self.encoders = nn.ModuleList(Encoder(w) for _ in range(n_conditions))
         self.decoders = nn.ModuleList(Decoder(w) for _ in range(n_conditions))
-        self.down = nn.ModuleList(
-            [
-                MixedFusion(w, 2 * w, DOWN, first=True),
-                MixedFusion(2 * w, 4 * w, DOWN),
-                MixedFusion(4 * w, 4 * w, DOWN),
-            ]
-        )
+        down, up = ((w, 2 * w), (2 * w, 4 * w), (4 * w, 4 * w)), ((4 * w, 2 * w), (2 * w, w), (w, w))
+        self.down = nn.ModuleList(MixedFusion(*widths, DOWN, first=widths[0] == w) for widths in down)
         self.bottleneck = _chain(4 * w, 8 * w, slope=DOWN)
         self.widen = _chain(8 * w, 4 * w, slope=UP)
-        self.up = nn.ModuleList(
-            [MixedFusion(4 * w, 2 * w, UP), MixedFusion(2 * w, w, UP), MixedFusion(w, w, UP)]
-        )
+        self.up = nn.ModuleList(MixedFusion(*widths, UP) for widths in up)
         self.end = _chain(w, w, slope=UP)
         self.last = nn.Conv2d(w, 1, 3, padding=1)
 
@@ -111,9 +93,9 @@ class FusionNetwork(nn.Module):
         """Return the target and each condition's reconstruction, (B, 1+n, H, W) in [-1, 1]."""
         encoded = [encoder(y[:, i : i + 1]) for i, encoder in enumerate(self.encoders)]
         scales = [torch.stack(features) for features in zip(*encoded, strict=True)]  # (n, B, C, h, w) each
-        h = None
-        for k, (fusion, features) in enumerate(zip(self.down, scales, strict=True)):
-            h = fusion(features, h if k == 0 else F.max_pool2d(h, 2))
+        h = self.down[0](scales[0])
+        for fusion, features in zip(self.down[1:], scales[1:], strict=True):
+            h = fusion(features, F.max_pool2d(h, 2))
         h = self.widen(self.bottleneck(h))
         for fusion, features in zip(self.up, reversed(scales), strict=True):
             h = _double(fusion(features, h))
@@ -123,22 +105,20 @@ class FusionNetwork(nn.Module):
 
 
 class ImageCritic(nn.Module):
-    """Judges the target alone, without the conditions: four halvings and a map of patches."""
+    """Judges the target alone, without the conditions: `critic_blocks` halvings and a map of patches."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        halvings = settings.critic_blocks
-        check_multiple(settings, 1, 2 ** (halvings + 1) + 1, f"Hi-Net's critic of {halvings} halvings")
-        widths = [1] + [settings.critic_width * 2**k for k in range(halvings)]
+        widths = [1] + [settings.critic_width * 2**k for k in range(settings.critic_blocks)]
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[2:])
         self.last = nn.Conv2d(widths[-1], 1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 1, h, w) of x (B, 1, H, W)."""
-        h = leaky(self.down[0](x))
+        h = F.leaky_relu(self.down[0](x), 0.2)
         for conv, norm in zip(self.down[1:], self.norms, strict=True):
-            h = leaky(norm(conv(h)))
+            h = F.leaky_relu(norm(conv(h)), 0.2)
         return self.last(h)
 
 
@@ -155,23 +135,16 @@ class HiNet(Adversarial):
         super().__init__(settings)
         self.generator = FusionNetwork(len(settings.conditions), settings)
         self.critic = ImageCritic(settings)
-        self._finish(generator)
+        self._finish(generator, 8, 2 ** (settings.critic_blocks + 1) + 1)
 
-    def generate(self, conditions: Tensor, drop: Drop) -> Tensor:
-        """Return the target and the conditions' reconstructions, (B, 1+n, H, W)."""
-        return self.generator(conditions)
+    def judge(self, batch: Batch, image: Tensor) -> Tensor:
+        """Return logits (B, 1, h, w) of the target."""
+        return self.critic(image[:, :1])
 
-    def critic_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
-        """Return half the squared distance of true patches from 1 and of generated ones from 0."""
-        true, false = self.critic(batch.target), self.critic(made[:, :1])
-        return {"critic": (least_squares(true, 1) + least_squares(false, 0)) / 2}
-
-    def generator_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
-        """Return the squared distance from 1, L1 of the target, and L1 summed over the reconstructions."""
-        settings, n = self.settings, batch.conditions.shape[1]
-        reconstruction = n * distance(made[:, 1:], batch.conditions)
-        return {
-            "adversarial": settings.weight_adversarial * least_squares(self.critic(made[:, :1]), 1),
-            "supervised": settings.weight_supervised * distance(made[:, :1], batch.target),
-            "reconstruction": settings.weight_reconstruction * reconstruction,
-        }
+    def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Return the adversarial term, L1 of the target, and L1 summed over the reconstructions."""
+        n = batch.conditions.shape[1]
+        reconstruction = (
+            self.settings.weight_reconstruction * n * F.l1_loss(fake[:, 1:].float(), batch.conditions)
+        )
+        return super().generator_losses(batch, fake) | {"reconstruction": reconstruction}

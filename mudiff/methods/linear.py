@@ -22,7 +22,7 @@ class Linear(Method):
         self.register_buffer("coefficients", torch.zeros(n, dtype=torch.float64))
 
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Add the batch to the normal equations and solve them; returns the batch's mean squared error."""
+        """Add the batch to the normal equations and solve them; return its mean squared error."""
         inside = batch.brain[:, 0]  # (B, H, W)
         y = batch.conditions.movedim(1, -1)[inside].double()  # (voxels, n)
         y = torch.cat([y, torch.ones_like(y[:, :1])], dim=1)

@@ -1,17 +1,12 @@
 """MM-GAN (Sharma and Hamarneh 2020): all contrasts in, the missing one imputed, all contrasts out."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.methods.adversarial import (
-    Adversarial,
-    Drop,
-    check_multiple,
-    distance,
-    leaky,
-    least_squares,
-)
+from mudiff.methods.adversarial import Adversarial, SeededDropout
 from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
@@ -26,35 +21,32 @@ class UNet(nn.Module):
     def __init__(self, channels: int, settings: Settings) -> None:
         super().__init__()
         levels = settings.levels
-        check_multiple(settings, 2**levels, 2**levels, f"the U-Net of {levels} levels (setting levels)")
         widths = [settings.width * min(2**k, 8) for k in range(levels)]
         self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in zip([channels, *widths], widths, strict=False)
+            nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise([channels, *widths])
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(widths[k] * (1 if k == levels - 1 else 2), widths[k - 1], 4, 2, 1, bias=False)
             for k in reversed(range(1, levels))
         )
         self.last = nn.Conv2d(2 * widths[0], channels, 4, padding=1)
+        self.drop = SeededDropout(settings.dropout)
 
-    def forward(self, stack: Tensor, drop: Drop) -> Tensor:
+    def forward(self, stack: Tensor) -> Tensor:
         """Return all contrasts (B, n+1, H, W) in [-1, 1] of the imputed stack (B, n+1, H, W)."""
         levels = len(self.down)
-        skips: list[Tensor] = []
-        h = stack
+        skips, h = [], stack
         for k, conv in enumerate(self.down):
             h = conv(h)
-            h = leaky(h if k in (0, levels - 1) else F.instance_norm(h))
-            h = drop(h) if k > 2 else h
+            h = F.leaky_relu(h if k in (0, levels - 1) else F.instance_norm(h), 0.2)
+            h = self.drop(h) if k > 2 else h
             skips.append(h)
         h = skips.pop()
         for k, conv in enumerate(self.up):
             h = F.relu(F.instance_norm(conv(h)))
-            h = drop(h) if k < levels - 4 else h
+            h = self.drop(h) if k < levels - 4 else h
             h = torch.cat([h, skips.pop()], dim=1)
-        h = F.pad(
-            F.interpolate(h, scale_factor=2), (1, 0, 1, 0)
-        )  # one row and column make up for the even kernel
+        h = F.pad(F.interpolate(h, scale_factor=2), (1, 0, 1, 0))  # makes up for the even kernel
         return torch.tanh(self.last(h))
 
 
@@ -63,12 +55,8 @@ class StackCritic(nn.Module):
 
     def __init__(self, channels: int, settings: Settings) -> None:
         super().__init__()
-        halvings = settings.critic_blocks
-        check_multiple(settings, 1, 2 ** (halvings + 1), f"a critic of {halvings} halvings")
-        widths = [settings.critic_width * 2**k for k in range(halvings)]
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 4, 2, 1) for a, b in zip([2 * channels, *widths], widths, strict=False)
-        )
+        widths = [2 * channels] + [settings.critic_width * 2**k for k in range(settings.critic_blocks)]
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], channels, 4, padding=1, bias=False)
 
     def forward(self, stack: Tensor, true: Tensor) -> Tensor:
@@ -76,7 +64,7 @@ class StackCritic(nn.Module):
         h = torch.cat([stack, true], dim=1)
         for k, conv in enumerate(self.down):
             h = conv(h)
-            h = leaky(F.instance_norm(h) if k else h)
+            h = F.leaky_relu(F.instance_norm(h) if k else h, 0.2)
         return self.last(F.pad(h, (1, 0, 1, 0)))
 
 
@@ -86,7 +74,8 @@ class MMGAN(Adversarial):
     Implicit conditioning: the missing contrast is imputed black (-1, which is the zero of the text), the
     given ones replace their own outputs, L1 counts the missing one alone, and the critic's label of a
     generated stack is 0 in the missing contrast only. With one scenario the curriculum is void. Output tanh and
-    the common normalisation take the place of ReLU and division by the mean.
+    the common normalisation take the place of ReLU and division by the mean. The adversarial gradient reaches
+    the generator; one of the released scripts cuts it.
     """
 
     critic_first = False
@@ -94,36 +83,22 @@ class MMGAN(Adversarial):
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
         channels = len(settings.conditions) + 1
-        self.generator = UNet(channels, settings)
-        self.critic = StackCritic(channels, settings)
-        self._finish(generator)
+        self.generator, self.critic = UNet(channels, settings), StackCritic(channels, settings)
+        self._finish(generator, 2**settings.levels, 2 ** (settings.critic_blocks + 1))
 
-    def generate(self, conditions: Tensor, drop: Drop) -> Tensor:
-        """Return the stack (B, n+1, H, W): the generated target, then the given conditions."""
+    def generate(self, conditions: Tensor) -> Tensor:
+        """Return the target (B, 1, H, W); what the network makes of the given contrasts is not used."""
         missing = torch.full_like(conditions[:, :1], -1.0)
-        made = self.generator(torch.cat([missing, conditions], dim=1), drop)
-        return torch.cat([made[:, :1], conditions], dim=1)
+        return self.generator(torch.cat([missing, conditions], dim=1))[:, :1]
 
-    def _judge(self, batch: Batch, stack: Tensor) -> Tensor:
-        return self.critic(stack, torch.cat([batch.target, batch.conditions], dim=1))
+    def judge(self, batch: Batch, image: Tensor) -> Tensor:
+        """Return logits (B, n+1, h, w) of the stack with the image as target, beside the true stack."""
+        stacks = (torch.cat([target, batch.conditions], dim=1) for target in (image, batch.target))
+        return self.critic(*stacks)
 
-    def critic_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+    def critic_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Return half the squared distance of the true stack from 1 and of the other from its labels."""
-        true, false = (
-            self._judge(batch, torch.cat([batch.target, batch.conditions], dim=1)),
-            self._judge(batch, made),
-        )
-        labels = torch.ones_like(false)
+        real, fake = self.judge(batch, batch.target), self.judge(batch, fake)
+        labels = torch.ones_like(fake)
         labels[:, 0] = 0.0  # the missing contrast
-        return {"critic": (least_squares(true, 1) + least_squares(false, labels)) / 2}
-
-    def generator_losses(self, batch: Batch, made: Tensor) -> dict[str, Tensor]:
-        """Return the squared distance of all maps from 1, and L1 of the target.
-
-        The adversarial gradient reaches the generator; one of the released scripts cuts it.
-        """
-        settings = self.settings
-        return {
-            "adversarial": settings.weight_adversarial * least_squares(self._judge(batch, made), 1),
-            "supervised": settings.weight_supervised * distance(made[:, :1], batch.target),
-        }
+        return {"critic": (self.distance(real, 1) + self.distance(fake, labels)) / 2}
