@@ -88,7 +88,7 @@ def fig2b(frame: pd.DataFrame, profile: str) -> "Figure":
             if len(values) <= ANNOTATED:
                 _write_values(axis, values.to_numpy())
         figure.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
-        note = f"{cka.caution(int(slices))} {_about(profile)}".strip()
+        note = _about(profile)
         plots.add_caption(
             figure,
             f"CKA between the layers of {_F1} and {_F2} (Eq. 19), encoders with the middle and decoders apart, in "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
-from mudiff.evaluation.cka import BATCH, Features, alignment, check_count, factor
+from mudiff.evaluation.cka import BATCH, alignment, factor
 from mudiff.methods import Method
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.generators import StructureNetwork, TextureNetwork
@@ -95,8 +95,10 @@ def _unpack(packed: Tensor, n_conditions: int, size: int) -> tuple[Tensor, ...]:
     return x_t, x_p1, conditions, packed[:, pixels].long(), packed[:, pixels + 1 :]
 
 
-def layer_features(method: Method, network: StructureNetwork | TextureNetwork) -> Features:
-    """Return the function of `alignment` for F1 or F2: packed inputs -> the features of each of its `layers`."""
+def layer_features(
+    method: Method, network: StructureNetwork | TextureNetwork
+) -> Callable[[Tensor], list[Tensor]]:
+    """Return a function of F1 or F2: packed inputs of a minibatch -> the `factor` of each of its `layers`."""
     settings, watched = method.settings, layers(network)
 
     def features(packed: Tensor) -> list[Tensor]:
@@ -200,17 +202,16 @@ def compare(
     ]  # a batch mixes subjects and heights
     if alike:
         chosen = chosen[np.argsort(slices.index["slice"].to_numpy()[chosen], kind="stable")]
-    check_count(len(chosen), BATCH)
-    batch = min(BATCH, len(chosen))
+    batch = min(BATCH, len(chosen)) or 1
     chosen = chosen[: len(chosen) // batch * batch]
     firsts, seconds = layers(f1), layers(f2)
-    matrix = alignment(
-        layer_features(method, f1),
-        layer_features(method, f2),
-        (len(firsts), len(seconds)),
-        inputs(method, slices, chosen, t, seed),
-        batch,
-    )
+    packed = inputs(method, slices, chosen, t, seed).split(batch) if len(chosen) else ()
+    with torch.inference_mode():
+        found = [
+            [torch.stack(features(part), dim=1) for part in packed]
+            for features in (layer_features(method, f1), layer_features(method, f2))
+        ]
+    matrix = alignment(*(torch.cat(parts) if parts else torch.zeros(0, 1) for parts in found), batch)
     rows = [
         {
             "part": a.part,
