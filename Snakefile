@@ -132,7 +132,7 @@ rule summary:
     """14: every artefact and every claim."""
     input:
         notebook="notebooks/14_report.ipynb", executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
-        drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(datasets=SHOWN)],
+        drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(available=SHOWN)],
         code=artefacts.code("notebooks/14_report.ipynb"),
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"

@@ -1,4 +1,4 @@
-"""The artefacts: which notebook makes which figure or table, and from which datasets."""
+"""The artefacts: which notebook makes which figure or table, from which datasets and from which code."""
 
 import ast
 import base64
@@ -11,27 +11,74 @@ from pathlib import Path
 from typing import Any
 
 from mudiff import paths
-from mudiff.data import datasets as tasks
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
 
-FIGURE, TABLE = (".png", ".svg"), (".csv", ".md", ".tex")
+FIGURE, TABLE = (".png", ".svg", ".txt"), (".csv", ".md", ".tex")
 DRAWN = (*FIGURE, ".csv")  # a figure with the numbers that it draws
-PROTOCOLS = ("_released", "_masked")
+BOTH = ("_released", "_masked")  # a table under both protocols
+_B, _I, _H, _U = "brats", "isles", "healthy", "unseen"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """One figure or table: its notebook, its title, the files it is written as, the datasets it can show."""
+    """One figure or table.
+
+    Attributes
+    ----------
+    notebook, title : str
+        What makes it, and its name in texts.
+    datasets : tuple of str
+        One of them is enough; "unseen": see `at_hand`.
+    suffixes, parts : tuple of str
+        The files' names are the artefact's name, a part, a suffix.
+    """
 
     notebook: str
     title: str
+    datasets: tuple[str, ...]
     suffixes: tuple[str, ...] = FIGURE
     parts: tuple[str, ...] = ("",)
-    datasets: tuple[str, ...] = ()  # one of them is enough; empty: whatever is there; "unseen": see `at_hand`
 
     def files(self, name: str) -> list[str]:
-        """Return the names of the files, which begin with the artefact's `name`."""
+        """Return the names of the files."""
         return [name + part + suffix for part in self.parts for suffix in self.suffixes]
+
+
+ARTEFACTS = {
+    "fig1a": Artefact("00_overview", "Fig. 1a: subjects, splits and contrasts", tuple(datasets.DATASETS)),
+    "table1": Artefact(
+        "04_whole_brain_metrics", "Table 1: accuracy in the whole brain", (_B, _I), TABLE, BOTH
+    ),
+    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", (_B,)),
+    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", (_I,)),
+    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", (_B,)),
+    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES", (_I,)),
+    "table2": Artefact("05_lesion_metrics", "Table 2: accuracy in the lesions", (_B, _I), TABLE, BOTH),
+    "fig1d": Artefact("05_lesion_metrics", "Fig. 1d: accuracy in the lesions, per method", (_B, _I)),
+    "supp5": Artefact("05_lesion_metrics", "Supplementary Data 5: distributions on BraTS", (_B,)),
+    "supp6": Artefact("05_lesion_metrics", "Supplementary Data 6: distributions on ISLES", (_I,)),
+    "significance": Artefact("06_significance", "Significance of the differences", (_B, _I), TABLE + FIGURE),
+    "fig2b": Artefact("07_mutual_learning", "Fig. 2b: alignment (CKA) of both networks", (_B,), DRAWN),
+    "fig2c": Artefact("07_mutual_learning", "Fig. 2c: gates, losses, predictions", (_B,)),
+    "fig5c": Artefact("07_mutual_learning", "Fig. 5c: each prediction and both", (_B,)),
+    "fig5d": Artefact("07_mutual_learning", "Fig. 5d: accuracy of each prediction and of both", (_B,), DRAWN),
+    "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", (_B,), DRAWN),
+    "fig5b": Artefact("08_attention", "Fig. 5b: attentive masks", (_B,), DRAWN),
+    "fig4a": Artefact("09_motion_robustness", "Fig. 4a: synthesis under motion", (_B,), DRAWN),
+    "fig4b": Artefact("09_motion_robustness", "Fig. 4b: accuracy under motion", (_B,), DRAWN),
+    "fig4c": Artefact("10_segmentation", "Fig. 4c: Dice with synthetic contrasts", (_B,), TABLE),
+    "fig4d": Artefact("10_segmentation", "Fig. 4d: tumour masks", (_B,)),
+    "fig5e": Artefact("11_ablations", "Fig. 5e: number of steps T", (_B,), DRAWN),
+    "fig5f": Artefact("11_ablations", "Fig. 5f: critic and Fréchet distance", (_B,), DRAWN),
+    "fig5g": Artefact("11_ablations", "Fig. 5g: ablations, whole brain", (_B,), DRAWN),
+    "fig5h": Artefact("11_ablations", "Fig. 5h: ablations, lesions", (_B,), DRAWN),
+    "fig5i": Artefact("11_ablations", "Fig. 5i: pictures of each ablation", (_B,)),
+    "supp3": Artefact("12_generalisation", "Supplementary Data 3: unseen subjects", (_U,), TABLE + FIGURE),
+    "supp4a": Artefact("12_generalisation", "Supplementary Data 4a: healthy subjects", (_H,)),
+    "supp4b": Artefact("12_generalisation", "Supplementary Data 4b: healthy subjects", (_H,), TABLE, BOTH),
+}
+"""Name (with which the files begin) -> artefact, in the order of the notebooks."""
 
 
 @dataclass(frozen=True)
@@ -68,82 +115,21 @@ ANALYSES = {
 }
 """Notebook -> what it needs, for all but preparation, training, sampling and the report."""
 
-_LESIONS = ("brats", "isles")
-
-ARTEFACTS = {
-    "fig1a": Artefact("00_overview", "Fig. 1a: subjects, splits and contrasts"),
-    "table1": Artefact(
-        "04_whole_brain_metrics", "Table 1: accuracy in the whole brain", TABLE, PROTOCOLS, _LESIONS
-    ),
-    "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", datasets=("brats",)),
-    "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", datasets=("isles",)),
-    "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", datasets=("brats",)),
-    "supp2": Artefact("04_whole_brain_metrics", "Supplementary Data 2: more of ISLES", datasets=("isles",)),
-    "table2": Artefact("05_lesion_metrics", "Table 2: accuracy in the lesions", TABLE, PROTOCOLS, _LESIONS),
-    "fig1d": Artefact("05_lesion_metrics", "Fig. 1d: accuracy in the lesions, per method", datasets=_LESIONS),
-    "supp5": Artefact(
-        "05_lesion_metrics", "Supplementary Data 5: distributions on BraTS", datasets=("brats",)
-    ),
-    "supp6": Artefact(
-        "05_lesion_metrics", "Supplementary Data 6: distributions on ISLES", datasets=("isles",)
-    ),
-    "significance": Artefact(
-        "06_significance", "Significance of the differences", TABLE + FIGURE, datasets=_LESIONS
-    ),
-    "fig2b": Artefact(
-        "07_mutual_learning", "Fig. 2b: alignment (CKA) of both networks", DRAWN, datasets=("brats",)
-    ),
-    "fig2c": Artefact("07_mutual_learning", "Fig. 2c: gates, losses, predictions", datasets=("brats",)),
-    "fig5c": Artefact("07_mutual_learning", "Fig. 5c: each prediction and both", datasets=("brats",)),
-    "fig5d": Artefact(
-        "07_mutual_learning", "Fig. 5d: accuracy of each prediction and of both", DRAWN, datasets=("brats",)
-    ),
-    "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", DRAWN, datasets=("brats",)),
-    "fig5b": Artefact("08_attention", "Fig. 5b: attentive masks", DRAWN, datasets=("brats",)),
-    "fig4a": Artefact("09_motion_robustness", "Fig. 4a: synthesis under motion", DRAWN, datasets=("brats",)),
-    "fig4b": Artefact("09_motion_robustness", "Fig. 4b: accuracy under motion", DRAWN, datasets=("brats",)),
-    "fig4c": Artefact(
-        "10_segmentation", "Fig. 4c: Dice with synthetic contrasts", TABLE, datasets=("brats",)
-    ),
-    "fig4d": Artefact("10_segmentation", "Fig. 4d: tumour masks", datasets=("brats",)),
-    "fig5e": Artefact("11_ablations", "Fig. 5e: number of steps T", DRAWN, datasets=("brats",)),
-    "fig5f": Artefact("11_ablations", "Fig. 5f: critic and Fréchet distance", DRAWN, datasets=("brats",)),
-    "fig5g": Artefact("11_ablations", "Fig. 5g: ablations, whole brain", DRAWN, datasets=("brats",)),
-    "fig5h": Artefact("11_ablations", "Fig. 5h: ablations, lesions", DRAWN, datasets=("brats",)),
-    "fig5i": Artefact("11_ablations", "Fig. 5i: pictures of each ablation", datasets=("brats",)),
-    "supp3": Artefact(
-        "12_generalisation", "Supplementary Data 3: unseen subjects", TABLE + FIGURE, datasets=("unseen",)
-    ),
-    "supp4a": Artefact(
-        "12_generalisation", "Supplementary Data 4a: synthesis on healthy brains", datasets=("healthy",)
-    ),
-    "supp4b": Artefact(
-        "12_generalisation",
-        "Supplementary Data 4b: accuracy on healthy brains",
-        TABLE,
-        PROTOCOLS,
-        ("healthy",),
-    ),
-}
-"""Every artefact, in the order of the notebooks (Fig. 1b, 1c and 2a of the paper are drawings)."""
-
-
-def possible(name: str, datasets: Collection[str] | None = None) -> bool:
-    """Tell whether an artefact can be made from `datasets` (None: all of the paper's)."""
-    wanted = ARTEFACTS[name].datasets
-    return datasets is None or not wanted or not set(wanted).isdisjoint(datasets)
-
 
 def at_hand(profile: str) -> list[str]:
     """Return the datasets that are prepared, and "unseen" where there are subjects that no training saw."""
-    names = [name for name in tasks.DATASETS if paths.prepared(profile, name).is_dir()]
-    return [*names, "unseen"] if (paths.unseen(profile, "brats") / "prepared").is_dir() else names
+    names = [name for name in datasets.DATASETS if paths.prepared(profile, name).is_dir()]
+    return names + ["unseen"] * (paths.unseen(profile, "brats") / "prepared").is_dir()
 
 
-def files(notebook: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
-    """Return the names of the files that `notebook` (or all of them) writes into the figures' folder."""
-    chosen = {k: a for k, a in ARTEFACTS.items() if notebook in (None, a.notebook) and possible(k, datasets)}
-    return [file for name, artefact in chosen.items() for file in artefact.files(name)]
+def files(notebook: str | None = None, available: Collection[str] | None = None) -> list[str]:
+    """Return the files that a notebook (or all) writes into the figures' folder from the `available` datasets."""
+    found = []
+    for name, artefact in ARTEFACTS.items():
+        possible = available is None or not set(artefact.datasets).isdisjoint(available)
+        if notebook in (None, artefact.notebook) and possible:
+            found += artefact.files(name)
+    return found
 
 
 def code(start: str) -> list[str]:
@@ -170,12 +156,12 @@ def _imports(path: Path, root: Path) -> set[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    files = (root / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py"))
-    return {file for file in files if file.is_relative_to(root / "mudiff") and file.is_file()}
+    wanted = (root / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py"))
+    return {file for file in wanted if file.is_relative_to(root / "mudiff") and file.is_file()}
 
 
-def check_figures(folder: Path, datasets: Collection[str] | None = None) -> None:
-    """Check that a figures' folder holds every artefact that `datasets` suffice for, and nothing else.
+def check_figures(folder: Path, available: Collection[str] | None = None) -> None:
+    """Check that a figures' folder holds every artefact that the datasets suffice for, and nothing else.
 
     Raises
     ------
@@ -183,7 +169,7 @@ def check_figures(folder: Path, datasets: Collection[str] | None = None) -> None
         If a file is missing, or is there and no notebook writes it: it may be left from another time.
     """
     there = {path.name for path in Path(folder).iterdir() if not path.name.startswith(".")}
-    expected = set(files(datasets=datasets))
+    expected = set(files(available=available))
     if there - expected:
         raise MudiffError(f"{folder}: no notebook writes {', '.join(sorted(there - expected))}; delete it.")
     if expected - there:
@@ -191,65 +177,31 @@ def check_figures(folder: Path, datasets: Collection[str] | None = None) -> None
 
 
 def gallery(folder: Path) -> Any:
-    """Return a thumbnail of every artefact with the notebook that makes it, as HTML for a notebook's output.
-
-    Parameters
-    ----------
-    folder : Path
-        The figures' folder.
-    """
+    """Return every artefact with its files and the notebook that makes it, as HTML for a notebook's output."""
     from IPython.display import HTML
 
     tiles = []
     for name, artefact in ARTEFACTS.items():
         there = [Path(folder) / file for file in artefact.files(name) if (Path(folder) / file).exists()]
-        pictures = [path for path in there if path.suffix == ".png"]
-        shown = _thumbnail((pictures or there)[0], artefact.title) if there else "<p>not made</p>"
-        names = " ".join(f'<code class="file">{path.name}</code>' for path in there)
+        picture = next((path for path in there if path.suffix == ".png"), None)
+        data = base64.b64encode(picture.read_bytes()).decode() if picture else ""
+        shown = (
+            f'<img alt="{html.escape(artefact.title)}" src="data:image/png;base64,{data}">' if data else ""
+        )
+        names = " ".join(f'<code class="file">{path.name}</code>' for path in there) or "not made"
         tiles.append(
-            f'<figure class="tile">{shown}<figcaption><b>{html.escape(artefact.title)}</b><br>'
-            f'{names}<br>from <a href="{artefact.notebook}.ipynb">{artefact.notebook}</a></figcaption></figure>'
+            f'<figure class="tile">{shown}<figcaption><b>{html.escape(artefact.title)}</b><br>{names}<br>'
+            f'from <a href="{artefact.notebook}.ipynb">{artefact.notebook}</a></figcaption></figure>'
         )
     return HTML('<div class="gallery">' + "".join(tiles) + "</div>")
 
 
 def _thumbnail(path: Path, title: str, width: int = 360) -> str:
-    if path.suffix == ".csv":
-        return _preview(path)
     from PIL import Image
 
+    buffer = io.BytesIO()
     with Image.open(path) as image:
         image.thumbnail((width, width))
-        buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-
-
-def _preview(path: Path) -> str:
-    """Return what a thumbnail has room for: the best methods of each task, or Dice; else the table's beginning."""
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    if {"metric", "rank"} <= set(frame):
-        return _best_methods(frame)
-    if {"task", "method", "dice"} <= set(frame):
-        whole = frame[frame["region"] == "whole"]
-        small = whole.pivot_table(index="task", columns="method", values="dice", sort=False)
-        small = small.rename(columns=tasks.METHODS).rename_axis(columns=None).reset_index()
-        text = "<small>Dice of the whole tumour, mean over subjects</small>"
-        return text + small.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="–")
-    return frame.iloc[:5, :4].to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
-
-
-def _best_methods(frame: Any) -> str:
-    psnr = frame[(frame["metric"] == "psnr") & frame["rank"].isin((1, 2))]
-    task = psnr["dataset"].map(lambda d: tasks.DATASETS[d].label) + " " + psnr["target"].map(tasks.LABELS)
-    cell = psnr["method"].map(tasks.METHODS) + psnr["mean"].map(" {:.2f}".format)
-    place = psnr["rank"].map({1: "best", 2: "second best"})
-    small = cell.groupby([task.rename("task"), place], sort=False).agg(", ".join).unstack()
-    small = (
-        small.reindex(index=task.unique(), columns=["best", "second best"]).fillna("–").rename_axis("task")
-    )
-    text = f"<small>PSNR in dB, protocol {html.escape(frame['protocol'][0])}</small>"
-    return text + small.rename_axis(columns=None).reset_index().to_html(index=False, border=0)
