@@ -78,6 +78,12 @@ class Slices:
             raise MudiffError(f"subject {name!r} is not in {self._folder}; choose one of its subjects.")
         return self._rows[name].copy()
 
+    def example(self, subject: str) -> int:
+        """Return the index of the slice of a subject that is shown: with the largest lesion, else the middle one."""
+        indices = self.subject(subject)
+        area = (self.lesion(indices) > 0).sum(axis=(1, 2))
+        return int(indices[area.argmax() if area.any() else len(indices) // 2])
+
     def _gather(self, suffix: str, indices: Sequence[int] | np.ndarray, channel: int) -> np.ndarray:
         places = np.asarray(indices, dtype=np.intp).reshape(-1)
         if not len(places):
