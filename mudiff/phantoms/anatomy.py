@@ -1,75 +1,138 @@
 """Anatomy of the phantoms: a deformed ICBM 2009 brain, its tissues, vessels and lesions."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from mudiff.phantoms import lesions
-from mudiff.phantoms.atlas import CENTRE, Array, Grid, Template, load_template
 from mudiff.phantoms.signals import TISSUES
+
+Array = np.ndarray
+FIELD_OF_VIEW = np.array([172.0, 204.0, 160.0])  # mm along x, y, z
+CENTRE = np.array([0.0, -18.0, 3.0])  # its middle in MNI coordinates, mm
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxel grid with axes left, posterior, superior, as in BraTS."""
+
+    spacing: float  # mm
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        return tuple(round(length / self.spacing) for length in FIELD_OF_VIEW)
+
+    @property
+    def affine(self) -> Array:
+        """Voxel -> MNI coordinates."""
+        sides = np.array([-1, -1, 1]) * self.spacing
+        affine = np.diag([*sides, 1.0])
+        affine[:3, 3] = CENTRE - sides * (np.array(self.shape) - 1) / 2
+        return affine
+
+    def positions(self) -> Array:
+        """MNI coordinates of every voxel, (3, X, Y, Z) float32."""
+        scale, offset = np.diag(self.affine)[:3], self.affine[:3, 3]
+        return np.indices(self.shape, dtype=np.float32) * _column(scale, 4) + _column(offset, 4)
+
+    def field(self, rng: np.random.Generator, scale: float) -> Array:
+        """Draw a smooth random field (X, Y, Z) float32 of mean 0 and variance 1.
+
+        Cubic B-splines on random knots `scale` mm apart; the draws do not depend on the voxel size.
+        """
+        counts = [int(np.ceil(length / scale)) + 4 for length in FIELD_OF_VIEW]
+        values = rng.standard_normal(counts, dtype=np.float32)
+        for length, count, voxels in zip(FIELD_OF_VIEW, counts, self.shape, strict=True):
+            places = (np.arange(voxels) + 0.5) * self.spacing / scale + (count - length / scale) / 2 - 0.5
+            x = np.abs(places[:, None] - np.arange(count))
+            basis = np.where(x < 1, 2 / 3 - x**2 + x**3 / 2, np.where(x < 2, (2 - x) ** 3 / 6, 0))
+            basis /= np.sqrt((basis**2).sum(1, keepdims=True))  # variance 1 between the knots, too
+            values = np.tensordot(values, basis.astype(np.float32), axes=(0, 1))  # the axes rotate
+        return values
+
+
+def _column(values: Array, dimensions: int) -> Array:
+    """Return three numbers as an array that broadcasts against (3, ...)."""
+    return values.reshape(3, *[1] * (dimensions - 1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The ICBM maps on a 1 mm grid."""
+
+    maps: dict[
+        str, Array
+    ]  # "grey", "white", "brain" in [0, 1]; "detail": rest of the T1 image, unit variance
+    origin: Array  # of the voxels in MNI coordinates, (3,) mm
+
+    def sample(self, name: str, positions: Array) -> Array:
+        """Interpolate map `name` linearly at positions (3, ...) in mm."""
+        return ndimage.map_coordinates(
+            self.maps[name], positions - _column(self.origin, positions.ndim), order=1
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def load_template(spacing: float) -> Template:
+    """Load the maps that nilearn carries, smoothed so that voxels of `spacing` mm do not alias."""
+    from nilearn import datasets  # slow to import
+
+    image = datasets.load_mni152_gm_template(resolution=1)
+    t1 = datasets.load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
+    brain = t1 > 0
+    grey = image.get_fdata(dtype=np.float32)
+    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
+    csf = np.clip(1 - grey - white, 0, 1)
+    # The maps are means over many brains; a power above 1 gives one brain's sharper borders back.
+    maps = np.stack([grey, white, csf]) ** 1.7 * brain
+    maps /= np.maximum(maps.sum(0), 1e-6)
+    inside = maps[:, brain]
+    weights = np.linalg.lstsq(inside[:, ::97].T, t1[brain][::97], rcond=None)[0]
+    detail = np.zeros_like(t1)
+    detail[brain] = t1[brain] - weights @ inside
+    detail = np.clip(detail / detail[brain].std(), -3, 3)
+    maps = {"grey": maps[0], "white": maps[1], "brain": brain.astype(np.float32), "detail": detail}
+    width = 0.3 * max(spacing - 1, 0)
+    smooth = {name: ndimage.gaussian_filter(values, width) for name, values in maps.items()}
+    return Template(smooth, image.affine[:3, 3])
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One phantom's tissues.
+    """One phantom's tissues; n voxels lie in the brain."""
 
-    Attributes
-    ----------
-    brain : numpy.ndarray
-        (X, Y, Z) bool; n voxels inside.
-    fractions : dict of str to numpy.ndarray
-        Tissue name -> part of each brain voxel, (n,) in [0, 1]; they add up to 1.
-    variation : dict of str to numpy.ndarray
-        Tissue property -> factor in each brain voxel, (n,).
-    labels : numpy.ndarray
-        (X, Y, Z) uint8: 1 necrosis, 2 oedema, 4 enhancing tumour; 1 stroke.
-    coverage : numpy.ndarray
-        Part of each brain voxel that lies in the brain, (n,); less than 1 at its outline.
-    """
-
-    brain: Array
-    fractions: dict[str, Array]
-    variation: dict[str, Array]
-    labels: Array
-    coverage: Array
+    brain: Array  # (X, Y, Z) bool
+    fractions: dict[str, Array]  # tissue -> part of each brain voxel, (n,) in [0, 1]; they add up to 1
+    variation: dict[str, Array]  # property of the tissues -> factor in each brain voxel, (n,)
+    labels: Array  # (X, Y, Z) uint8: 1 necrosis, 2 oedema, 4 enhancing tumour; 1 stroke
+    coverage: Array  # part of each brain voxel that lies in the brain, (n,); less than 1 at its outline
 
 
 def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator) -> Anatomy:
-    """Draw a subject's brain.
-
-    Parameters
-    ----------
-    dataset : str
-        "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion).
-    number : int
-        Position in the cohort; strokes take turns: territorial, middle-sized, microscopic.
-    grid : Grid
-        Voxels.
-    rng : numpy.random.Generator
-        Source of every draw.
-
-    Returns
-    -------
-    Anatomy
-        Tissue fractions, properties and lesion labels.
-    """
+    """Draw subject `number` of "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion)."""
     template = load_template(grid.spacing)
     where = _deform(grid, rng)  # (3, X, Y, Z), MNI coordinates
-    planned = lesions.plan(dataset, number, template, grid, rng)
-    distances = [lesions.distance_inside(where, lesion, grid, rng) for lesion in planned]
-    for lesion in planned:  # only now: the lesion itself is not pushed aside by its own mass
+    lesions = []
+    if dataset == "brats":
+        lesions = _plan_tumours(template, rng)
+    elif dataset == "isles":
+        lesions = _plan_strokes(number, template, grid, rng)
+    distances = [_distance_inside(where, lesion, grid, rng) for lesion in lesions]
+    for lesion in lesions:  # only now: the lesion itself is not pushed aside by its own mass
         where = _push(where, lesion.centre, 2.0 * lesion.radius, lesion.mass)
     inside = template.sample("brain", where)
     brain = ndimage.binary_fill_holes(inside > 0.5)
     where = where[:, brain]  # (3, n)
-    fractions = _tissues(template, where, brain, grid, rng)
+    draw_field = lambda scale: grid.field(rng, scale)[brain]  # noqa: E731
+    fractions = _tissues(template, where, brain, grid, rng, draw_field)
     labels = np.zeros(grid.shape, np.uint8)
-    for lesion, distance in zip(planned, distances, strict=True):
-        grow = lesions.grow_tumour if dataset == "brats" else lesions.grow_stroke
-        found = grow(fractions, lesion, distance[brain], where, grid.field(rng, 10.0)[brain])
+    grow = _grow_tumour if dataset == "brats" else _grow_stroke
+    for lesion, distance in zip(lesions, distances, strict=True):
+        found = grow(fractions, lesion, distance[brain], where, draw_field(10.0))
         labels[brain] = np.where(found > 0, found, labels[brain])
-    variation = _vary(template, where, brain, grid, rng)
+    variation = _vary(template.sample("detail", where), draw_field)
     return Anatomy(brain, fractions, variation, labels, np.clip(inside[brain], 0, 1))
 
 
@@ -88,14 +151,12 @@ def _deform(grid: Grid, rng: np.random.Generator) -> Array:
 
 def _push(where: Array, centre: Array, radius: float, strength: float) -> Array:
     """Magnify around `centre`: what lay near it moves outwards, with Gaussian decay."""
-    away = where - centre.reshape(3, *[1] * (where.ndim - 1)).astype(np.float32)
+    away = where - _column(centre, where.ndim)
     squared = (away**2).sum(0) / radius**2
     return (where - away * (strength * np.exp(-squared))).astype(np.float32)
 
 
-def _tissues(
-    template: Template, where: Array, brain: Array, grid: Grid, rng: np.random.Generator
-) -> dict[str, Array]:
+def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
     """Return the healthy tissue fractions, with age (wider sulci, caps at the ventricles) and vessels."""
     grey, white = template.sample("grey", where), template.sample("white", where)
     csf = np.clip(1 - grey - white, 0, 1) * np.exp(rng.uniform(-0.3, 0.7))
@@ -105,43 +166,127 @@ def _tissues(
 
     volume = np.zeros(grid.shape, np.float32)
     volume[brain] = fractions["csf"]
+    near_csf = ndimage.gaussian_filter(volume, 2.5 / grid.spacing)[brain]
     depth = ndimage.distance_transform_edt(brain, sampling=grid.spacing)[brain]
     deep = np.clip((depth - 20) / 10, 0, 1)  # the ventricles, not the sulci
-    near_csf = ndimage.gaussian_filter(volume, 2.5 / grid.spacing)[brain]
-    ventricle = near_csf * deep
-
-    caps = np.clip(grid.field(rng, 12.0)[brain] + rng.uniform(-0.8, 0.6), 0, 1) * np.clip(
-        5 * ventricle - 0.3, 0, 1
-    )
-    lesions.replace_tissue(fractions, "gliosis", caps * fractions["white"])
+    edge = np.clip(5 * (near_csf * deep) - 0.3, 0, 1)
+    caps = np.clip(draw_field(12.0) + rng.uniform(-0.8, 0.6), 0, 1) * edge
+    _replace(fractions, "gliosis", caps * fractions["white"])
 
     # Two random sheets cross in a line: veins on the surface and in the sulci.
-    lines = np.exp(-(grid.field(rng, 11.0)[brain] ** 2 + grid.field(rng, 11.0)[brain] ** 2) / 0.15)
+    lines = np.exp(-(draw_field(11.0) ** 2 + draw_field(11.0) ** 2) / 0.15)
     veins = lines * np.clip(3 * near_csf, 0, 1) * (1 - deep)
     middle = np.exp(-((where[0] / 2.0) ** 2))
     sinus = middle * np.clip(1.5 - depth / 4, 0, 1) * (where[2] > -10)
     falx = 0.8 * middle * fractions["csf"] * (where[2] > 15)
-    choroid = np.clip(grid.field(rng, 5.0)[brain] - 0.3, 0, 1) * fractions["csf"] * deep * (where[1] < 0)
-    vessels = np.max([veins, sinus, falx, 0.8 * choroid], axis=0)
-    lesions.replace_tissue(fractions, "blood", vessels)
+    choroid = np.clip(draw_field(5.0) - 0.3, 0, 1) * fractions["csf"] * deep * (where[1] < 0)
+    _replace(fractions, "blood", np.max([veins, sinus, falx, 0.8 * choroid], axis=0))
     return fractions
 
 
-def _vary(
-    template: Template, where: Array, brain: Array, grid: Grid, rng: np.random.Generator
-) -> dict[str, Array]:
-    """Return how tissue properties change from place to place."""
-    detail = template.sample("detail", where)
-    sizes = {
-        "t1": (0.035, 0.025),
-        "t2": (0.05, 0.03),
-        "pd": (0.02, 0.01),
-        "adc": (0.06, 0.05),
-        "uptake": (0.15, 0.12),
+def _vary(detail: Array, draw_field) -> dict[str, Array]:
+    """Return how tissue properties change from place to place: slowly, quickly, and with the T1 detail."""
+    sizes = {  # more myelin and iron: brighter on T1, both times shorter
+        "t1": (0.035, 0.025, -0.04),
+        "t2": (0.05, 0.03, -0.02),
+        "pd": (0.02, 0.01, 0.0),
+        "adc": (0.06, 0.05, 0.0),
+        "uptake": (0.15, 0.12, 0.0),
     }
-    slopes = {"t1": -0.04, "t2": -0.02}  # more myelin and iron: brighter on T1, both times shorter
-    varied = {}
-    for name, (slow, fast) in sizes.items():
-        exponent = slow * grid.field(rng, 22.0)[brain] + fast * grid.field(rng, 4.0)[brain]
-        varied[name] = np.exp(exponent + slopes.get(name, 0.0) * detail)
+    varied = {
+        name: np.exp(slow * draw_field(22.0) + fast * draw_field(4.0) + slope * detail)
+        for name, (slow, fast, slope) in sizes.items()
+    }
     return varied | {"t2star": varied["t2"]}
+
+
+# Lesions: tumours with oedema, rim and core; strokes from territorial to microscopic.
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion's place and shape."""
+
+    centre: Array  # mm, MNI coordinates
+    radius: float  # mm
+    axes: Array  # (3,) stretch along x, y, z
+    roughness: float  # of the outline, relative to the radius
+    mass: float = 0.0  # how strongly it pushes its surroundings aside
+    extent: float = 0.0  # mm of oedema around it
+    rim: float = 0.0  # mm of enhancing tissue
+
+
+def _place(template: Template, rng: np.random.Generator, lateral: tuple[float, float], tissue: str) -> Array:
+    """Draw a point of the cerebrum that lies in `tissue`."""
+    while True:
+        side = rng.choice([-1, 1])
+        point = np.array([side * rng.uniform(*lateral), rng.uniform(-80, 45), rng.uniform(-12, 52)])
+        if template.sample(tissue, point[:, None])[0] > 0.6:
+            return point
+
+
+def _plan_tumours(template: Template, rng: np.random.Generator) -> list[Lesion]:
+    tumours = []
+    for part in range(1 + (rng.uniform() < 0.4)):
+        radius = rng.uniform(22, 30) / (1 + 0.8 * part)
+        centre, axes = _place(template, rng, (14, 45), "white"), rng.uniform(0.8, 1.25, 3)
+        mass, extent = rng.uniform(0.15, 0.4), rng.uniform(7, 16)
+        rim = max(rng.uniform(0.3, 0.5) * radius, 3.0)
+        tumours.append(Lesion(centre, radius, axes, 0.3, mass, extent, rim))
+    return tumours
+
+
+def _plan_strokes(number: int, template: Template, grid: Grid, rng: np.random.Generator) -> list[Lesion]:
+    sizes = {
+        0: [rng.uniform(24, 36), *rng.uniform(3, 7, rng.integers(0, 3))],  # a territory and what broke off
+        1: list(rng.uniform(7, 14, rng.integers(1, 3))),
+        2: list(rng.uniform(2.2, 4.0, rng.integers(2, 6))),  # microscopic: a few voxels
+    }[(number - 1) % 3]  # by turns
+    strokes = []
+    for radius in sizes:
+        large = radius > 20
+        centre = _place(template, rng, (32, 50) if large else (8, 55), rng.choice(["grey", "white"]))
+        axes = rng.uniform([0.7, 1.0, 0.8], [0.9, 1.4, 1.2]) if large else rng.uniform(0.75, 1.3, 3)
+        visible = max(radius, 0.9 * grid.spacing)  # a lesion between the voxels would be none
+        strokes.append(Lesion(centre, visible, axes, 0.2 if radius > 5 else 0.05, 0.05 if large else 0.0))
+    return strokes
+
+
+def _distance_inside(where: Array, lesion: Lesion, grid: Grid, rng: np.random.Generator) -> Array:
+    """Return the distance of each voxel from the lesion's outline in mm, positive inside, (X, Y, Z)."""
+    away = (where - lesion.centre.reshape(3, 1, 1, 1)) / lesion.axes.reshape(3, 1, 1, 1)
+    rough = 0.8 * grid.field(rng, 14.0) + 0.5 * grid.field(rng, 7.0)
+    return lesion.radius * (1 + lesion.roughness * rough) - np.sqrt((away**2).sum(0))
+
+
+def _grow_tumour(fractions: dict[str, Array], lesion: Lesion, distance: Array, _, rough: Array) -> Array:
+    """Put oedema, enhancing rim and necrotic core into `fractions`; return the labels (n,) uint8."""
+    rim = lesion.rim * np.exp(0.35 * rough)  # thick here, thin there
+    solid, core = _soft(distance, 1.5), _soft(distance - rim, 2.0)
+    # Water spreads along white matter, less into the cortex, not into CSF nor another tumour.
+    reach = lesion.extent * (1.3 * fractions["white"] + 0.25 + 0.4 * rough)
+    free = 1 - fractions["csf"] - fractions["enhancing"] - fractions["necrosis"]
+    oedema = _soft(distance + reach, 5.0) * free
+    for name, part in (("oedema", 0.9 * oedema), ("enhancing", solid), ("necrosis", core)):
+        _replace(fractions, name, part.astype(np.float32))
+    return np.select([core > 0.5, solid > 0.5, oedema > 0.5], [1, 4, 2], 0).astype(np.uint8)
+
+
+def _grow_stroke(fractions: dict[str, Array], lesion: Lesion, distance: Array, where: Array, rough: Array):
+    """Put an infarct into `fractions`, in its own hemisphere; return the labels (n,) uint8."""
+    same_side = where[0] * np.sign(lesion.centre[0]) > 1
+    part = _soft(distance, 1.5) * (1 - fractions["csf"]) * same_side
+    _replace(fractions, "stroke", (part * np.clip(0.9 + 0.1 * rough, 0.6, 1)).astype(np.float32))
+    return (part > 0.5).astype(np.uint8)
+
+
+def _soft(distance: Array, width: float) -> Array:
+    """Return a step from 0 to 1 around distance 0 that is `width` mm wide."""
+    return np.clip(distance / width + 0.5, 0, 1)
+
+
+def _replace(fractions: dict[str, Array], name: str, part: Array) -> None:
+    """Let tissue `name` take `part` of each voxel from all the others alike."""
+    for other in fractions:
+        fractions[other] = fractions[other] * (1 - part)
+    fractions[name] = fractions[name] + part

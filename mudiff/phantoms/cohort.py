@@ -1,36 +1,32 @@
 """The embedded default: phantom cohorts in the folder layouts of the real datasets.
 
-Anatomy (`phantoms.anatomy`) comes from the ICBM 2009 tissue maps, contrast (`mudiff.phantoms.signals`) from the
-signal equations; here they meet in a scanner with coils and noise, and are written as NIfTI.
+Anatomy (`phantoms.anatomy`) comes from the ICBM 2009 tissue maps, contrast (`phantoms.signals`) from the signal
+equations; here they meet in a scanner with coils and noise, and are written as NIfTI.
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import hashlib
 import json
-import multiprocessing
 import zlib
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from joblib import Parallel, delayed
 from scipy import ndimage
 from tqdm import tqdm
 
 from mudiff import paths
 from mudiff.data import datasets
+from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
-from mudiff.phantoms import anatomy, atlas, signals
-
-CAPTION = "Phantom data made from the ICBM 2009 tissue maps; not patients."
-"""What every figure and table made from the phantoms says."""
+from mudiff.phantoms import anatomy, signals
 
 RECIPE_VERSION = 3
-"""Raised by every change that alters voxels, so that old phantoms are made anew."""
+"""Raised by every change that alters voxels, so that old phantoms are generated anew."""
 
-SPLITS = ("train", "val", "test")
 _SUBJECTS = {"brats": "PhantomBraTS_{:03d}", "isles": "{}", "healthy": "sub-{:02d}"}
 _BIDS = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR"}
 _ISLES = {"t1": "MR_T1", "t2": "MR_T2", "flair": "MR_Flair", "dwi": "MR_DWI"}
@@ -59,84 +55,42 @@ class Recipe:
 def write_cohort(
     dataset: str,
     folder: Path | str,
-    counts: tuple[int, int, int],
+    counts: tuple[int, int, int],  # subjects for training, validation and test
     seed: int = 2024,
-    spacing: float = 2.0,
+    spacing: float = 2.0,  # mm, 1 to 8
     workers: int = 2,
-    progress: bool = True,
-    scanner: int = 0,
+    progress: bool = True,  # on a terminal only
+    scanner: int = 0,  # 1: other settings that see the same brains
 ) -> Path:
-    """Write a phantom cohort and its manifest.
+    """Write the cohort of "brats", "isles" or "healthy" and return ``manifest.csv`` (subject, split) in `folder`.
 
-    A subject depends on the recipe and its number alone, not on counts, workers or order. Subjects of
-    the same recipe that are already complete are kept.
-
-    Parameters
-    ----------
-    dataset : str
-        "brats", "isles" or "healthy": contrasts, lesions and folder layout.
-    folder : Path or str
-        Where the subjects' folders go.
-    counts : tuple of int
-        Subjects for training, validation and test, in this order.
-    seed : int
-        Seed of the cohort, 0 or more.
-    spacing : float
-        Edge of the voxels in mm, 1 to 8.
-    workers : int
-        Processes.
-    progress : bool
-        Whether to show a progress bar (on a terminal only).
-    scanner : int
-        0, or 1 for a scanner with other settings that sees the same brains.
-
-    Returns
-    -------
-    Path
-        ``folder/manifest.csv`` with columns subject and split.
+    A subject depends on the recipe and its number alone. Subjects of the same recipe that are complete are kept.
 
     Raises
     ------
     MudiffError
-        If there is no such phantom, a number is out of range, or the folder cannot be written.
+        If there is no such phantom, the folder cannot be written, or a worker was killed.
     """
-    _check(dataset, counts, seed, spacing, workers, scanner)
-    folder, recipe = Path(folder), Recipe(dataset, int(seed), float(spacing), int(scanner))
-    splits = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-    numbers = range(1, len(splits) + 1)
-    missing = [n for n in numbers if not _complete(recipe, folder, n)]
-    work = functools.partial(write_subject, recipe, folder)
-    show = functools.partial(
-        tqdm, total=len(missing), desc=f"{dataset} phantoms", disable=None if progress else True
-    )
-    if min(workers, len(missing)) <= 1:
-        for number in show(missing):
-            work(number)
-    else:
-        context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
-            list(show(pool.map(work, missing)))
-    rows = [f"{subject_id(dataset, n)},{split}" for n, split in zip(numbers, splits, strict=True)]
-    manifest = folder / "manifest.csv"
-    paths.write_text(manifest, "\n".join(["subject,split", *rows]) + "\n")
-    return manifest
-
-
-def _check(
-    dataset: str, counts: tuple[int, int, int], seed: int, spacing: float, workers: int, scanner: int
-) -> None:
     if dataset not in _SUBJECTS:
         raise MudiffError(f"phantom dataset {dataset!r} is unknown: choose one of {', '.join(_SUBJECTS)}.")
     if len(counts) != 3 or min(counts) < 0 or sum(counts) == 0:
         raise MudiffError(f"phantom counts {counts}: give three numbers, for training, validation and test.")
-    if seed < 0:
-        raise MudiffError(f"phantom seed {seed}: must be 0 or more.")
-    if not 1 <= spacing <= 8:
-        raise MudiffError(f"phantom spacing {spacing}: choose voxels of 1 to 8 mm.")
-    if workers < 1:
-        raise MudiffError(f"workers {workers}: must be 1 or more.")
-    if scanner not in range(len(signals.SCANNERS)):
-        raise MudiffError(f"phantom scanner {scanner}: choose one of 0 to {len(signals.SCANNERS) - 1}.")
+    folder, recipe = Path(folder), Recipe(dataset, int(seed), float(spacing), int(scanner))
+    splits = np.repeat(SPLITS, counts)
+    missing = [n for n in range(1, len(splits) + 1) if not _complete(recipe, folder, n)]
+    jobs = (delayed(write_subject)(recipe, folder, n) for n in missing)
+    done = Parallel(min(workers, len(missing)) or 1, return_as="generator_unordered")(jobs)
+    try:
+        for _ in tqdm(done, f"{dataset} phantoms", len(missing), disable=None if progress else True):
+            pass
+    except BrokenProcessPool as error:
+        raise MudiffError(
+            f"{folder}: a process that generated phantoms was killed, as for want of memory: use fewer workers."
+        ) from error
+    manifest = folder / "manifest.csv"
+    rows = [f"{subject_id(dataset, n)},{split}\n" for n, split in enumerate(splits, start=1)]
+    paths.write_text(manifest, "".join(["subject,split\n", *rows]))
+    return manifest
 
 
 def subject_id(dataset: str, number: int) -> str:
@@ -172,9 +126,9 @@ def _complete(recipe: Recipe, folder: Path, number: int) -> bool:
 
 
 def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
-    """Make one subject and write its NIfTI files (int16, background 0)."""
+    """Generate one subject and write its NIfTI files (int16, background 0)."""
     volumes = make_subject(recipe, number)
-    affine = atlas.Grid(recipe.spacing).affine
+    affine = anatomy.Grid(recipe.spacing).affine
     for name, file in subject_files(recipe.dataset, folder, number).items():
         image = nibabel.Nifti1Image(volumes[name], affine)
         image.header["descrip"] = f"{datasets.PHANTOM_MARK} {recipe.fingerprint}"
@@ -186,14 +140,7 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
 
 
 def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
-    """Make one subject.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        The cohort.
-    number : int
-        Which subject, from 1.
+    """Generate subject `number`, counted from 1.
 
     Returns
     -------
@@ -201,7 +148,7 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
         Contrast -> (X, Y, Z) int16 with axes left, posterior, superior: 1 or more in the brain, 0 outside;
         "mask" -> lesion labels (int16).
     """
-    grid = atlas.Grid(recipe.spacing)
+    grid = anatomy.Grid(recipe.spacing)
     body = draw_body(recipe, number)
     rng = recipe.generator(number, f"scanner {recipe.scanner}")
     tissues = _personal_tissues(recipe.generator(number, "tissues"), body)
@@ -214,7 +161,7 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
 
 def draw_body(recipe: Recipe, number: int) -> anatomy.Anatomy:
     """Return the tissues and lesions behind a subject, as they were before any scanner saw them."""
-    grid = atlas.Grid(recipe.spacing)
+    grid = anatomy.Grid(recipe.spacing)
     return anatomy.draw_anatomy(recipe.dataset, number, grid, recipe.generator(number, "anatomy"))
 
 
@@ -240,7 +187,7 @@ def _scan(
     settings: dict[str, float],
     body: anatomy.Anatomy,
     tissues: dict[str, signals.Tissue],
-    grid: atlas.Grid,
+    grid: anatomy.Grid,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Measure one contrast: signals of the tissues in each voxel, slices, coil, noise, int16 scale."""

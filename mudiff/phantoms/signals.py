@@ -7,34 +7,18 @@ import numpy as np
 
 from mudiff.data import datasets
 
-Array = np.ndarray
-
 
 @dataclass(frozen=True)
 class Tissue:
-    """Magnetic properties of one tissue at 3 T.
+    """Magnetic properties of one tissue at 3 T: numbers, or arrays with a value for each voxel."""
 
-    Attributes
-    ----------
-    t1, t2, t2star : float
-        Relaxation times in seconds.
-    pd : float
-        Proton density relative to water.
-    adc : float
-        Apparent diffusion coefficient in 1e-3 mm^2/s.
-    uptake : float
-        Gadolinium a few minutes after a standard dose, in mmol/l.
-    flow : float
-        Part of the signal that is left in a spin echo: moving blood misses the second pulse.
-    """
-
-    t1: float
+    t1: float  # relaxation times in seconds
     t2: float
     t2star: float
-    pd: float
-    adc: float
-    uptake: float = 0.0
-    flow: float = 1.0
+    pd: float  # proton density relative to water
+    adc: float  # apparent diffusion coefficient in 1e-3 mm^2/s
+    uptake: float = 0.0  # gadolinium a few minutes after a standard dose, mmol/l
+    flow: float = 1.0  # what is left of a spin echo: moving blood misses the second pulse
 
 
 # Round numbers, oriented at the 3 T literature: relaxation times at Wansapura et al. (J Magn Reson Imaging
@@ -57,102 +41,44 @@ TISSUES = {
 R1 = 4.5  # relaxivities of gadobutrol in blood at 3 T, l/(mmol s): Rohrer et al., Invest Radiol 2005
 R2 = 6.3
 
-# Ranges of the settings; one table per scanner. Times in seconds, angles in degrees, b in s/mm^2,
-# thickness in mm, dose in units of the standard 0.1 mmol/kg, null relative to the inversion time that nulls
-# CSF, coil the standard deviation of the logarithm of its sensitivity, snr the mean signal over the noise.
-Ranges = dict[str, tuple[float, float]]
-SCANNERS: tuple[dict[str, Ranges], ...] = (
+Range = tuple[float, float]
+
+
+def _sequence(tr: Range, te: Range, thickness: Range, coil: Range, snr: Range, **own: Range):
+    return {"tr": tr, "te": te, **own, "thickness": thickness, "coil": coil, "snr": snr}
+
+
+# Ranges of the settings of each scanner: TR and TE in seconds, slice thickness in mm, standard deviation of the
+# logarithm of the coil's sensitivity, mean signal over noise; flip angle in degrees, dose in 0.1 mmol/kg,
+# inversion time relative to the one that nulls CSF, b in s/mm^2.
+SCANNERS: tuple[dict[str, dict[str, Range]], ...] = (
     {
-        "t1": {
-            "tr": (0.55, 0.75),
-            "te": (0.009, 0.014),
-            "thickness": (1, 3),
-            "coil": (0.07, 0.14),
-            "snr": (12, 20),
-        },
-        "t1ce": {
-            "tr": (0.02, 0.02),
-            "te": (0.003, 0.005),
-            "flip": (27, 33),
-            "dose": (0.9, 1.1),
-            "thickness": (1, 2),
-            "coil": (0.05, 0.11),
-            "snr": (20, 32),
-        },
-        "t2": {
-            "tr": (3.5, 5.5),
-            "te": (0.085, 0.105),
-            "thickness": (1, 3),
-            "coil": (0.06, 0.13),
-            "snr": (12, 22),
-        },
-        "flair": {
-            "tr": (8.0, 10.5),
-            "te": (0.09, 0.13),
-            "null": (0.97, 1.02),
-            "thickness": (1, 4),
-            "coil": (0.08, 0.15),
-            "snr": (12, 22),
-        },
-        "dwi": {
-            "tr": (4.0, 7.0),
-            "te": (0.075, 0.1),
-            "b": (1000, 1000),
-            "thickness": (3, 5),
-            "coil": (0.12, 0.26),
-            "snr": (12, 25),
-        },
+        "t1": _sequence((0.55, 0.75), (0.009, 0.014), (1, 3), (0.07, 0.14), (12, 20)),
+        "t1ce": _sequence(
+            (0.02, 0.02), (0.003, 0.005), (1, 2), (0.05, 0.11), (20, 32), flip=(27, 33), dose=(0.9, 1.1)
+        ),
+        "t2": _sequence((3.5, 5.5), (0.085, 0.105), (1, 3), (0.06, 0.13), (12, 22)),
+        "flair": _sequence((8.0, 10.5), (0.09, 0.13), (1, 4), (0.08, 0.15), (12, 22), null=(0.97, 1.02)),
+        "dwi": _sequence((4.0, 7.0), (0.075, 0.1), (3, 5), (0.12, 0.26), (12, 25), b=(1000, 1000)),
     },
     {
-        "t1": {
-            "tr": (0.30, 0.45),
-            "te": (0.012, 0.020),
-            "thickness": (3, 6),
-            "coil": (0.20, 0.35),
-            "snr": (10, 18),
-        },
-        "t1ce": {
-            "tr": (0.03, 0.03),
-            "te": (0.005, 0.008),
-            "flip": (30, 40),
-            "dose": (1.2, 2.0),
-            "thickness": (2, 4),
-            "coil": (0.10, 0.20),
-            "snr": (15, 25),
-        },
-        "t2": {
-            "tr": (2.2, 3.2),
-            "te": (0.10, 0.15),
-            "thickness": (3, 6),
-            "coil": (0.20, 0.35),
-            "snr": (10, 20),
-        },
-        "flair": {
-            "tr": (6.0, 8.0),
-            "te": (0.12, 0.16),
-            "null": (0.94, 1.04),
-            "thickness": (3, 6),
-            "coil": (0.20, 0.35),
-            "snr": (10, 20),
-        },
-        "dwi": {
-            "tr": (3.0, 5.0),
-            "te": (0.09, 0.12),
-            "b": (800, 1200),
-            "thickness": (4, 6),
-            "coil": (0.20, 0.35),
-            "snr": (8, 16),
-        },
+        "t1": _sequence((0.30, 0.45), (0.012, 0.020), (3, 6), (0.20, 0.35), (10, 18)),
+        "t1ce": _sequence(
+            (0.03, 0.03), (0.005, 0.008), (2, 4), (0.10, 0.20), (15, 25), flip=(30, 40), dose=(1.2, 2.0)
+        ),
+        "t2": _sequence((2.2, 3.2), (0.10, 0.15), (3, 6), (0.20, 0.35), (10, 20)),
+        "flair": _sequence((6.0, 8.0), (0.12, 0.16), (3, 6), (0.20, 0.35), (10, 20), null=(0.94, 1.04)),
+        "dwi": _sequence((3.0, 5.0), (0.09, 0.12), (4, 6), (0.20, 0.35), (8, 16), b=(800, 1200)),
     },
 )
 
 
-def spin_echo(tissue: Tissue, tr: float, te: float) -> Array:
+def spin_echo(tissue: Tissue, tr: float, te: float) -> np.ndarray:
     r"""Return the spin-echo signal :math:`\rho\,(1-e^{-TR/T_1})\,e^{-TE/T_2}`."""
     return tissue.flow * tissue.pd * (1 - np.exp(-tr / tissue.t1)) * np.exp(-te / tissue.t2)
 
 
-def inversion_recovery(tissue: Tissue, tr: float, te: float, ti: float) -> Array:
+def inversion_recovery(tissue: Tissue, tr: float, te: float, ti: float) -> np.ndarray:
     r"""Return the signal after an inversion.
 
     :math:`\rho\,|1-2e^{-TI/T_1}+e^{-TR/T_1}|\,e^{-TE/T_2}`, zero where TI meets `null_time`.
@@ -166,7 +92,7 @@ def null_time(t1: float, tr: float) -> float:
     return t1 * float(np.log(2 / (1 + np.exp(-tr / t1))))
 
 
-def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> Array:
+def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> np.ndarray:
     r"""Return the spoiled gradient-echo signal.
 
     :math:`\rho\,\sin\alpha\,\frac{1-E_1}{1-E_1\cos\alpha}\,e^{-TE/T_2^*}` with :math:`E_1=e^{-TR/T_1}`.
@@ -176,7 +102,7 @@ def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> 
     return tissue.pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-te / tissue.t2star)
 
 
-def diffusion_weighted(tissue: Tissue, tr: float, te: float, b: float) -> Array:
+def diffusion_weighted(tissue: Tissue, tr: float, te: float, b: float) -> np.ndarray:
     r"""Return the diffusion-weighted signal, a spin echo times :math:`e^{-b\,ADC}`."""
     return spin_echo(tissue, tr, te) * np.exp(-b * 1e-3 * tissue.adc)
 
@@ -192,60 +118,11 @@ def with_gadolinium(tissue: Tissue, dose: float) -> Tissue:
     )
 
 
-def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> dict[str, dict[str, float]]:
-    """Draw the settings of one examination.
-
-    Three quarters of every draw come from one number per examination, since a site that shortens one
-    sequence shortens the others: the look of one contrast then tells something about the rest.
-
-    Parameters
-    ----------
-    dataset : str
-        Cohort, which says the contrasts; the healthy cohort's T1 is a gradient echo.
-    rng : numpy.random.Generator
-        Source of the draws.
-    scanner : int
-        Row of `SCANNERS`.
-
-    Returns
-    -------
-    dict of str to dict of str to float
-        Contrast -> setting -> value.
-    """
-    site = rng.uniform()
-    drawn = {}
-    for contrast in datasets.dataset(dataset).contrasts:
-        ranges = dict(SCANNERS[scanner][contrast])
-        if (dataset, contrast) == ("healthy", "t1"):
-            ranges = {k: v for k, v in SCANNERS[scanner]["t1ce"].items() if k != "dose"} | {"flip": (24, 34)}
-        drawn[contrast] = {
-            name: float(low + (high - low) * (0.75 * site + 0.25 * rng.uniform()))
-            for name, (low, high) in ranges.items()
-        }
-    return drawn
-
-
-def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> Array:
-    """Return the signal of a tissue, whose properties may be arrays, in one contrast.
-
-    Parameters
-    ----------
-    contrast : str
-        "t1", "t1ce", "t2", "flair" or "dwi".
-    tissue : Tissue
-        Properties; arrays of one shape instead of numbers are welcome.
-    settings : dict of str to float
-        One entry of `draw_settings`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Signal, relative to that of fully relaxed water.
-    """
+def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> np.ndarray:
+    """Return the signal of a tissue in one contrast, relative to that of fully relaxed water."""
     tr, te = settings["tr"], settings["te"]
     if contrast == "flair":
-        ti = settings["null"] * null_time(TISSUES["csf"].t1, tr)
-        return inversion_recovery(tissue, tr, te, ti)
+        return inversion_recovery(tissue, tr, te, settings["null"] * null_time(TISSUES["csf"].t1, tr))
     if contrast == "dwi":
         return diffusion_weighted(tissue, tr, te, settings["b"])
     if contrast == "t1ce":
@@ -253,3 +130,23 @@ def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> Array:
     if "flip" in settings:
         return spoiled_gradient_echo(tissue, tr, te, settings["flip"])
     return spin_echo(tissue, tr, te)
+
+
+def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> dict[str, dict[str, float]]:
+    """Draw the settings of one examination: contrast -> setting -> value.
+
+    Three quarters of every draw come from one number per examination, since a site that shortens one
+    sequence shortens the others: the look of one contrast then tells something about the rest.
+    The healthy cohort's T1 is a gradient echo.
+    """
+    site = rng.uniform()
+    drawn = {}
+    for contrast in datasets.dataset(dataset).contrasts:
+        ranges = SCANNERS[scanner][contrast]
+        if (dataset, contrast) == ("healthy", "t1"):
+            ranges = {k: v for k, v in SCANNERS[scanner]["t1ce"].items() if k != "dose"} | {"flip": (24, 34)}
+        drawn[contrast] = {
+            name: float(low + (high - low) * (0.75 * site + 0.25 * rng.uniform()))
+            for name, (low, high) in ranges.items()
+        }
+    return drawn
