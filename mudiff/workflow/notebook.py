@@ -12,20 +12,14 @@ import argparse
 import ast
 import contextlib
 import importlib.metadata
-import json
-import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from mudiff import paths
 from mudiff.errors import MudiffError
@@ -42,87 +36,60 @@ class NotebookFailedError(Exception):
     """A notebook stopped at an error that is not its user's doing."""
 
 
-def parameters(source: Path) -> dict[str, Any]:
-    """Return the parameters of a notebook and their defaults.
-
-    Parameters
-    ----------
-    source : Path
-        A notebook with one cell tagged ``parameters`` that assigns literals.
+def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
+    """Return the parameters of a notebook, texts read as Python literals of the type of the default.
 
     Raises
     ------
     MudiffError
-        If the notebook is missing or damaged, names no kernel language, has no such cell, or if the cell
-        holds more than literals.
+        If the notebook is missing, has no cell tagged ``parameters``, or a name or a type is not of it.
     """
-    import nbformat
+    import papermill
 
+    if not Path(source).is_file():
+        raise MudiffError(f"{source}: notebook not found; check the path.")
     try:
-        book = nbformat.read(source, as_version=4)
-    except FileNotFoundError:
-        raise MudiffError(f"{source}: notebook not found; check the path.") from None
-    except Exception as error:  # nbformat raises many kinds for damaged files
+        defaults = {name: _literal(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
+    except Exception as error:  # damaged files and missing kernels raise many kinds
         raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
-    if book.metadata.get("kernelspec", {}).get("language") != "python":
+    if not defaults:
         raise MudiffError(
-            f"{source}: the metadata name no kernel language; "
-            'add {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}.'
+            f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git."
         )
-    cells = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise MudiffError(f"{source}: {len(cells)} cells are tagged 'parameters'; exactly one must be.")
-    try:
-        assignments = [(node.targets, node.value) for node in ast.parse(cells[0].source).body]
-        return {target.id: ast.literal_eval(value) for (target,), value in assignments}
-    except (SyntaxError, AttributeError, ValueError):
-        raise MudiffError(
-            f"{source}: the cell tagged 'parameters' may only assign literals, one name a line."
-        ) from None
-
-
-def check(source: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` for the parameters of a notebook; texts are read as the type of the default.
-
-    Raises
-    ------
-    MudiffError
-        If a parameter is unknown or its value has another type than its default.
-    """
-    defaults = parameters(source)
-    for name in values:
+    checked = {}
+    for name, text in values.items():
         if name not in defaults:
             raise MudiffError(
-                f"{source}: parameter {name!r} is unknown; choose one of {', '.join(defaults) or '(none)'}."
+                f"{source}: parameter {name!r} is unknown; choose one of {', '.join(defaults)}."
             )
-    return {name: _convert(source, name, defaults[name], value) for name, value in values.items()}
+        default = defaults[name]
+        value = text if isinstance(default, str) else _literal(text)
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        is_bool = isinstance(value, bool) == isinstance(default, bool)  # True is an int to isinstance
+        if default is not None and not (isinstance(value, kinds) and is_bool):
+            expected = type(default).__name__
+            raise MudiffError(f"{source}: parameter {name} = {text!r}: expected a value of type {expected}.")
+        checked[name] = value
+    return checked
 
 
-def _convert(source: Path, name: str, default: Any, value: Any) -> Any:
-    if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal stays a text
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
-    kinds = {float: (int, float), list: (list, tuple), tuple: (list, tuple)}.get(type(default), type(default))
-    is_bool = isinstance(value, bool) == isinstance(default, bool)  # True is an int to isinstance
-    if default is None or (isinstance(value, kinds) and is_bool):
-        return value
-    raise MudiffError(
-        f"{source}: parameter {name} = {value!r}: expected a value of type {type(default).__name__}."
-    )
+def _literal(text: str) -> Any:
+    with contextlib.suppress(ValueError, SyntaxError):  # what is no literal stays a text
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    return text
 
 
-def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
-    """Execute a notebook and write the executed copy in one move.
+def run(source: Path, output: Path, values: dict[str, str]) -> Path:
+    """Execute a notebook in the project's folder and write the executed copy in one move.
 
-    A second run with the same `output` waits for the first. The kernel is the running interpreter,
-    whatever kernels are installed, and starts in the project's folder.
+    A second run with the same `output` waits for the first.
 
     Parameters
     ----------
     source, output : Path
         The notebook, and the executed copy. A failed copy is left at ``<output>.failed.ipynb``.
     values : dict
-        Parameters that differ from the notebook's defaults.
+        Parameters that differ from the notebook's defaults, as texts.
 
     Raises
     ------
@@ -131,29 +98,26 @@ def run(source: Path, output: Path, values: dict[str, Any]) -> Path:
     NotebookFailedError
         If it stopped at any other error; the message is the error's last line.
     """
-    import fcntl
-
     import papermill
+    from filelock import FileLock
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     source, output = Path(source), Path(output)
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (output.parent / f".{output.stem}.lock").open("w") as lock, paths.atomic_write(output) as temporary:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(output.parent / f".{output.stem}.lock"), paths.atomic_write(output) as temporary:
         try:
-            with _own_kernel():
-                papermill.execute_notebook(
-                    source,
-                    temporary,
-                    values,
-                    kernel_name="python3",
-                    progress_bar=False,
-                    cwd=paths.root(),
-                    raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
-                    iopub_timeout=SECONDS_FOR_OUTPUTS,
-                )
+            papermill.execute_notebook(
+                source,
+                temporary,
+                values,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=paths.root(),
+                raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
+                iopub_timeout=SECONDS_FOR_OUTPUTS,
+            )
             _drop_widgets(temporary)
         except papermill.PapermillExecutionError as error:
             temporary.replace(failed)
@@ -184,41 +148,8 @@ def _drop_widgets(path: Path) -> None:
     nbformat.write(book, path)
 
 
-@contextlib.contextmanager
-def _own_kernel() -> Iterator[None]:
-    """Make ``python3`` mean this interpreter, with none of the user's Jupyter or IPython settings."""
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="mudiff-kernel-", ignore_cleanup_errors=True) as folder:
-        spec = Path(folder) / "kernels" / "python3" / "kernel.json"
-        spec.parent.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
-        spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-        os.environ.update(
-            JUPYTER_PATH=folder,
-            JUPYTER_RUNTIME_DIR=folder,
-            JUPYTER_CONFIG_DIR=folder,
-            IPYTHONDIR=folder,
-            PYDEVD_DISABLE_FILE_VALIDATION="1",  # the debugger's warning about frozen modules
-        )
-        logging.getLogger("papermill").setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
 def start(profile: str, *packages: str) -> None:
     """Begin a notebook: show errors of the reader's making as one line, print versions and the profile.
-
-    Parameters
-    ----------
-    profile : str
-        Name of the profile.
-    *packages : str
-        Further packages whose versions belong to the record.
 
     Raises
     ------
@@ -260,13 +191,6 @@ def workflow(profile: str, arguments: list[str]) -> None:
     A lock that a crashed Snakemake left behind is cleared, but only if no other run lives: each run
     holds a file lock of its own, which the system drops when the process ends, however it ends.
 
-    Parameters
-    ----------
-    profile : str
-        Name of the profile.
-    arguments : list of str
-        Further arguments of Snakemake.
-
     Raises
     ------
     MudiffError
@@ -293,12 +217,12 @@ def workflow(profile: str, arguments: list[str]) -> None:
     os.execv(sys.executable, [*snakemake, *arguments, "--prioritize", first])  # takes whatever follows it
 
 
-@contextlib.contextmanager
-def _passing_sigterm_on(received: list[int]) -> Iterator[None]:
+def _pass_sigterm_on(received: list[int]) -> None:
     """Pass SIGTERM on to the kernel and let it end: a training saves its state. `received` gets the signals.
 
     Clusters send it before their time limit, to every process of a job or only to the outermost.
     """
+    import psutil
 
     def handler(number: int, _frame: object) -> None:
         received.append(number)
@@ -308,17 +232,13 @@ def _passing_sigterm_on(received: list[int]) -> Iterator[None]:
         if not kernels:  # nothing has begun, or all is done
             sys.exit(STOPPED)
 
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its code: 2 for the user's errors, 1 for a notebook's own, 143 at SIGTERM."""
     parser = argparse.ArgumentParser(
-        prog="python -m mudiff.workflow.notebook", description="Run notebooks strictly."
+        prog="python -m mudiff.workflow.notebook", description=__doc__.split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="execute one notebook")
@@ -331,12 +251,15 @@ def main(argv: list[str] | None = None) -> int:
     if rest and chosen.command == "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     stopped: list[int] = []
+    _pass_sigterm_on(stopped)
     try:
-        with _passing_sigterm_on(stopped):
-            if chosen.command == "workflow":
-                workflow(chosen.profile, rest)
-            else:
-                run(chosen.source, chosen.output, dict(chosen.values))
+        if chosen.command == "workflow":
+            workflow(chosen.profile, rest)
+        with tempfile.TemporaryDirectory(prefix="mudiff-", ignore_cleanup_errors=True) as folder:
+            # This interpreter's kernel, with none of the user's settings; no warning about frozen modules.
+            own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            os.environ.update(own, JUPYTER_PATH="", JUPYTER_CONFIG_DIR=folder, IPYTHONDIR=folder)
+            run(chosen.source, chosen.output, dict(chosen.values))
     except Exception as error:
         if stopped:
             print("Stopped by SIGTERM; the same command goes on from the last saved state.", file=sys.stderr)
