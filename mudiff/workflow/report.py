@@ -15,23 +15,30 @@ from pathlib import Path
 from typing import Any
 
 from mudiff import paths
-from mudiff.data import datasets as tasks
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 from mudiff.workflow import artefacts
-from mudiff.workflow.report_style import PAGE, STYLE
 
-LONG = 28
-"""Characters of a table's cell that stay on one line of the screen; longer texts may be broken."""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<nav><input type="checkbox" id="contents"><label for="contents">Contents</label>
+<div class="menu">{menu}</div></nav>
+<main>{body}</main>
+</body>
+</html>
+"""
 
-SHORT = 8
-"""Characters of a cell that stay on one line of paper; more would make the letters of wide tables too small."""
-
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-_CALL = re.compile(r"\w+\(")  # such as VBox(children=...)
-_REPR = re.compile(
-    r"(interactive|Output|Tab|Accordion|AppLayout|\w+(Box|Slider|Dropdown))\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
-)
+_OBJECT = re.compile(
+    r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
+)  # text that stands for an object or a widget
 
 
 def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
@@ -93,7 +100,9 @@ def render_notebook(path: Path) -> tuple[str, str]:
     body, _ = _exporter().from_notebook_node(book)
     body = re.sub("\ue000(\\d+)\ue001", lambda match: kept[int(match[1])], body)
     body = body.replace("No description has been provided for this image", "Output of the code above")
-    return (titles or [path.stem])[0], _fit_tables(body)
+    body = re.sub(r"<td>([^<]{29,})</td>", r'<td class="long">\1</td>', body)  # these may be broken
+    body = re.sub(r"(<table.*?</table>)", r'<div class="wide">\1</div>', body, flags=re.DOTALL)
+    return (titles or [path.stem])[0], body
 
 
 @functools.cache
@@ -109,49 +118,9 @@ def _exporter() -> Any:
 
 
 def _is_dead(output: Any) -> bool:
-    """Tell whether an output is nothing but an interactive widget, which needs a kernel, or a name for an object.
-
-    The widget is taken out of the output; a picture or text that stands for it stays.
-    """
+    """Tell whether an output is nothing but a name for an object, such as a widget that needs a kernel."""
     data = output.get("data", {})
-    widget = data.pop(_WIDGET, None)
-    if "data" not in output or set(data) - {"text/plain"}:
-        return False
-    return bool((_REPR if widget is None else _CALL).match(data.get("text/plain", "Widget()")))
-
-
-def _fit_tables(body: str) -> str:
-    """Give each table a frame that can be scrolled, and tell the style how many characters wide it is."""
-
-    def fit(match: re.Match) -> str:
-        """Return one table in its frame, long cells marked."""
-        widths: dict[int, int] = {}
-        for row in re.findall(r"<tr.*?</tr>", match[0], flags=re.DOTALL):
-            if re.search(r"colspan=[\"']?[2-9]", row):
-                continue
-            cells = re.findall(r"<t[dh][ >].*?</t[dh]>", row, flags=re.DOTALL)
-            for place, cell in enumerate(reversed(cells)):  # cells that span rows stand at the left
-                widths[place] = max(widths.get(place, 0), _narrowest(_text(cell)) + 2)
-        table = re.sub(r"<(t[dh])( [^>]*)?>(.*?)</\1>", mark, match[0], flags=re.DOTALL)
-        return f'<div class="wide" style="--chars: {max(1, sum(widths.values()))}">{table}</div>'
-
-    def mark(match: re.Match) -> str:
-        """Return a cell, marked if its text may be broken."""
-        if len(_text(match[3])) <= LONG:
-            return match[0]
-        return f"<{match[1]} data-long{match[2] or ''}>{match[3]}</{match[1]}>"
-
-    return re.sub(r"<table.*?</table>", fit, body, flags=re.DOTALL)
-
-
-def _narrowest(text: str) -> int:
-    """Return how many characters a cell's text needs at least: its longest word, and no ragged column."""
-    word = max(map(len, text.split()), default=0)
-    return min(max(word, min(len(text), SHORT)), LONG)
-
-
-def _text(markup: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+    return set(data) == {"text/plain"} and bool(_OBJECT.match(data["text/plain"]))
 
 
 def build(profile: str, figures: Path | None = None) -> Path:
@@ -185,20 +154,21 @@ def build(profile: str, figures: Path | None = None) -> Path:
     books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
     if not (executed / "14_report.ipynb").exists():
         raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
-    datasets = artefacts.at_hand(profile) or None
-    artefacts.check_figures(figures, datasets)
+    available = artefacts.at_hand(profile) or None
+    artefacts.check_figures(figures, available)
     folder = paths.results(profile) / "report"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
-    for name in artefacts.files(datasets=datasets):
+    for name in artefacts.files(available=available):
         shutil.copy(figures / name, folder / "figures" / name)
     rendered = {path.stem: render_notebook(path) for path in books}
     pages = {stem: "index.html" if stem == "14_report" else f"{stem}.html" for stem in rendered}
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     code_style = HtmlFormatter(style="default").get_style_defs(".highlight")
     for stem, (title, body) in rendered.items():
         text = PAGE.format(
             title=html.escape(title),
-            style=STYLE + code_style,
+            style=style + code_style,
             menu=_menu(pages, stem),
             body=_relink(body, pages),
         )
@@ -211,7 +181,7 @@ def _menu(pages: dict[str, str], here: str) -> str:
     """Return the links to all pages; those of one notebook, a page for each of its jobs, under one heading."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for stem in sorted(pages, key=lambda stem: (pages[stem] != "index.html", stem)):
-        notebook, *job = re.split(rf"_(?=(?:{'|'.join(tasks.DATASETS)})(?:_|$))", stem, maxsplit=1)
+        notebook, *job = re.split(rf"_(?=(?:{'|'.join(datasets.DATASETS)})(?:_|$))", stem, maxsplit=1)
         groups.setdefault(notebook, []).append((stem, _job_words("".join(job))))
 
     def link(stem: str, words: str) -> str:
@@ -234,8 +204,12 @@ def _menu(pages: dict[str, str], here: str) -> str:
 
 def _job_words(job: str) -> str:
     """Return dataset, target and method of a page's name as they are written in texts."""
-    names = {name: dataset.label for name, dataset in tasks.DATASETS.items()} | tasks.LABELS | tasks.METHODS
-    for name in tasks.DATASETS:  # names may hold the mark between the words
+    names = (
+        {name: dataset.label for name, dataset in datasets.DATASETS.items()}
+        | datasets.LABELS
+        | datasets.METHODS
+    )
+    for name in datasets.DATASETS:  # names may hold the mark between the words
         if job == name or job.startswith(f"{name}_"):
             return " ".join([names[name], *(names.get(p, p) for p in job[len(name) + 1 :].split("_") if p)])
     return job
