@@ -259,6 +259,8 @@ def main(argv: list[str] | None = None) -> int:
             # This interpreter's kernel, with none of the user's settings; no warning about frozen modules.
             own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             os.environ.update(own, JUPYTER_PATH="", JUPYTER_CONFIG_DIR=folder, IPYTHONDIR=folder)
+            quiet = Path(folder) / "profile_default" / "ipython_kernel_config.json"
+            paths.write_text(quiet, '{"IPKernelApp": {"log_level": "ERROR"}}')
             run(chosen.source, chosen.output, dict(chosen.values))
     except Exception as error:
         if stopped:
