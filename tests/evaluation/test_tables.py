@@ -7,8 +7,7 @@ import pytest
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics
-from mudiff.evaluation import old_tables as tables
+from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
 
 
@@ -17,7 +16,7 @@ def scores(values, region="brain", protocol="masked"):
     rows = [
         {"dataset": d, "target": t, "method": m, "region": region, "protocol": protocol}
         | {"unit": tables.UNITS[protocol], "subject": f"s{i}", "slice": None}
-        | {"psnr": v, "ssim": v / 40, "mae": 1 / v}
+        | {"psnr": v, "ssim": v / 40, "mae": 1 / v, "run": f"{d}_{t}_{m}", "weights": m[::-1]}
         for (d, t, m), psnrs in values.items()
         for i, v in enumerate(psnrs)
     ]
@@ -32,7 +31,6 @@ TWO = {
     ("brats", "t1ce", "syndiff"): [16.4, 17.4],
     ("isles", "t1", "syndiff"): [18.6, 18.7],
 }
-PGAN = {("isles", "t1", "pgan"): [17.0, 18.0]}
 
 
 def entry(frame, **where):
@@ -44,169 +42,116 @@ def entry(frame, **where):
 
 def test_mean_and_deviation_follow_the_protocol():
     masked = entry(tables.table(scores(TWO), "masked"), target="t1ce", method="mudiff", metric="psnr")
-    assert masked["mean"] == 22 and masked.n == 2 and masked.unit == "subject"
+    assert (masked["mean"], masked.n, masked.unit) == (22, 2, "subject")
     assert masked.sd == pytest.approx(8**0.5)  # divided by n - 1
     released = tables.table(scores(TWO, protocol="released"), "released")
     released = entry(released, target="t1ce", method="mudiff", metric="psnr")
     assert released.sd == pytest.approx(2) and released.unit == "slice"  # divided by n, as released
+    assert (released.run, released.weights) == ("brats_t1ce_mudiff", "ffidum")
 
 
 def test_undefined_scores_are_left_out_and_counted():
     frame = scores({("brats", "t1", "mudiff"): [20.0, np.nan, 22.0], ("brats", "t1", "linear"): [np.nan] * 3})
     result = tables.table(frame, "masked")
     kept = entry(result, method="mudiff", metric="psnr")
-    assert kept["mean"] == 21 and kept.n == 2
-    assert entry(result, method="linear", metric="psnr").n == 0
-    assert (tables.wide(result).loc["Linear"] == "NA").all()
-    one = tables.table(scores({("brats", "t1", "mudiff"): [20.0]}), "masked")
-    assert tables.wide(one).loc["MU-Diff"].iloc[0] == "20.00 ± NA"  # one subject has no deviation
+    assert (kept["mean"], kept.n) == (21, 2)
+    assert (tables.wide(result)["BraTS"].loc["Linear"] == "NA").all()
+    one = tables.wide(tables.table(scores({("brats", "t1", "mudiff"): [20.0]}), "masked"))["BraTS"]
+    assert one.loc["MU-Diff"].iloc[0] == "**20.00 ± NA**"  # one subject has no deviation
 
 
-def test_ranks_know_that_small_mae_is_good():
+def test_ranks_know_that_small_mae_is_good_and_leave_the_floor_out():
     result = tables.table(scores(TWO), "masked")
     for metric in metrics.METRICS:
         assert entry(result, target="t1ce", method="mudiff", metric=metric)["rank"] == 1
         assert entry(result, target="t1", method="syndiff", metric=metric)["rank"] == 1
         assert entry(result, target="t1", method="mudiff", metric=metric)["rank"] == 2
+    assert result[result.method == "linear"]["rank"].isna().all()
+    assert list(tables.wide(result)["BraTS"].index) == ["SynDiff", "MU-Diff", "Linear"]
 
 
-def test_the_floor_is_shown_last_and_not_ranked():
-    result = tables.table(scores(TWO), "masked")
-    assert result[result.method == "linear"]["rank"].isna().all() and (result.method == "linear").any()
-    assert result[result.method != "linear"]["rank"].notna().all()
-    assert tables.wide(result).index.tolist() == ["SynDiff", "MU-Diff", "MU-Diff (paper)", "Linear"]
-    text = tables.caption(result, "T", "demo")
-    assert "Linear, the floor, is not ranked; it is better than the best in 3 of 6 cells." in text
-    worse = result[result.target == "t1ce"]
-    assert "better than the best in none of 3 cells" in tables.caption(worse, "T", "demo")
-    assert "floor" not in tables.caption(result[result.method != "linear"], "T", "demo")
-
-
-def test_a_method_that_was_not_trained_is_na():
-    frame = scores({k: v for k, v in TWO.items() if k != ("brats", "t1ce", "syndiff")} | PGAN)
-    result = tables.table(frame, "masked")
-    shown = tables.wide(result)
-    assert shown.index.tolist() == ["pGAN", "SynDiff", "MU-Diff", "MU-Diff (paper)", "Linear"]
-    assert (shown.loc["SynDiff", "BraTS"] == "NA").all() and (shown.loc["pGAN", "BraTS"] == "NA").all()
-    assert (shown.loc["pGAN", "ISLES"] != "NA").all()
-    assert entry(result, target="t1ce", method="mudiff", metric="psnr")["rank"] == 1
-    for text in (tables.markdown(result, "C"), tables.latex(result, "C")):
-        assert text.count("NA") == 3 + 3  # not trained
-    for block in tables.latex(result, "C").split(r"\begin{tabular}")[1:]:
-        rows = [line for line in block.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-        assert {line.count("&") for line in rows} == {3} and len(rows) == 6
-    assert "NA: not trained for this task" in tables.caption(result, "T", "demo")
-
-
-def test_paper_values_stand_beside_ours_for_the_brain_only():
-    brain = tables.table(scores(TWO), "masked")
-    assert entry(brain, target="t1ce", method="mudiff", metric="psnr").paper == 22.697
-    assert np.isnan(entry(brain, target="t1ce", method="linear", metric="psnr").paper)
-    row = tables.wide(brain).loc["MU-Diff (paper)"]
-    assert row.iloc[0] == "22.70"
-    lesion = tables.wide(tables.table(scores(TWO, region="lesion"), "masked"))
-    assert (lesion.loc["MU-Diff (paper)"] == "NA").all()
+def test_the_papers_values_stand_under_their_own_protocol_alone():
+    released = tables.table(scores(TWO, protocol="released"), "released")
+    assert entry(released, target="t1ce", method="mudiff", metric="psnr").paper == 22.697
+    assert tables.wide(released)["BraTS"].loc["MU-Diff (paper)"].iloc[0] == "22.70"
+    assert tables.table(scores(TWO), "masked").paper.isna().all()
+    lesion = tables.table(scores(TWO, "lesion", "released"), "released")
+    assert "MU-Diff (paper)" not in tables.wide(lesion)["BraTS"].index
 
 
 def test_reference_values_cover_the_tasks_with_a_source():
     known = tables.reference_values()
-    assert set(zip(known.dataset, known.target, strict=True)) == {
-        run for run in profiles.profile("paper").runs if run[0] != "healthy"
-    }
+    tasks = {run for run in profiles.profile("paper").runs if run[0] != "healthy"}
+    assert set(zip(known.dataset, known.target, strict=True)) == tasks
     assert known.source.str.len().gt(20).all()
     assert (
         known.psnr.between(15, 35).all() and known.ssim.between(0, 1).all() and known.mae.between(0, 1).all()
     )
 
 
-def test_markdown_marks_best_and_second():
-    text = tables.markdown(tables.table(scores(TWO), "masked"), "The caption.")
-    assert text.startswith("The caption.\n")
-    brats = next(line for line in text.splitlines() if line.startswith("| MU-Diff |"))
-    assert "**22.00 ± 2.83**" in brats
-    assert "<u>16.90 ± 0.71</u>" in text
-    assert text.count("| BraTS |") == 1 and text.count("| ISLES |") == 1
-    blocks = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert set(blocks) == {5}  # every row has as many cells as its heading
-
-
-def test_latex_marks_and_escapes():
-    text = tables.latex(tables.table(scores(TWO), "masked"), r"Over 90 % & more: a_b ± c^2 {d}\ ~ $5 #1.")
-    assert r"\textbf{22.00 $\pm$ 2.83}" in text and r"\underline{16.90 $\pm$ 0.71}" in text
-    escaped = r"a\_b $\pm$ c\textasciicircum{}2 \{d\}\textbackslash{} \textasciitilde{} \$5 \#1."
-    assert rf"\caption{{Over 90 \% \& more: {escaped}}}" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    assert text.isascii()
-
-
-def test_caption_names_what_the_numbers_are():
-    text = tables.caption(tables.table(scores(TWO), "masked"), "Table 1. Whole brain", "demo")
-    for words in (
-        "Table 1. Whole brain.",
-        "phantoms",
-        "Profile demo",
-        "protocol masked",
-        "subjects",
-        "BraTS 2",
-    ):
-        assert words in text
-    assert "real data here" in tables.caption(
-        tables.table(scores(TWO), "masked"), "T", "demo", data="real data here"
-    )
-    assert "phantom" not in tables.data_words("paper")
-
-
-def test_written_files_are_stable_and_numeric(tmp_path):
-    result = tables.table(scores(TWO), "masked")
-    tables.write(result, tmp_path / "table1", "Caption.")
-    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    tables.write(result, tmp_path / "table1", "Caption.")
-    assert first == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    assert set(first) == {"table1.csv", "table1.md", "table1.tex"}
-    back = pd.read_csv(tmp_path / "table1.csv")
-    assert back["mean"].tolist() == pytest.approx(result["mean"].tolist(), rel=1e-5)
-    assert "paper" in back and back.paper.isna().any()
-
-
-def test_eight_methods_fit():
+def test_a_method_that_was_not_trained_is_na():
     methods = list(datasets.METHODS)
     values = {("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(methods)}
-    result = tables.table(scores(values), "masked")
-    text = tables.markdown(result, "C")
-    assert len(methods) == 8 and text.count("**") == 2 * 6 and text.count("<u>") == 6
-    best = next(line for line in text.splitlines() if "**" in line)
-    assert best.startswith("| MU-Diff |")  # the floor is better, but not ranked
-    assert "better than the best in 6 of 6 cells" in tables.caption(result, "T", "demo")
-    assert text.splitlines()[-1].startswith("| Linear |")
+    del values["brats", "t2", "pgan"]
+    shown = tables.wide(tables.table(scores(values), "masked"))["BraTS"]
+    assert len(shown) == 8 and list(shown.loc["pGAN"]).count("NA") == 3
+    assert (
+        shown.loc["MU-Diff"].str.startswith("**").all() and shown.loc["SynDiff"].str.startswith("<u>").all()
+    )
 
 
-def test_every_number_names_its_run(tmp_path):
-    frame = scores(TWO)
-    frame = frame.assign(run=frame.dataset + "_" + frame.method, fingerprint="f" + frame.method)
-    tables.write(tables.table(frame, "masked"), tmp_path / "table1", "C")
-    back = pd.read_csv(tmp_path / "table1.csv")
-    assert (back.run == back.dataset + "_" + back.method).all()
-    assert (back.fingerprint == "f" + back.method).all()
+def test_markdown_and_latex_show_the_same_cells(tmp_path):
+    shown = tables.wide(tables.table(scores(TWO), "masked"))
+    text = r"Over 90 % & more: a_b ± 5² $5 #1, P < 0.05."
+    markdown, latex = tables.markdown(shown, text), tables.latex(shown, text)
+    assert markdown.startswith(text) and "| MU-Diff | **22.00 ± 2.83** |" in markdown
+    assert {line.count("|") for line in markdown.splitlines() if line.startswith("|")} == {5}
+    assert r"\textbf{22.00 $\pm$ 2.83}" in latex and r"\underline{16.90 $\pm$ 0.71}" in latex
+    assert r"\caption{Over 90 \% \& more: a\_b $\pm$ 5$^2$ \$5 \#1, P $<$ 0.05.}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2 and latex.isascii()
+    tables.write(tmp_path / "table1", shown, text)
+    assert {p.name for p in tmp_path.iterdir()} == {"table1.md", "table1.tex"}
+
+
+def test_csv_has_six_digits_and_na(tmp_path):
+    tables.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1 / 3, np.nan], "n": [1, 2]}))
+    assert (tmp_path / "a.csv").read_bytes() == b"x,n\n0.333333,1\nNA,2\n"
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0.0004, "**< 0.001**"), (0.0123, "**0.012**"), (0.0497, "**0.0497**"), (0.2, "0.200"), (np.nan, "NA")],
+)
+def test_p_values_as_one_writes_them(value, text):
+    assert tables.p_value(value) == text
+
+
+def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    text = tables.caption(tables.table(scores(TWO), "masked"), "Whole brain", "demo")
+    assert text.startswith(
+        "Whole brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)"
+    )
+    assert text.endswith("Data: generated phantoms, no patients; profile demo.")
+    assert "real data here" in tables.caption(
+        tables.table(scores(TWO), "masked"), "T", "demo", "real data here"
+    )
+
+
+def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
+    """Not a guess from the phantoms' folder, which may be copied or deleted."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    record = {name: paths.prepared("smoke", name) / "prepared.json" for name in ("brats", "isles")}
+    for path in record.values():
+        paths.write_json(path, {"phantoms": True})
+    assert tables.origin("smoke") == "generated phantoms, no patients"
+    paths.write_json(record["isles"], {"phantoms": False})
+    assert tables.origin("smoke") == "patients; of BraTS generated phantoms"
+    paths.write_json(record["brats"], {})
+    assert tables.origin("smoke") == "of unknown origin"
 
 
 def test_unknown_protocol_or_empty_scores_raise():
-    with pytest.raises(MudiffError, match="released, masked"):
-        tables.table(scores(TWO), "mine")
-    with pytest.raises(MudiffError, match="score the runs again"):
-        tables.table(scores(TWO), "released")
-
-
-def test_captions_say_whose_data_were_prepared(tmp_path, monkeypatch):
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    assert tables.data_words("smoke") == "generated phantoms, no patients"  # nothing is prepared yet
-    assert tables.data_words("paper") == "patients"
-    for dataset in ("brats", "isles"):
-        file = paths.phantoms("smoke", dataset) / "1" / "1_t1.nii.gz"
-        paths.write_text(file, "")
-        source = {"name": file.name, "mtime_ns": file.stat().st_mtime_ns}
-        record = paths.prepared("smoke", dataset) / "prepared.json"
-        paths.write_json(record, {"subjects": {"1": {"sources": {"t1": source}}}})
-    assert tables.data_words("smoke") == "generated phantoms, no patients"
-    source["mtime_ns"] += 1  # another file of the same name
-    paths.write_json(record, {"subjects": {"1": {"sources": {"t1": source}}}})
-    assert tables.data_words("smoke") == "patients; of BraTS generated phantoms"
+    for protocol in ("mine", "released"):
+        with pytest.raises(MudiffError, match="expected released or masked"):
+            tables.table(scores(TWO), protocol)
