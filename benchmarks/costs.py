@@ -12,7 +12,7 @@ import functools
 from pathlib import Path
 
 from benchmarks import counts, report
-from mudiff.data import datasets, manifests
+from mudiff.data import manifests
 from mudiff.errors import MudiffError
 from mudiff.settings import Settings
 from mudiff.training import profiles
@@ -97,7 +97,7 @@ def main() -> None:
     report.show(new[["dataset", "target", "run", "training_slices", "step_gflop", "sampling_gflop",
                      "training_pflop", "validation_pflop", "test_pflop", "memory_gb"]])  # fmt: skip
     total = new[["training_pflop", "validation_pflop", "test_pflop"]].sum().sum() / 1000
-    print(f"{len(new)} trainings of {len(datasets.RUNS)} tasks: {total:.1f} EFLOP")
+    print(f"{len(new)} trainings of {len(profiles.PROFILES['paper'].runs)} tasks: {total:.1f} EFLOP")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks import report
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
+from mudiff.training import profiles
 
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 RATES = (20, 100, 350)
@@ -205,7 +206,7 @@ def matrix_costs(folder: Path) -> str:
         "memory": frame["memory"].max(),
     }
     table = pd.concat([frame, pd.DataFrame([total])])
-    table["run"] = [datasets.RUN_LABELS.get(name, name) for name in table["run"]]
+    table["run"] = [profiles.RUN_LABELS.get(name, name) for name in table["run"]]
     return markdown(_hours(table.astype({"trainings": int}), folder))
 
 

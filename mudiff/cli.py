@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mudiff import __version__, paths
+from mudiff import __version__, cache, paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
+from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
 
 app = typer.Typer(
@@ -99,9 +100,7 @@ def prepare(
             print(f"{split}: {len(slices.subjects)} subjects, {len(slices)} slices")
 
 
-def _prepare(
-    preparation: profiles.Preparation, root: Path, manifest: Path | None, folder: Path, workers: int
-) -> None:
+def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
     from mudiff.data import prepare as data
 
     listed = data.read_manifest(preparation.dataset, manifest)
@@ -154,7 +153,7 @@ def train(
 
 def _changed(
     changes: list[str], profile: str, dataset: str, target: str, method: str, variant: str
-) -> profiles.Settings:
+) -> Settings:
     fields = {}
     for change in changes:
         name, separator, value = change.partition("=")
@@ -247,7 +246,7 @@ def info() -> None:
 
     import torch
 
-    print(f"mudiff {__version__}, recipe {profiles.RECIPE_VERSION}, Python {platform.python_version()}")
+    print(f"mudiff {__version__}, recipe {cache.RECIPE_VERSION}, Python {platform.python_version()}")
     for name in ("torch", "numpy", "nibabel", "scikit-image", "papermill", "snakemake"):
         print(f"  {name} {metadata.version(name)}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

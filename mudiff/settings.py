@@ -1,26 +1,20 @@
-"""Frozen settings: every number of a run in one visible block, each departure of paper and code named.
+"""Every number of a training run on one page, each departure of paper and code named.
 
-Letters such as A-2 point to the register in DIFFERENCES.md.
+Letters such as A-2 point to the register in DIFFERENCES.md; "code" and "text" are the released code and the
+paper. The defaults are variant ``released``: the authors' training command.
 """
 
+import ast
 import dataclasses
-import hashlib
-import json
 import math
-import types
+import re
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from mudiff.cache import RECIPE_VERSION
+from mudiff import cache
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.training.recipes import ABLATIONS
-
-
-def _fingerprint(value: Any) -> str:
-    text = json.dumps([RECIPE_VERSION, value], sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -33,27 +27,27 @@ class Preparation:
     normalisation: str = "percentile"  # B-4: "percentile" (1-99 % clip, code) or "minmax" (text)
 
     def fingerprint(self) -> str:
-        """Return the key of the cache that these settings make."""
-        return _fingerprint(dataclasses.asdict(self))
+        """Return the key of the slice cache that these settings make."""
+        return cache.digest(cache.RECIPE_VERSION, dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the numbers of one training run; defaults are variant ``released``."""
+    """Everything that decides the numbers of one training run; checked when it is made."""
 
-    # What is learnt
+    # The task
     dataset: str = "brats"
     target: str = "t1ce"
     method: str = "mudiff"
-    variant: str = "released"  # or "text", a baseline's "published" budget, or an ablation (`recipes.py`)
+    variant: str = "released"  # or "text", "published", or an ablation (training/profiles.py)
     seed: int = 1024  # A-7: not in the paper
 
     # Slices
     image_size: int = 256
     slices: int = 80
-    normalisation: str = "percentile"  # B-4
+    normalisation: Literal["percentile", "minmax"] = "percentile"  # B-4: code; text
 
-    # Networks; `recipes.py` has each baseline's sizes
+    # Networks: sizes
     width: int = 64  # feature maps of the first level
     multipliers: tuple[int, ...] = (1, 2, 4)  # widths of the levels, in units of `width`
     blocks: int = 2  # residual blocks per encoder level (the decoder has one more, D-8); of pGAN: in all
@@ -61,39 +55,37 @@ class Settings:
     latent: int = 100  # A-10: entries of z
     attention_at: int = 16  # D-7: attention follows blocks whose feature maps have this side
     critic_width: int = 64  # psi starts at twice this width, the critics of one-pass baselines at it
-    critic_blocks: int = 6  # D-1: 6 (code) or 4 (text); of one-pass baselines: convolutions that halve
+    critic_blocks: int = 6  # D-1: 6 (code) or 4 (text); of one-pass baselines: convolutions of stride 2
+
+    # Networks: departures and ablations
     critic_minibatch_std: bool = True  # D-1: the code appends the minibatch standard deviation
-    gates: str = "all"  # D-2: gates of tau see "all" conditions (code) or the "pair" (Eqs. 14, 16)
-    pairs: str = "cyclic"  # D-3: pairs of tau, "cyclic" (code) or "chain" (Eq. 18)
-    gated_term: str = "product"  # D-4: first term of Eq. 17, "product" (code) or "concatenation"
-    mapper_activation: str = "silu"  # D-5: "silu" (code) or "relu" (text)
+    gates: Literal["all", "pair"] = "all"  # D-2: what gates of tau see (code; Eqs. 14, 16)
+    pairs: Literal["cyclic", "chain"] = "cyclic"  # D-3: pairs of tau (code; Eq. 18)
+    gated_term: Literal["product", "concatenation"] = "product"  # D-4: first term of Eq. 17
+    mapper_activation: Literal["silu", "relu"] = "silu"  # D-5: code; text
     mapper_skip: bool = False  # D-5: "residual" blocks without (code) or with a skip (text)
-    mapper_normalises: str = "features"  # D-5: Eq. 13 applied to conv1's "features" (code) or the "input"
-    networks: str = "mutual"  # F1 and F2, or ablation 1: a "single" one, F1
+    mapper_normalises: Literal["features", "input"] = "features"  # D-5: by Eq. 13 (code; text)
+    networks: Literal["mutual", "single"] = "mutual"  # F1 and F2, or ablation 1: F1 alone
     target_adaptation: bool = True  # rho in F2; off in ablation 2 and in one reading of 3 (D-11)
     contrast_adaptation: bool = True  # tau in F2; off in ablation 2 and in the other reading of 3 (D-11)
-    levels: int = 8  # halvings in the U-Nets of Pix2Pix and MM-GAN
-    dropout: float = 0.0  # of a baseline's generator, in training only
 
     # Diffusion
     steps: int = 4  # T
     beta_min: float = 0.1
     beta_max: float = 20.0
-    posterior: str = "beta"  # E-1: "beta" (code) or "printed" (Eq. 31 as printed: images of zeros)
+    posterior: Literal["beta", "printed"] = "beta"  # E-1: code; Eq. 31 as printed gives images of zeros
 
     # Losses
     weight_supervised: float = 0.5  # A-1, lambda_s
     weight_mask: float = 0.1  # A-1, lambda_m
     weight_adversarial: float = 1.0  # A-1, lambda_c
-    reduction: str = "mean"  # C-6: Eqs. 22 and 29 as "mean" (code) or "sum" over the pixels (text)
-    mask: str = "convolution"  # C-1: M_j from a "convolution" never trained, a "trained" one, "channel_mean"
+    reduction: Literal["mean", "sum"] = "mean"  # C-6: Eqs. 22 and 29 over the pixels (code; text)
+    # C-1: M_j by a 1x1 convolution that is never trained (code), a trained one, or the channel mean (Eq. 28)
+    mask: Literal["convolution", "trained", "channel_mean"] = "convolution"
     mask_detached: bool = False  # C-2: whether gradients through the masks are cut
-    mask_noise: str = "independent"  # C-3: noise of the two posterior samples in Eq. 29, or "shared"
+    mask_noise: Literal["independent", "shared"] = "independent"  # C-3: noise of the two samples in Eq. 29
     detach_first: bool = False  # C-4: cut x^{p1} on its way into F2, so that L^2 trains F2 alone
     critic_real_weight: float = 1.0  # C-5: 1 (code) or 2 (Eq. 27 summed over both networks)
-    weight_perceptual: float = 0.0  # pGAN: of the VGG16 features
-    vgg16: str = ""  # pGAN: file with the weights of VGG16; without one the perceptual term is off
-    weight_reconstruction: float = 0.0  # Hi-Net: of the conditions' own reconstructions
 
     # Optimisation
     epochs: int = 30  # A-7
@@ -102,26 +94,31 @@ class Settings:
     critic_learning_rate: float = 1e-4
     beta1: float = 0.5  # A-2: 0.5 (code) or 0.1 (text)
     beta2: float = 0.9  # A-2: 0.9 (code) or 0.2 (text)
-    schedule: str = "cosine"  # A-4: learning rates fall as a "cosine" (code), stay "constant", or "linear"
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"  # A-4: code; text; two baselines
     final_learning_rate: float = 1e-5  # A-4: where the cosine ends
     constant_part: float = 0.5  # part of the epochs before "linear" starts to fall to 0
     r1_gamma: float = 1.0  # A-5: R1 penalty on the critic, 0 is off
     r1_interval: int = 10  # A-5: steps between two penalties
     ema_decay: float = 0.0  # A-6: 0 is off (as the released command runs), 0.999 what it names
-    order: str = "fixed"  # C-8: sample order, "fixed" for all epochs (code) or "shuffled" in each
-    precision: str = "float32"  # or "bfloat16" (autocast)
+    order: Literal["fixed", "shuffled"] = "fixed"  # C-8: of the slices, in all epochs (code)
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
 
     # Choice of the checkpoint
-    checkpoint: str = "best"  # A-7: "best" validation PSNR, or "last" (code)
+    checkpoint: Literal["best", "last"] = "best"  # A-7: by validation PSNR, or the last one (code)
     validate_every: int = 1  # epochs
     validation_slices: int = 64  # evenly spaced over the validation set, 0 is all
 
-    def __post_init__(self) -> None:
-        _check(self)
+    # Of baselines alone
+    levels: int = 8  # downsamplings in the U-Nets of Pix2Pix and MM-GAN
+    dropout: float = 0.0  # of the generator, in training only
+    weight_perceptual: float = 0.0  # pGAN: of the VGG16 features
+    vgg16: str = ""  # pGAN: file with the weights of VGG16; without one the perceptual term is off
+    weight_reconstruction: float = 0.0  # Hi-Net: of the conditions' own reconstructions
 
-    def preparation(self) -> Preparation:
-        """Return the part that decides the slice cache."""
-        return Preparation(self.dataset, self.image_size, self.slices, self.normalisation)
+    def __post_init__(self) -> None:
+        for name, kind in _TYPES.items():
+            object.__setattr__(self, name, _convert(name, kind, getattr(self, name)))
+        _check(self)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -134,9 +131,13 @@ class Settings:
         name = f"{self.dataset}_{self.target}_{self.method}"
         return name if self.variant == "released" else f"{name}_{self.variant}"
 
+    def preparation(self) -> Preparation:
+        """Return the part that decides the slice cache."""
+        return Preparation(self.dataset, self.image_size, self.slices, self.normalisation)
+
     def fingerprint(self) -> str:
-        """Return the hash that two runs share exactly when all their settings are equal."""
-        return _fingerprint(dataclasses.asdict(self))
+        """Return a hash that changes with any field and with the recipe: what Snakemake plans by."""
+        return cache.digest(cache.RECIPE_VERSION, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for ``settings.json``."""
@@ -144,14 +145,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Settings":
-        """Rebuild settings from ``settings.json``.
-
-        Raises
-        ------
-        MudiffError
-            If a field is unknown or has a value of another type.
-        """
-        return cls().replace(**values)
+        """Return the settings of a ``settings.json``; of another version's fields, unknown ones are left out."""
+        return cls(**{name: value for name, value in values.items() if name in _TYPES})
 
     def replace(self, **changes: Any) -> "Settings":
         """Return a copy with some fields changed; texts are read as the field's type.
@@ -161,88 +156,61 @@ class Settings:
         MudiffError
             If a field is unknown or a value does not fit it.
         """
-        fields = typing.get_type_hints(type(self))
-        for name in changes:
-            if name not in fields:
-                raise MudiffError(f"setting {name!r} is unknown: choose one of {', '.join(sorted(fields))}.")
-        return dataclasses.replace(self, **{k: _convert(k, fields[k], v) for k, v in changes.items()})
+        for name in changes.keys() - _TYPES.keys():
+            raise MudiffError(f"setting {name!r} is unknown: choose one of {', '.join(sorted(_TYPES))}.")
+        return dataclasses.replace(self, **changes)
 
 
-_CHOICES = {
-    "variant": ("released", "text", "published", *ABLATIONS),
-    "networks": ("mutual", "single"),
-    "normalisation": ("percentile", "minmax"),
-    "gates": ("all", "pair"),
-    "pairs": ("cyclic", "chain"),
-    "gated_term": ("product", "concatenation"),
-    "mapper_activation": ("silu", "relu"),
-    "mapper_normalises": ("features", "input"),
-    "posterior": ("beta", "printed"),
-    "reduction": ("mean", "sum"),
-    "mask": ("convolution", "trained", "channel_mean"),
-    "mask_noise": ("independent", "shared"),
-    "schedule": ("cosine", "linear", "constant"),
-    "order": ("fixed", "shuffled"),
-    "precision": ("float32", "bfloat16"),
-    "checkpoint": ("best", "last"),
-}
+_TYPES = typing.get_type_hints(Settings)
 _POSITIVE = (
     "image_size", "slices", "width", "blocks", "embedding", "latent", "levels", "critic_width", "critic_blocks",
     "steps", "epochs", "batch_size", "learning_rate", "critic_learning_rate", "r1_interval", "validate_every",
 )  # fmt: skip
 
 
-def _check(settings: Settings) -> None:
-    for name, choices in _CHOICES.items():
-        if getattr(settings, name) not in choices:
-            raise MudiffError(
-                f"setting {name} = {getattr(settings, name)!r}: choose one of {', '.join(choices)}."
-            )
-    for name in _POSITIVE:
-        if not getattr(settings, name) > 0:
-            raise MudiffError(f"setting {name} = {getattr(settings, name)!r}: must be above 0.")
-    if settings.width % 4 or settings.critic_width % 4:
-        raise MudiffError("settings width and critic_width must be multiples of 4.")
-    if settings.levels < 2:
-        raise MudiffError(f"setting levels = {settings.levels}: a U-Net needs two or more.")
-    if settings.vgg16 and settings.method != "pgan":
-        raise MudiffError("setting vgg16: only method pgan has a perceptual term; leave it out.")
-    if not all(math.isfinite(v) for v in vars(settings).values() if isinstance(v, float)):
-        raise MudiffError("settings must be finite numbers.")
-    for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise MudiffError(
-                f"setting {name} = {getattr(settings, name)!r}: must be at least 0 and below 1."
-            )
-    if not 0 < settings.beta_min < settings.beta_max:
-        raise MudiffError("settings beta_min and beta_max must be above 0, beta_max the larger one.")
-    if settings.validation_slices < 0 or not 0 <= settings.seed < 2**63:
-        raise MudiffError("settings validation_slices and seed must not be negative, nor seed above 2^63.")
-    if not settings.multipliers or min(settings.multipliers) < 1 or settings.embedding % 2:
-        raise MudiffError("setting multipliers must be 1 or more each, setting embedding must be even.")
-    # A method's networks say which sizes they can take; here only what every method needs.
-    if settings.image_size % 4:
-        raise MudiffError(f"setting image_size = {settings.image_size}: must be a multiple of 4.")
-    datasets.method(settings.method)
-    datasets.dataset(settings.dataset).conditions(settings.target)
-
-
 def _convert(name: str, kind: Any, value: Any) -> Any:
-    """Read `value` as the type of field `name`; command-line texts become numbers, lists become tuples."""
-    if isinstance(kind, types.GenericAlias):  # tuple[int, ...]
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_convert(name, int, part) for part in parts)
+    """Read `value` as the type of field `name`: texts of the command line become numbers, lists tuples."""
+    choices = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value not in choices:
+            raise MudiffError(f"setting {name} = {value!r}: choose one of {', '.join(choices)}.")
+        return value
     try:
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                value.lower()
-            ]
-        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        if isinstance(value, str) and kind is not str:
+            value = ast.literal_eval(value.strip().title())  # "true" -> True, "1,2" -> (1, 2), "1e2" -> 100.0
+        if choices:  # tuple[int, ...]
+            parts = value if isinstance(value, list | tuple) else [value]
+            return tuple(_convert(name, int, part) for part in parts)
+        if isinstance(value, int | float) and not isinstance(value, bool) and kind(value) == value:
+            return kind(value)
+        if type(value) is kind:
             return value
-        if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-            if kind is int and float(value) != int(float(value)):
-                raise ValueError
-            return kind(float(value)) if kind is int else float(value)
-    except (KeyError, ValueError, OverflowError):
+    except (ValueError, SyntaxError, OverflowError):
         pass
-    raise MudiffError(f"setting {name} = {value!r}: expected a value of type {kind.__name__}.")
+    kind = getattr(kind, "__name__", kind)
+    raise MudiffError(f"setting {name} = {value!r}: expected a value of type {kind}.")
+
+
+def _check(s: Settings) -> None:
+    """Refuse values that no method can use; each network checks what it needs itself."""
+    datasets.method(s.method)
+    datasets.dataset(s.dataset).conditions(s.target)
+    rules = {f"{name} must be above 0": getattr(s, name) > 0 for name in _POSITIVE}
+    for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part"):
+        rules[f"{name} must be at least 0 and below 1"] = 0 <= getattr(s, name) < 1
+    rules |= {
+        "numbers must be finite": all(math.isfinite(v) for v in vars(s).values() if isinstance(v, float)),
+        "variant must be a plain name": re.fullmatch(r"\w+", s.variant),
+        "seed must be from 0 to 2^63 - 1": 0 <= s.seed < 2**63,
+        "image_size must be a multiple of 4": s.image_size % 4 == 0,
+        "width and critic_width must be multiples of 4": s.width % 4 == s.critic_width % 4 == 0,
+        "embedding must be even": s.embedding % 2 == 0,
+        "multipliers must be 1 or more each": s.multipliers and min(s.multipliers) >= 1,
+        "levels must be 2 or more": s.levels >= 2,
+        "beta_min must be above 0 and below beta_max": 0 < s.beta_min < s.beta_max,
+        "validation_slices must not be negative": s.validation_slices >= 0,
+        "vgg16 is for method pgan alone": not s.vgg16 or s.method == "pgan",
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise MudiffError(f"settings: {rule}.")

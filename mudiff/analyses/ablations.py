@@ -51,7 +51,7 @@ def score(profile: str, variants: Sequence[str], region: str) -> pd.DataFrame:
     profile : str
         Name of the profile.
     variants : sequence of str
-        Of `recipes.ABLATIONS`.
+        Of `profiles.ABLATIONS`.
     region : {"brain", "lesion"}
         Where to score.
 
@@ -92,7 +92,7 @@ def seconds(profile: str, variants: Sequence[str], count: int = 4, repeats: int 
     profile : str
         Name of the profile.
     variants : sequence of str
-        Of `recipes.ABLATIONS`.
+        Of `profiles.ABLATIONS`.
     count, repeats : int
         Slices in a batch, and rounds through all variants.
 
@@ -164,7 +164,10 @@ def verdict(frame: pd.DataFrame) -> str:
         return "Fewer than three subjects: nothing can be decided."
     better, worse = frame[frame.low > 0], frame[frame.high < 0]
     words = "; ".join(
-        f"{opening} {', '.join(f'{datasets.VARIANTS[v]} ({_listed(part)})' for v, part in found.groupby('variant'))}"
+        f"{opening} "
+        + ", ".join(
+            f"{profiles.ABLATION_LABELS[v]} ({_listed(part)})" for v, part in found.groupby("variant")
+        )
         for opening, found in (("the full model scores higher than", better), ("it scores lower than", worse))
         if len(found)
     )
@@ -250,7 +253,7 @@ def fig5f(frame: pd.DataFrame, profile: str) -> "Figure":
         figure = style.new_figure(5.2 * len(kinds), 1.8)
         for axis, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
             part = frame[frame.features == kind]
-            names = part.variant.map(datasets.VARIANTS | _OTHERS)
+            names = part.variant.map(profiles.ABLATION_LABELS | _OTHERS)
             axis.plot(part.fid, names, "o", color=style.COLOURS[0], ms=7)
             for name, value, n in zip(names, part.fid, part.images, strict=True):
                 words = f"{value:.3g} ({n} images)"
@@ -300,7 +303,7 @@ def _components(frame: pd.DataFrame, profile: str, region: str) -> "Figure":
                 _marks(axis, y, values, palette[f"mudiff_{variant}"])
             axis.axvline(frame.loc[frame.variant == "full", metric].mean(), color="0.7", lw=0.8, zorder=0)
             axis.set(xlabel=label, ylim=(len(variants) - 0.5, -0.5))
-        axes[0].set(yticks=range(len(variants)), yticklabels=[datasets.VARIANTS[v] for v in variants])
+        axes[0].set(yticks=range(len(variants)), yticklabels=[profiles.ABLATION_LABELS[v] for v in variants])
         style.add_caption(
             figure,
             f"Ablations in the {region}: small marks are subjects, large ones means, grey line the full model. "

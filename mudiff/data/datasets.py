@@ -22,23 +22,6 @@ METHODS = {
 }
 """Method name in code and file names -> name in figures and tables: the paper's seven, and our floor."""
 
-VARIANTS = {
-    "full": "Full",
-    "abl1": "abl1: one network",
-    "abl2": "abl2: no ρ, no τ",
-    "abl3_text": "abl3 (text): ρ, no τ",
-    "abl3_caption": "abl3 (caption): τ, no ρ",
-    "abl4": "abl4: no mask loss",
-    "no_critic": "no critic",
-    "T1": "T = 1",
-    "T2": "T = 2",
-    "T8": "T = 8",
-}
-"""Ablation of MU-Diff -> name in figures and tables (section "Ablation study", Fig. 5e to 5i)."""
-
-RUN_LABELS = METHODS | {f"mudiff_{name}": label for name, label in VARIANTS.items()}
-"""Method or variant of MU-Diff -> short name, where it is clear that the variants are MU-Diff's."""
-
 BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
 """The methods that the paper compares MU-Diff with (section "Competing methods")."""
 
@@ -109,14 +92,6 @@ DATASETS = {
     "open_ms": Dataset("open_ms", "Open MS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
 }
 
-RUNS = {
-    (name, target): tuple(METHODS)
-    for name in ("brats", "isles", "healthy")
-    for target in DATASETS[name].targets
-}
-"""The paper's whole matrix: (dataset, target) -> the methods trained for it (Tables 1 and 2, Supplementary
-Data 4), with the linear floor beside them."""
-
 
 def dataset(name: str) -> Dataset:
     """Return the dataset called `name`.
@@ -155,9 +130,3 @@ def method(name: str) -> str:
     if name not in METHODS:
         raise MudiffError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
     return name
-
-
-def label(run: str) -> str:
-    """Return the name in figures of a method (``mudiff``) or of a variant of MU-Diff (``mudiff_abl1``)."""
-    name, _, variant = run.partition("_")
-    return f"{METHODS[name]}, {VARIANTS.get(variant, variant)}" if variant else METHODS[name]

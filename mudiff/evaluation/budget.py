@@ -8,7 +8,7 @@ import pandas as pd
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.settings import Settings
-from mudiff.training import recipes
+from mudiff.training import profiles
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def _departures(runs: list[_Run]) -> list[str]:
     fields = ("learning_rate", "critic_learning_rate")
     own = {
         tuple(recipe.get(field, getattr(Settings, field)) for field in fields)
-        for recipe in recipes.RECIPES.values()
+        for recipe in profiles.RECIPES.values()
     }
     if len(rates) == 1 and not rates & own:  # a small profile sets them for all methods alike
         generator, critic = next(iter(rates))
         sentences.append(f"Learning rates of all small networks: {generator:g}, of critics {critic:g}.")
-    published = recipes.RECIPES["ddpm"]["steps"]
+    published = profiles.RECIPES["ddpm"]["steps"]
     steps = {run.settings.get("steps", published) for run in runs if run.method == "ddpm"}
     if any(count < published for count in steps):
         sentences.append(f"DDPM with {', '.join(map(str, sorted(steps)))} steps, published: {published}.")

@@ -15,6 +15,7 @@ import numpy as np
 
 from mudiff import paths
 from mudiff.data import datasets
+from mudiff.training import profiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,13 +144,13 @@ def _packed(picture: io.BytesIO, colours: int) -> bytes:
 
 def ordered(methods: Iterable[str]) -> list[str]:
     """Return methods and variants, each once, in the order of `tasks.RUN_LABELS`."""
-    return sorted(set(methods), key=list(datasets.RUN_LABELS).index)
+    return sorted(set(methods), key=list(profiles.RUN_LABELS).index)
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
     """Return the colour of each method or variant of MU-Diff; each has the same one in every figure."""
     of = {m: COLOURS[i] for m, i in zip(datasets.METHODS, _OF_METHODS, strict=False)}
-    of |= {f"mudiff_{v}": colour for v, colour in zip(datasets.VARIANTS, COLOURS, strict=True)}
+    of |= {f"mudiff_{v}": colour for v, colour in zip(profiles.ABLATION_LABELS, COLOURS, strict=True)}
     return {m: of[m] for m in methods}
 
 
@@ -244,7 +245,7 @@ def comparison(examples: Sequence[Example], text: str) -> "Figure":
                 brain, lesion = (("–" if np.isnan(s) else f"{s:.3f}") for s in example.ssim[method])
                 words = f"SSIM$_B$ {brain}" + (f"\nSSIM$_T$ {lesion}" if lesions else "")
                 axis.set_xlabel(words, fontsize=7, labelpad=2)
-        names = ["Ground truth", *map(datasets.RUN_LABELS.get, methods)]
+        names = ["Ground truth", *map(profiles.RUN_LABELS.get, methods)]
         for axis, name in zip(axes[0], names, strict=True):
             axis.set_title(name, fontsize=8.5)
         add_caption(figure, text)

@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 
 from mudiff import paths
+from mudiff.cache import RECIPE_VERSION
 from mudiff.data import datasets, prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.evaluation import old_tables as tables
 from mudiff.model.diffusion import slice_seed
 from mudiff.plots import old_style as style
-from mudiff.settings import RECIPE_VERSION
 from mudiff.training import runs
 
 TYPE = "float32"

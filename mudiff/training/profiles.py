@@ -1,102 +1,128 @@
-"""Profiles and variants: which settings a run has under ``smoke``, ``demo`` and ``paper``.
+"""Plain tables: profiles, the methods' recipes, variants and ablations, and the settings of a run from them.
 
 Letters such as A-2 point to the register in DIFFERENCES.md.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.settings import RECIPE_VERSION, Preparation, Settings
-from mudiff.training.recipes import ABLATIONS, PUBLISHED, RECIPES
+from mudiff.settings import Preparation, Settings
 
-__all__ = [
-    "PROFILES",
-    "RECIPE_VERSION",
-    "VARIANTS",
-    "Preparation",
-    "Profile",
-    "Settings",
-    "preparation",
-    "profile",
-    "settings",
-]
+Fields = dict[str, Any]
+"""Some fields of `Settings`."""
 
-TEXT = {  # variant "text": the paper as written
-    "beta1": 0.1,
-    "beta2": 0.2,
-    "schedule": "constant",
-    "r1_gamma": 0.0,
-    "normalisation": "minmax",
-    "critic_blocks": 4,
-    "critic_minibatch_std": False,
-    "gates": "pair",
-    "pairs": "chain",
-    "mapper_activation": "relu",
-    "mapper_skip": True,
-    "mapper_normalises": "input",
-    "reduction": "sum",
-    "mask": "channel_mean",
-    "critic_real_weight": 2.0,
-    "detach_first": True,
-    "order": "shuffled",
+# fmt: off
+_ADVERSARIAL: Fields = {
+    "learning_rate": 2e-4, "critic_learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "weight_adversarial": 1.0,
 }
-VARIANTS = ("released", "text", "published", *ABLATIONS)
-"""Common budget and the authors' training command; MU-Diff as its text says; a baseline's own budget; ablations."""
+# Sizes, loss weights and optimisers are those of each publication or its code, but where a comment says otherwise.
+RECIPES: dict[str, Fields] = {
+    "mudiff": {},
+    "linear": {},
+    # Isola et al. 2017: U-Net of eight levels, 70x70 PatchGAN, 100 L1; half of the epochs constant, then down to 0.
+    "pix2pix": _ADVERSARIAL | {
+        "levels": 8, "dropout": 0.5, "critic_blocks": 3, "weight_supervised": 100.0, "schedule": "linear",
+    },
+    # Dar et al. 2019: ResNet of nine blocks, 70x70 PatchGAN, 100 L1 + 100 VGG16.
+    "pgan": _ADVERSARIAL | {
+        "blocks": 9, "dropout": 0.5, "critic_blocks": 3, "weight_supervised": 100.0, "weight_perceptual": 100.0,
+        "schedule": "linear",
+    },
+    # Sharma and Hamarneh 2020: U-Net of eight levels, 0.9 L1 + 0.1 adversarial, no decay.
+    "mmgan": _ADVERSARIAL | {
+        "levels": 8, "dropout": 0.2, "critic_blocks": 4, "weight_supervised": 0.9, "weight_adversarial": 0.1,
+        "schedule": "constant",
+    },
+    # Zhou et al. 2020: one auto-encoder per contrast, fused at three scales; 100 L1 + 20 reconstruction.
+    "hinet": _ADVERSARIAL | {
+        "width": 32, "critic_width": 32, "critic_blocks": 4, "weight_supervised": 100.0,
+        "weight_reconstruction": 20.0, "schedule": "linear", "constant_part": 0.25,
+    },
+    # Ho et al. 2020. Width 64 and the rate are ours, so that it is as large as the others; theirs is width 128.
+    "ddpm": {
+        "multipliers": (1, 1, 2, 2, 4, 4), "steps": 1000, "learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.999,
+        "schedule": "constant", "ema_decay": 0.999,
+    },
+    # Ozbey et al. 2023 without the cycle: NCSN++ of six levels, MU-Diff's critic, 0.5 L1.
+    "syndiff": {"multipliers": (1, 1, 2, 2, 4, 4), "ema_decay": 0.999},
+}
+"""Method -> fields that differ from MU-Diff's; the paper gives none for its baselines ("Competing methods")."""
 
+PUBLISHED: dict[str, Fields] = {
+    "pix2pix": {"epochs": 200, "batch_size": 1, "order": "shuffled"},
+    "pgan": {"epochs": 100, "batch_size": 1, "order": "shuffled"},
+    "mmgan": {"epochs": 60, "batch_size": 4, "order": "shuffled"},
+    # Four whole slices in place of four patches of one.
+    "hinet": {
+        "epochs": 400, "batch_size": 4, "order": "shuffled", "learning_rate": 1e-3, "critic_learning_rate": 1e-3,
+    },
+    # 600,000 steps of 16 slices over the 17,120 of the BraTS training set; 20 validations.
+    "ddpm": {
+        "width": 128, "epochs": 561, "batch_size": 16, "order": "shuffled", "learning_rate": 2e-5,
+        "validate_every": 28,
+    },
+    "syndiff": {"epochs": 50, "batch_size": 1, "order": "shuffled"},
+}
+"""Variant ``published`` of a baseline: what its authors trained, as far as it is known."""
+
+TEXT: Fields = {
+    "beta1": 0.1, "beta2": 0.2, "schedule": "constant", "r1_gamma": 0.0, "normalisation": "minmax",
+    "critic_blocks": 4, "critic_minibatch_std": False, "gates": "pair", "pairs": "chain",
+    "mapper_activation": "relu", "mapper_skip": True, "mapper_normalises": "input", "reduction": "sum",
+    "mask": "channel_mean", "critic_real_weight": 2.0, "detach_first": True, "order": "shuffled",
+}
+"""Variant ``text`` of MU-Diff: the paper as written."""
+
+_ABLATIONS: dict[str, tuple[str, Fields]] = {
+    "full": ("Full", {}),
+    "abl1": ("abl1: one network", {"networks": "single"}),
+    "abl2": ("abl2: no ρ, no τ", {"target_adaptation": False, "contrast_adaptation": False}),
+    # D-11: the text adds rho and leaves tau out, the caption of Fig. 5 says the opposite.
+    "abl3_text": ("abl3 (text): ρ, no τ", {"contrast_adaptation": False}),
+    "abl3_caption": ("abl3 (caption): τ, no ρ", {"target_adaptation": False}),
+    "abl4": ("abl4: no mask loss", {"weight_mask": 0.0}),
+    # The mask is made of the critic's features, so it goes with the critic.
+    "no_critic": ("no critic", {"weight_adversarial": 0.0, "weight_mask": 0.0}),
+    "T1": ("T = 1", {"steps": 1}),
+    "T2": ("T = 2", {"steps": 2}),
+    "T8": ("T = 8", {"steps": 8}),
+}
+ABLATIONS = {name: fields for name, (_, fields) in _ABLATIONS.items()}
+"""Variant of MU-Diff -> fields that differ ("Ablation study", Fig. 5e to 5i); "full" has the ablations' budget."""
+ABLATION_LABELS = {name: label for name, (label, _) in _ABLATIONS.items()}
+
+VARIANTS = ("released", "text", "published", *ABLATIONS)
 ABLATED = ("brats", "t1ce")
 """Dataset and target of the section "Ablation study"."""
+
+RUN_LABELS = datasets.METHODS | {f"mudiff_{name}": label for name, label in ABLATION_LABELS.items()}
+"""Method or ablation, as in ``mudiff_abl1`` -> its name in figures that say that the ablations are MU-Diff's."""
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes and the chosen part of the runs; the wiring is the same for all profiles.
-
-    Attributes
-    ----------
-    name : str
-        Name of the profile and of its folders.
-    overrides : dict
-        Fields of `Settings` that differ from the published ones.
-    slices : dict of str to int
-        Slices per subject and dataset; empty for the paper's numbers.
-    phantoms : dict of str to (int, int, int)
-        Phantom subjects per dataset for training, validation and test; empty for real data.
-    runs : dict of (str, str) to tuple of str
-        (dataset, target) -> the methods that are trained for it.
-    epochs : dict of (str, str) to int
-        Epochs of a (dataset, target), for all its methods, where they are not ``overrides["epochs"]``.
-    sizes : dict of str to dict
-        Method -> fields of `Settings` that differ from ``overrides``.
-    apart : bool
-        Whether each run is a job of its own, as a cluster needs it, or one job has all methods of a task.
-    ablations : dict
-        Fields of `Settings` by which the ablations' budget differs from that of the main run. Where there
-        are any, the full model is trained with that budget too, so that like is compared with like.
-    """
+    """Sizes and the chosen part of the runs; the wiring is the same for all profiles."""
 
     name: str
-    overrides: dict[str, Any]
-    slices: dict[str, int]
-    phantoms: dict[str, tuple[int, int, int]]
-    runs: dict[tuple[str, str], tuple[str, ...]]
-    epochs: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
-    sizes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    apart: bool = False
-    ablations: dict[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: Fields  # what differs from the published settings
+    slices: dict[str, int]  # dataset -> slices per subject; empty: the paper's
+    phantoms: dict[str, tuple[int, int, int]]  # dataset -> subjects for training, validation, test
+    runs: dict[tuple[str, str], tuple[str, ...]]  # (dataset, target) -> methods trained for it
+    epochs: dict[tuple[str, str], int] = field(default_factory=dict)  # where not those of `overrides`
+    sizes: dict[str, Fields] = field(default_factory=dict)  # method -> what differs from `overrides`
+    apart: bool = False  # one job per run instead of one job per task
+    ablations: Fields = field(default_factory=dict)  # budget of the ablations, where not that of the main run
 
     @property
     def full(self) -> str:
-        """The variant that ablations are compared with."""
+        """The variant that ablations are compared with: of equal budget."""
         return "full" if self.ablations else "released"
 
     def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
-        """Return name -> dataset, target and the methods that one process trains.
-
-        The ablations are MU-Diff's variants, written as ``mudiff_abl1``.
-        """
+        """Return name -> dataset, target and the methods that one process trains; ablations as ``mudiff_abl1``."""
         variants = [f"mudiff_{name}" for name in ABLATIONS if name != "full" or self.full == "full"]
         every = {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
         first = next(iter(every))  # is begun first: it takes longest
@@ -111,7 +137,7 @@ _CLOSEST = ("syndiff", "mudiff", "linear")  # MU-Diff, the baseline that it buil
 # The chosen part of the matrix: every method for the contrast that is hardest and the one that lesions are
 # outlined on, the closest ones elsewhere.
 _PART = {
-    ("brats", "t1ce"): _ALL,  # the first is begun first: it is trained longest
+    ("brats", "t1ce"): _ALL,
     ("brats", "flair"): _ALL,
     ("brats", "t2"): _CLOSEST,
     ("brats", "t1"): _CLOSEST,
@@ -119,95 +145,66 @@ _PART = {
     ("isles", "t1"): _CLOSEST,
     ("healthy", "flair"): _ALL,
 }
-_SMALL_U_NET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
+# fmt: off
+_SMALL = {"image_size": 64, "width": 8, "blocks": 1, "embedding": 32, "batch_size": 4}
+_UNET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
+_WIDE = {"width": 16, "critic_width": 16}
 
 PROFILES = {
     "smoke": Profile(
         "smoke",
-        overrides={
-            "image_size": 64,
-            "width": 8,
-            "multipliers": (1, 2),
-            "blocks": 1,
-            "embedding": 32,
-            "critic_width": 4,
-            "epochs": 1,
-            "batch_size": 4,
-            "validation_slices": 4,
-        },
+        _SMALL | {"multipliers": (1, 2), "critic_width": 4, "epochs": 1, "validation_slices": 4},
         slices=dict.fromkeys(datasets.DATASETS, 6),
         phantoms={"brats": (2, 1, 2), "isles": (2, 1, 2), "healthy": (1, 1, 1)},
         runs=_PART,
-        sizes={
-            "pix2pix": _SMALL_U_NET,
-            "pgan": {"blocks": 2},
-            "mmgan": _SMALL_U_NET,
-            "ddpm": {"steps": 25},  # 1000 in "paper"
-        },
+        sizes={"pix2pix": _UNET, "pgan": {"blocks": 2}, "mmgan": _UNET, "ddpm": {"steps": 25}},
     ),
     "demo": Profile(
         "demo",
-        overrides={
-            "image_size": 64,
-            "width": 8,
-            "multipliers": (1, 2, 4),
-            "blocks": 1,
-            "embedding": 32,
-            "critic_width": 8,
-            "epochs": 2,
-            "batch_size": 4,
-            # Small networks that see few slices need larger steps than the published ones.
-            "learning_rate": 2e-3,
-            "critic_learning_rate": 5e-4,
-            "validation_slices": 40,
-        },
+        # Small networks that see few slices need larger steps than the published ones.
+        _SMALL | {"multipliers": (1, 2, 4), "critic_width": 8, "epochs": 2, "validation_slices": 40,
+                  "learning_rate": 2e-3, "critic_learning_rate": 5e-4},
         slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=_PART,
         epochs={("brats", "t1ce"): 4},
-        sizes={
-            "pix2pix": _SMALL_U_NET | {"width": 16, "critic_width": 16},
-            "pgan": {"width": 16, "critic_width": 16, "blocks": 3},
-            "mmgan": _SMALL_U_NET | {"width": 16, "critic_width": 16},
-            "ddpm": {"steps": 25},  # 1000 in "paper"
-        },
+        sizes={"pix2pix": _UNET | _WIDE, "pgan": _WIDE | {"blocks": 3}, "mmgan": _UNET | _WIDE,
+               "ddpm": {"steps": 25}},
         ablations={"epochs": 1},
     ),
     "paper": Profile(
         "paper",
-        overrides={},
+        {},
         slices={},
         phantoms={},
-        runs=datasets.RUNS,
+        # The whole matrix of Tables 1 and 2 and Supplementary Data 4, with the linear floor beside it.
+        runs={(d, t): _ALL for d in ("brats", "isles", "healthy") for t in datasets.DATASETS[d].targets},
         # A validation of DDPM costs 1000 evaluations a slice: with 64 slices more than its training.
         sizes={"ddpm": {"validation_slices": 16}},
         apart=True,
     ),
 }
+# fmt: on
 
 
 def profile(name: str) -> Profile:
-    """Return the profile called `name`.
-
-    Raises
-    ------
-    MudiffError
-        If there is none.
-    """
+    """Return the profile called `name`, or raise a `MudiffError`."""
     if name not in PROFILES:
         raise MudiffError(f"profile {name!r} is unknown: choose one of {', '.join(PROFILES)}.")
     return PROFILES[name]
 
 
+def label(run: str) -> str:
+    """Return the name in figures of a method (``mudiff``) or of a variant of MU-Diff (``mudiff_abl1``)."""
+    method, _, variant = run.partition("_")
+    return f"{datasets.METHODS[method]}, {RUN_LABELS.get(run, variant)}" if variant else datasets.METHODS[run]
+
+
 def preparation(profile_name: str, dataset: str) -> Preparation:
     """Return how `dataset` is prepared under a profile."""
     chosen = profile(profile_name)
-    return Preparation(
-        datasets.dataset(dataset).name,
-        image_size=chosen.overrides.get("image_size", 256),
-        slices=chosen.slices.get(dataset, datasets.dataset(dataset).slices),
-        normalisation=chosen.overrides.get("normalisation", "percentile"),
-    )
+    slices = chosen.slices.get(dataset, datasets.dataset(dataset).slices)
+    return Preparation(dataset, image_size=chosen.overrides.get("image_size", 256), slices=slices)
 
 
 def settings(
@@ -224,14 +221,14 @@ def settings(
     """
     chosen = profile(profile_name)
     method, _, named = method.partition("_")
-    method, variant = datasets.method(method), named or variant
+    method, variant, target = datasets.method(method), named or variant, datasets.contrast(target)
     _check_variant(variant, method, profile_name)
-    fields: dict[str, Any] = {"dataset": dataset, "target": datasets.contrast(target), "method": method}
-    fields |= {"variant": variant, "slices": preparation(profile_name, dataset).slices} | RECIPES[method]
+    fields = {"dataset": dataset, "target": target, "method": method, "variant": variant}
+    fields |= {"slices": preparation(profile_name, dataset).slices} | RECIPES[method]
     fields |= TEXT if variant == "text" else {}
     fields |= chosen.overrides | chosen.sizes.get(method, {})
-    if (dataset, fields["target"]) in chosen.epochs:
-        fields["epochs"] = chosen.epochs[dataset, fields["target"]]
+    if (dataset, target) in chosen.epochs:
+        fields["epochs"] = chosen.epochs[dataset, target]
     if method == "linear":
         fields["epochs"] = 1  # the least-squares fit sees each slice once
     fields |= PUBLISHED[method] if variant == "published" else {}
@@ -242,13 +239,9 @@ def settings(
 def _check_variant(variant: str, method: str, profile_name: str) -> None:
     if variant not in VARIANTS:
         raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    if variant in ("text", *ABLATIONS) and method in datasets.BASELINES:
-        raise MudiffError(
-            f"variant {variant!r} is MU-Diff's; method {method!r} has 'released' (common budget) and 'published'."
-        )
-    if variant == "published" and method not in PUBLISHED:
-        raise MudiffError(
-            f"variant 'published' is for baselines; method {method!r} has 'released' and 'text'."
-        )
+    own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
+    if variant not in ("released", *own):
+        choices = ", ".join(["released", *own])
+        raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {choices}.")
     if variant == "published" and profile_name != "paper":
-        raise MudiffError("variant 'published' is of the published sizes: use profile 'paper'.")
+        raise MudiffError("variant 'published' has the published sizes: use profile 'paper'.")

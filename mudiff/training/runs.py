@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from mudiff import __version__, paths
+from mudiff.cache import RECIPE_VERSION
 from mudiff.errors import MudiffError
 from mudiff.methods import Method, build
-from mudiff.settings import RECIPE_VERSION, Settings
+from mudiff.settings import Settings
 from mudiff.training.devices import default_device as default_device
 from mudiff.training.memory import keep_freed_memory
 
@@ -107,13 +108,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], settings: Settings) -> None:
-    """Write weights and the fingerprint of their settings, in one move."""
+    """Write weights in one move."""
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with paths.atomic_write(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"fingerprint": settings.fingerprint()})
+            save_file(tensors, temporary)
         except OSError:
             raise
         except Exception as error:  # safetensors wraps the errno of a full disk in an error of its own
@@ -139,7 +140,7 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
     MudiffError
         If the folder holds no complete run, or weights of other settings.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -153,8 +154,6 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
     method = build(settings)
     try:
         weights = load_file(path)
-        with safe_open(path, "pt") as file:
-            made_by = (file.metadata() or {}).get("fingerprint")
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
     expected = method.state_dict()
@@ -166,10 +165,10 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
         | (weights.keys() - expected.keys())
         | {n for n in weights.keys() & expected.keys() if weights[n].shape != expected[n].shape}
     )
-    if wrong or made_by != settings.fingerprint():
-        unlike = f"{len(wrong)} tensors differ, such as {wrong[0]}" if wrong else f"made by {made_by}"
+    if wrong:
         raise MudiffError(
-            f"{path}: weights of other settings than {folder / 'settings.json'} ({unlike}); train the run again."
+            f"{path}: weights of other settings than {folder / 'settings.json'} ({len(wrong)} tensors differ, "
+            f"such as {wrong[0]}); train the run again."
         )
     method.load_state_dict(weights, strict=False)
     keep_freed_memory()

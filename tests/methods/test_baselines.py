@@ -293,7 +293,7 @@ def test_all_methods_of_a_task_see_the_same_slices():
             assert len({s.validation_slices for m, s in seen.items() if m != "ddpm"}) == 1
             assert {"mudiff", "syndiff", "linear"} <= set(methods)
     assert set(profiles.profile("paper").runs.values()) == {tuple(datasets.METHODS)}
-    assert len(datasets.RUNS) == 9
+    assert len(profiles.PROFILES["paper"].runs) == 9
 
 
 RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule

@@ -6,10 +6,8 @@ import pytest
 import torch
 from conftest import some_slices
 
-from mudiff.data import datasets
-from mudiff.errors import MudiffError
 from mudiff.methods import build
-from mudiff.training import profiles, recipes
+from mudiff.training import profiles
 
 TINY = {"image_size": 64, "width": 4, "embedding": 8, "latent": 5, "critic_width": 4, "multipliers": (1, 2)}
 
@@ -22,15 +20,15 @@ def count(network) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", recipes.ABLATIONS)
+@pytest.mark.parametrize("name", profiles.ABLATIONS)
 def test_an_ablation_differs_from_the_full_model_in_its_own_fields_alone(name):
     full = dataclasses.asdict(profiles.settings("smoke", *profiles.ABLATED, "mudiff_full"))
     other = dataclasses.asdict(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}"))
-    own = {*recipes.ABLATIONS[name], "variant"} if name != "full" else set()
+    own = {*profiles.ABLATIONS[name], "variant"} if name != "full" else set()
     assert {k for k in full if full[k] != other[k]} == own
 
 
-@pytest.mark.parametrize("name", recipes.ABLATIONS)
+@pytest.mark.parametrize("name", profiles.ABLATIONS)
 def test_an_ablation_trains_every_weight_it_has_and_samples(name):
     method, batch = ablation(name), some_slices(2, size=64)
     before = {k: v.clone() for k, v in method.named_parameters()}
@@ -75,20 +73,8 @@ def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
     for profile in profiles.PROFILES.values():
         runs = [m for _, _, methods in profile.jobs().values() for m in methods]
         names = {m.partition("_")[2] for m in runs if m.startswith("mudiff_")}
-        assert names == set(recipes.ABLATIONS) - ({"full"} if profile.full == "released" else set())
+        assert names == set(profiles.ABLATIONS) - ({"full"} if profile.full == "released" else set())
         reference = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", profile.full)
-        for name in recipes.ABLATIONS:
+        for name in profiles.ABLATIONS:
             budget = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", name)
             assert (budget.epochs, budget.batch_size) == (reference.epochs, reference.batch_size)
-
-
-def test_names_of_variants():
-    assert (
-        datasets.label("mudiff") == "MU-Diff"
-        and datasets.label("mudiff_abl1") == "MU-Diff, abl1: one network"
-    )
-    assert set(datasets.VARIANTS) == set(recipes.ABLATIONS)
-    with pytest.raises(MudiffError, match="variant 'abl1' is MU-Diff's"):
-        profiles.settings("demo", *profiles.ABLATED, "syndiff_abl1")
-    with pytest.raises(MudiffError, match="variant 'abl9' is unknown"):
-        profiles.settings("demo", *profiles.ABLATED, "mudiff_abl9")

@@ -9,9 +9,10 @@ from mudiff import paths
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.methods import build
+from mudiff.settings import Settings
 from mudiff.synthesis import uncertainty
 from mudiff.synthesis.uncertainty import Draws
-from mudiff.training import profiles, runs
+from mudiff.training import runs
 
 
 def drawn(samples: int, scale: float = 1.0, seed: int = 5) -> Draws:
@@ -85,7 +86,7 @@ def run(tmp_path, monkeypatch, write_subject):
         write_subject(tmp_path / "raw", f"Brats18_{name}_1")
     rows = [(f"Brats18_{name}_1", split, "") for name, split in splits.items()]
     manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
-    settings = profiles.Settings(
+    settings = Settings(
         image_size=64, slices=6, width=4, blocks=1, multipliers=(1, 2), embedding=8, latent=3, critic_width=4
     )
     prepared = paths.prepared("smoke", "brats")

@@ -14,10 +14,10 @@ from torch import Tensor
 from mudiff import paths
 from mudiff.analyses.attention.observation import DRAWS, Observation, heads, observe, open_run
 from mudiff.analyses.attention.regions import ZONES, native_weights, zones
+from mudiff.cache import RECIPE_VERSION
 from mudiff.data import prepare
 from mudiff.methods import Method
 from mudiff.model.diffusion import slice_seed
-from mudiff.settings import RECIPE_VERSION
 
 MOST = 12
 """How many slices of each subject are measured, unless all are asked for."""

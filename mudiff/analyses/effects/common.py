@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mudiff import paths
+from mudiff.cache import RECIPE_VERSION
 from mudiff.data.prepare import Slices
 from mudiff.evaluation import metrics
-from mudiff.settings import RECIPE_VERSION
 
 CONFIDENCE = 0.95
 """Part of the differences between seeds that a spread is wide enough for."""

@@ -14,11 +14,11 @@ import pandas as pd
 
 from mudiff import paths
 from mudiff.analyses.mutual.similarity import check_pair, compare
+from mudiff.cache import RECIPE_VERSION
 from mudiff.data import prepare
 from mudiff.data.prepare import Slices
 from mudiff.evaluation import cka, metrics
 from mudiff.methods import Method, build
-from mudiff.settings import RECIPE_VERSION
 from mudiff.training import runs
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mudiff import paths, settings
+from mudiff import cache, paths
 from mudiff.data import datasets, motion
 from mudiff.data import files as layouts
 from mudiff.errors import MudiffError
@@ -225,7 +225,7 @@ def _unfinished(found: Study, slices: "Slices", name: str, strength: float) -> l
     key: dict[str, Any] = {
         "data": slices.info["data_hash"],
         "movements": hashlib.sha256(movements.to_csv().encode()).hexdigest(),
-        "recipe": settings.RECIPE_VERSION,  # of preparation and sampling
+        "recipe": cache.RECIPE_VERSION,  # of preparation and sampling
         "code": [_hash(Path(motion.__file__)), *(metadata.version(p) for p in ("torchio", "simpleitk"))],
     }
     if name != CONTRAST:
