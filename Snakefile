@@ -115,7 +115,9 @@ for notebook, analysis in ANALYSES.items():
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
-        input: notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads], code=artefacts.code(f"notebooks/{notebook}.ipynb")
+        input:
+            notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads],
+            code=artefacts.code(f"notebooks/{notebook}.ipynb"),
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
