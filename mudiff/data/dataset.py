@@ -1,23 +1,39 @@
 """Memory-mapped access to prepared slices."""
 
 import dataclasses
-import errno
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import cache, paths
 from mudiff.data import datasets
 from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
-from mudiff.settings import Preparation
 
-WHITE = 65535
+UINT16_MAX = 65535
 """The stored value of intensity 1; background is 0."""
+
+_RECIPE = 5  # raised by every change that alters slices
+Indices = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How NIfTI volumes become slices (section "Datasets"); all that decides what a slice cache holds."""
+
+    dataset: str
+    image_size: int = 256  # pixels of the square slices
+    slices: int = 80  # middle axial slices per subject
+    normalisation: str = "percentile"  # B-4: "percentile" (1-99 % clip, code) or "minmax" (text)
+
+    def fingerprint(self) -> str:
+        """Return the key of the slice cache that these settings make."""
+        return cache.digest(_RECIPE, dataclasses.asdict(self))[:12]
 
 
 class Slices:
@@ -34,41 +50,35 @@ class Slices:
     image_size : int
         Pixels of the square slices.
     info : dict
-        Content of ``prepared.json``: settings, fingerprint, data_hash, subjects.
+        Content of ``prepared.json``.
     """
 
     def __init__(self, folder: Path, split: str, index: pd.DataFrame, info: dict[str, Any]):
         self.index = index
         self.info = info
         self._rows: dict[str, np.ndarray] = index.groupby("subject", sort=False).indices
-        self.subjects = index["subject"].unique().tolist()
+        self.subjects = list(self._rows)
         self.contrasts = datasets.dataset(info["settings"]["dataset"]).contrasts
         self.image_size: int = info["settings"]["image_size"]
         self._folder = folder / split
         self._subject = index["subject"].to_numpy(object)
         self._row = index.groupby("subject", sort=False).cumcount().to_numpy()
-        # A map keeps its file open: two splits at once stay below the 256 files that macOS allows.
-        # (A bound method there would keep this object, and so the files, until the garbage collector runs.)
-        self._open = functools.lru_cache(maxsize=100)(functools.partial(_map, self._folder))
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def images(self, indices: Sequence[int] | np.ndarray, contrast: str) -> np.ndarray:
+    def images(self, indices: Indices, contrast: str) -> np.ndarray:
         """Return slices of one contrast, float32 (B, S, S) in [-1, 1], background exactly -1."""
         if contrast not in self.contrasts:
             raise MudiffError(f"contrast {contrast!r} is unknown: choose one of {', '.join(self.contrasts)}.")
         images = self._gather(".npy", indices, self.contrasts.index(contrast)).astype(np.float32)  # (B, S, S)
-        images /= WHITE
-        images *= 2
-        images -= 1
-        return images
+        return images / np.float32(UINT16_MAX) * 2 - 1
 
-    def brain(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def brain(self, indices: Indices) -> np.ndarray:
         """Return brain masks, bool (B, S, S)."""
         return self._gather(".masks.npy", indices, 0).astype(bool)
 
-    def lesion(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def lesion(self, indices: Indices) -> np.ndarray:
         """Return lesion labels, uint8 (B, S, S), 0 outside lesions."""
         return self._gather(".masks.npy", indices, 1)
 
@@ -79,56 +89,30 @@ class Slices:
         return self._rows[name].copy()
 
     def example(self, subject: str) -> int:
-        """Return the index of the slice of a subject that is shown: with the largest lesion, else the middle one."""
+        """Return the index of the slice of a subject that is shown: the largest lesion, else the middle."""
         indices = self.subject(subject)
-        area = (self.lesion(indices) > 0).sum(axis=(1, 2))
-        return int(indices[area.argmax() if area.any() else len(indices) // 2])
+        areas = np.count_nonzero(self.lesion(indices), axis=(1, 2))
+        return int(indices[areas.argmax() if areas.any() else len(indices) // 2])
 
-    def _gather(self, suffix: str, indices: Sequence[int] | np.ndarray, channel: int) -> np.ndarray:
+    def _gather(self, suffix: str, indices: Indices, channel: int) -> np.ndarray:
         places = np.asarray(indices, dtype=np.intp).reshape(-1)
         if not len(places):
             return np.zeros((0, self.image_size, self.image_size), np.uint8)
         return np.stack([self._open(self._subject[i] + suffix)[self._row[i], channel] for i in places])
 
-
-def _map(folder: Path, name: str) -> np.ndarray:
-    path = folder / name
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the file
-            remedy = "close other programs or allow more open files (`ulimit -n`)"
-        else:
-            remedy = "delete it and run `mudiff prepare`"
-        raise MudiffError(f"{path}: cannot be read ({error}); {remedy}.") from None
+    def _open(self, name: str) -> np.ndarray:
+        path = self._folder / name
+        try:
+            return _map(path, path.stat().st_mtime_ns)
+        except (OSError, EOFError, ValueError) as error:
+            raise MudiffError(
+                f"{path}: cannot be read ({error}); delete it and run `mudiff prepare`."
+            ) from None
 
 
-def check(folder: Path, preparation: Preparation) -> str:
-    """Check that a folder holds slices of these settings and return their data hash.
-
-    Raises
-    ------
-    MudiffError
-        If nothing is prepared there, or with other settings.
-    """
-    info = _info(Path(folder))
-    if info["fingerprint"] != preparation.fingerprint():
-        wanted = dataclasses.asdict(preparation)
-        unlike = [f"{k} {info['settings'].get(k)!r}, not {v!r}" for k, v in wanted.items()
-                  if info["settings"].get(k) != v]  # fmt: skip
-        raise MudiffError(
-            f"{folder}: prepared with {', '.join(unlike) or 'another version of the recipe'}; "
-            "run `mudiff prepare` with the settings of this run."
-        )
-    return info["data_hash"]
-
-
-def _info(folder: Path) -> dict[str, Any]:
-    if not (folder / "prepared.json").is_file():
-        raise MudiffError(
-            f"{folder}: holds no prepared slices; run `mudiff prepare` first, or `mudiff train` with --data-root."
-        )
-    return paths.read_json(folder / "prepared.json")
+@functools.lru_cache(maxsize=100)  # a map keeps its file open, and macOS allows 256
+def _map(path: Path, changed: int) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def open_slices(folder: Path, split: str) -> Slices:
@@ -144,14 +128,63 @@ def open_slices(folder: Path, split: str) -> Slices:
     Raises
     ------
     MudiffError
-        If nothing is prepared there, or the split has no slices.
+        If nothing is prepared there, subjects failed, or the split has no slices.
     """
     folder = Path(folder)
     if split not in SPLITS:
         raise MudiffError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    info = _info(folder)
+    info = read_info(folder)
     table = pd.read_csv(folder / "slices.csv", dtype={"split": str, "subject": str}, keep_default_na=False)
     index = table.loc[table["split"] == split, ["subject", "slice"]].reset_index(drop=True)
     if index.empty:
         raise MudiffError(f"{folder}: has no slices of split {split!r}; add subjects of it to the manifest.")
     return Slices(folder, split, index, info)
+
+
+def check(folder: Path, preparation: Preparation) -> str:
+    """Check that a folder holds the slices of these settings and return their data hash.
+
+    Raises
+    ------
+    MudiffError
+        If nothing is prepared there, subjects failed, or the settings are others.
+    """
+    info = read_info(folder)
+    if info["fingerprint"] != preparation.fingerprint():
+        pairs = [(k, info["settings"].get(k), v) for k, v in dataclasses.asdict(preparation).items()]
+        unlike = ", ".join(f"{k} {found!r}, not {wanted!r}" for k, found, wanted in pairs if found != wanted)
+        raise MudiffError(
+            f"{folder}: prepared with {unlike or 'another version of the recipe'}; "
+            "run `mudiff prepare` with the settings of this run."
+        )
+    return info["data_hash"]
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Return the content of ``prepared.json``: settings, data_hash, phantoms, subjects, failed, warnings.
+
+    Raises
+    ------
+    MudiffError
+        If nothing is prepared there, or the preparation failed for some subjects.
+    """
+    if not (Path(folder) / "prepared.json").is_file():
+        raise MudiffError(
+            f"{folder}: holds no prepared slices; run `mudiff prepare` first, or `mudiff train` with --data-root."
+        )
+    info = paths.read_json(Path(folder) / "prepared.json")
+    if failed := info["failed"]:
+        rest = f" (the rest: {Path(folder) / 'prepared.json'})" if len(failed) > 3 else ""
+        raise MudiffError(
+            f"{folder}: {len(failed)} of {len(failed) + len(info['subjects'])} subjects could not be prepared; "
+            f"mend them, or exclude them in the manifest, and prepare again: "
+            f"{' '.join(list(failed.values())[:3])}{rest}"
+        )
+    return info
+
+
+def origin(folder: Path) -> str:
+    """Return what was prepared: ``phantoms``, ``patients``, or ``unknown`` (nothing, both, or not recorded)."""
+    record = Path(folder) / "prepared.json"
+    phantoms = paths.read_json(record).get("phantoms") if record.is_file() else None
+    return {True: "phantoms", False: "patients"}.get(phantoms, "unknown")

@@ -1,8 +1,8 @@
-"""Which file is which contrast of which subject: the folder layouts of the four datasets."""
+"""Which file is which contrast of which subject, in the layouts of the four datasets."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mudiff.data import datasets
@@ -49,117 +49,79 @@ def patient(subject: str) -> str:
     return timepoint.group(1) if timepoint else match_id(subject).split("_ses-")[0]
 
 
-def scan(dataset: str, root: Path) -> tuple[dict[str, Files], dict[str, str]]:
-    """Find every subject's files below a folder, and what is wrong with them.
+def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = None) -> dict[str, Files]:
+    """Return every subject's files below a folder: subject -> contrast (or ``mask``) -> file, sorted.
 
     Parameters
     ----------
     dataset : str
         Name of the dataset, which decides the layout.
     root : Path
-        The data folder. Hidden files and links to folders are passed over.
-
-    Returns
-    -------
-    found : dict of str to dict of str to Path
-        Subject -> contrast (or ``mask``) -> file, sorted; subjects with a problem are not in it.
-    problems : dict of str to str
-        Subject, or entry of the folder -> what is wrong: two files that claim one contrast, links that
-        leave the folder.
+        The data folder. Links are followed, hidden files are passed over.
+    problems : dict of str to str, optional
+        Takes subject -> what is wrong where two files claim one contrast, and the subject is left out.
+        Without it that is an error.
 
     Raises
     ------
     MudiffError
-        If the folder is missing or holds no file of this layout.
+        If the folder is missing or holds no file of this layout, or two files claim one contrast.
     """
     datasets.dataset(dataset)
-    root = Path(root)
-    if not root.is_dir():
+    if not Path(root).is_dir():
         raise MudiffError(f"{root}: data folder not found; pass the folder of the subjects (--data-root).")
-    found: dict[str, Files] = {}
-    problems: dict[str, str] = {}
-    for path, leaves in _walk(root.resolve()):
-        named = _name(dataset, path)
-        if leaves and (named or path.is_dir()):
-            name = named[0] if named else path.name
-            problems[name] = f"{path}: is a link that leaves the data folder; put the data itself there."
-        elif named and path.is_file():
-            _claim(found.setdefault(named[0], {}), problems, *named, path)
-    if not found and not problems:
+    wrong: dict[str, str] = {} if problems is None else problems
+    found = _collect((dataset,), root, wrong)
+    if not found:
         raise MudiffError(f"{root}: no {dataset} files found; expected {_EXPECTED[dataset]}.")
-    clean = {
-        subject: dict(sorted(found[subject].items())) for subject in sorted(found.keys() - problems.keys())
-    }
-    return clean, problems
-
-
-def find_subjects(dataset: str, root: Path) -> dict[str, Files]:
-    """Return every subject's files below a folder: subject -> contrast (or ``mask``) -> file, sorted.
-
-    Raises
-    ------
-    MudiffError
-        If the folder is missing or holds no file of this layout, if two files claim one contrast of a
-        subject, or if a link leaves the folder.
-    """
-    found, problems = scan(dataset, root)
-    for problem in problems.values():
-        raise MudiffError(problem)
-    return found
+    if wrong and problems is None:
+        raise MudiffError(next(iter(wrong.values())))
+    return {subject: dict(sorted(found[subject].items())) for subject in sorted(found.keys() - wrong.keys())}
 
 
 def find_contrasts(folder: Path) -> Files:
     """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file.
-
-    Links to files are followed wherever they lead, since the folder was named by hand.
 
     Raises
     ------
     MudiffError
         If the folder is missing, holds no contrast, or two files claim one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise MudiffError(f"{folder}: subject folder not found; pass the folder that holds its contrasts.")
-    files: Files = {}
     problems: dict[str, str] = {}
-    for path, _ in _walk(folder.resolve()):
-        named = next(filter(None, (_name(dataset, path) for dataset in _LAYOUTS)), None)
-        if named and path.is_file():
-            _claim(files, problems, str(folder), named[1], path)
-    for problem in problems.values():
-        raise MudiffError(problem)
+    files = _collect(_LAYOUTS, folder, problems, str(folder)).get(str(folder), {})
+    if problems:
+        raise MudiffError(next(iter(problems.values())))
     if not files.keys() - {"mask"}:
         raise MudiffError(f"{folder}: no contrast found; expected {' or '.join(_EXPECTED.values())}.")
     return dict(sorted(files.items()))
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield files below `root` and links to folders, with whether a link leads out of `root`."""
-    for folder, folders, files in os.walk(root):  # does not follow links to folders
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n.lower() not in _SKIPPED)
-        for name in sorted(links + files):
-            path = Path(folder, name)
-            if not name.startswith("."):
-                yield path, path.is_symlink() and not path.resolve().is_relative_to(root)
+def _collect(
+    layouts: Iterable[str], folder: Path, problems: dict[str, str], one_subject: str = ""
+) -> dict[str, Files]:
+    """Return subject -> contrast -> file; a second file for a contrast is entered as a problem."""
+    found: dict[str, Files] = {}
+    for path in _walk(folder):
+        matches = (re.search(_LAYOUTS[name], path.as_posix(), re.IGNORECASE) for name in layouts)
+        if (match := next(filter(None, matches), None)) and path.is_file():
+            parts = match.groupdict()
+            subject = f"{parts['subject']}_{parts['session']}" if parts.get("session") else parts["subject"]
+            subject, contrast = one_subject or subject, _CONTRASTS[parts["contrast"].lower()]
+            first = found.setdefault(subject, {}).setdefault(contrast, path)
+            if not first.samefile(path):
+                problems[subject] = f"{subject}: {first} and {path} both claim {contrast}; keep one of them."
+    return found
 
 
-def _name(dataset: str, path: Path) -> tuple[str, str] | None:
-    """Return subject and contrast (or ``mask``) of a file, None if the layout does not know it."""
-    match = re.search(_LAYOUTS[dataset], path.as_posix(), re.IGNORECASE)
-    if not match:
-        return None
-    session = match.groupdict().get("session")
-    subject = f"{match['subject']}_{session}" if session else match["subject"]
-    return subject, _CONTRASTS[match["contrast"].lower()]
-
-
-def _claim(files: Files, problems: dict[str, str], subject: str, contrast: str, path: Path) -> None:
-    """Enter one file; the second file for a contrast is a problem."""
-    if contrast in files:
-        problems[subject] = (
-            f"{subject}: {files[contrast]} and {path} both claim {contrast}; keep one of them."
-        )
-    else:
-        files[contrast] = path
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield files in sorted order, following links but those that lead back to a folder above them."""
+    for folder, folders, names in os.walk(Path(root).absolute(), followlinks=True):
+        above = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
+        folders[:] = [
+            name for name in sorted(folders)
+            if not name.startswith(".") and name.lower() not in _SKIPPED
+            and not (Path(folder, name).is_symlink() and Path(folder, name).resolve() in above)
+        ]  # fmt: skip
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))

@@ -1,9 +1,9 @@
 """Manifests: which subject belongs to which split (section "Datasets")."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mudiff import paths
@@ -11,6 +11,10 @@ from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
 SPLITS = ("train", "val", "test")
+HEALTHY_FRACTIONS = (50 / 85, 20 / 85, 15 / 85)
+"""Parts of the healthy cohort for training, validation and test (section "Datasets")."""
+FRACTIONS = (0.7, 0.2, 0.1)
+"""The same for a drafted manifest of any other cohort."""
 
 
 def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
@@ -43,49 +47,34 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
                 f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
             )
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
         raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise MudiffError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 text.") from None
-    lines = [(number, row) for number, row in lines if any(row)]
-    header = [column.lower() for column in lines[0][1]] if lines else []
-    if not {"subject", "split"} <= set(header):
-        raise MudiffError(f"{path}: has columns {', '.join(header) or 'none'}; expected subject, split.")
-    rows = [_read_line(path, number, header, row) for number, row in lines[1:]]
-    _check_subjects(path, [number for number, _ in lines[1:]], rows)
-    return pd.DataFrame(rows, columns=["subject", "split", "reason"])
-
-
-def _read_line(path: Path, number: int, header: list[str], row: list[str]) -> tuple[str, str, str]:
-    """Return subject, split and reason of one line."""
-    if len(row) != len(header):
-        raise MudiffError(f"{path}, line {number}: has {len(row)} fields; expected {len(header)}.")
-    values = dict(zip(header, row, strict=True))
-    subject, split = values["subject"], values["split"]
-    # The id becomes a file name: it must not lead anywhere else.
-    if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
-        raise MudiffError(f"{path}, line {number}: {subject!r} is no subject id; expected a plain name.")
-    if split not in (*SPLITS, "excluded"):
-        raise MudiffError(
-            f"{path}, line {number}: split {split!r} is unknown; choose one of train, val, test, excluded."
-        )
-    return subject, split, values.get("reason", "")
-
-
-def _check_subjects(path: Path, numbers: list[int], rows: list[tuple[str, str, str]]) -> None:
-    """Check that no subject is there twice, under whatever prefix, and that some are used."""
-    first: dict[str, int] = {}
-    for number, (subject, _, _) in zip(numbers, rows, strict=True):
-        before = first.setdefault(files.match_id(subject), number)
-        if before != number:
+    except (OSError, ValueError) as error:  # of pandas and of UTF-8, too
+        reason = " ".join(str(error).split())
+        raise MudiffError(f"{path}: cannot be read as CSV ({reason}); save it as UTF-8 text.") from None
+    table.columns = table.columns.str.strip().str.lower()
+    if not {"subject", "split"} <= set(table.columns):
+        raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split.")
+    table = table.apply(lambda column: column.str.strip()).reindex(
+        columns=["subject", "split", "reason"], fill_value=""
+    )
+    table = table[(table != "").any(axis=1)].reset_index(drop=True)
+    for subject, split in zip(table["subject"], table["split"], strict=True):
+        # The id becomes a file name: it must not lead anywhere else.
+        if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
+            raise MudiffError(f"{path}: {subject!r} is no subject id; expected a plain name.")
+        if split not in (*SPLITS, "excluded"):
             raise MudiffError(
-                f"{path}, line {number}: {subject} is already on line {before}; keep one of them."
+                f"{path}: split {split!r} of {subject} is unknown; choose one of train, val, test, excluded."
             )
-    if not {split for _, split, _ in rows} & set(SPLITS):
+    ids = table["subject"].map(files.match_id)
+    if ids.duplicated().any():
+        same = table.loc[ids == ids[ids.duplicated()].iloc[0], "subject"]
+        raise MudiffError(f"{path}: {' and '.join(same)} are one subject; keep one of them.")
+    if not table["split"].isin(SPLITS).any():
         raise MudiffError(f"{path}: lists no subject for train, val or test; add some.")
+    return table
 
 
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
@@ -114,13 +103,55 @@ def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str]
     """
     by_id: dict[str, str] = {}
     for subject in sorted(found):
-        if subject != by_id.setdefault(files.match_id(subject), subject):
-            other = by_id[files.match_id(subject)]
+        if subject != (other := by_id.setdefault(files.match_id(subject), subject)):
             raise MudiffError(f"{other} and {subject} are one subject from two releases; keep one of them.")
-    listed = {
-        files.match_id(s): split for s, split in zip(manifest["subject"], manifest["split"], strict=True)
-    }
+    listed = dict(zip(manifest["subject"].map(files.match_id), manifest["split"], strict=True))
     splits = {subject: listed[key] for key, subject in by_id.items() if listed.get(key) in SPLITS}
-    wanted = manifest[manifest["split"] != "excluded"]["subject"]
+    wanted = manifest.loc[manifest["split"] != "excluded", "subject"]
     missing = [subject for subject in wanted if files.match_id(subject) not in by_id]
     return splits, missing, [subject for key, subject in by_id.items() if key not in listed]
+
+
+def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
+    """Write a manifest with a random split of the subjects of a data folder.
+
+    The healthy cohort is split 50/20/15 in proportion, all others 70/20/10. Time points and sessions of one
+    person go into one split; every split gets at least one person where there are three.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the dataset.
+    root : Path
+        The data folder.
+    path : Path
+        The CSV to write; never overwritten.
+    seed : int, optional
+        Seed of the split.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns subject, split.
+
+    Raises
+    ------
+    MudiffError
+        If the file exists, or the folder holds no usable subject.
+    """
+    if Path(path).exists():
+        raise MudiffError(
+            f"{path}: exists already; delete it or choose another name for the drafted manifest."
+        )
+    subjects = list(files.find_subjects(dataset, root))
+    people = sorted({files.patient(subject) for subject in subjects})
+    fractions = np.array(HEALTHY_FRACTIONS if dataset == "healthy" else FRACTIONS)
+    counts = np.rint(fractions * len(people)).astype(int)
+    counts[1:] = np.maximum(counts[1:], len(people) >= 3)
+    bounds = np.cumsum([len(people) - counts[1] - counts[2], counts[1]])
+    shuffled = np.random.default_rng(seed).permutation(people)
+    groups = zip(SPLITS, np.split(shuffled, bounds), strict=True)
+    splits = {str(person): split for split, group in groups for person in group}
+    table = pd.DataFrame({"subject": subjects, "split": [splits[files.patient(s)] for s in subjects]})
+    paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return table

@@ -1,32 +1,26 @@
-"""From NIfTI to memory-mapped slices (section "Datasets")."""
+"""From NIfTI to the slice cache (section "Datasets")."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-import time
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import joblib
 import nibabel
 import numpy as np
 import pandas as pd
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
 
-from mudiff import paths
-from mudiff.data import datasets, resizing, volumes
-from mudiff.data import files as layouts
-from mudiff.data.dataset import WHITE, Slices, check, open_slices
-from mudiff.data.manifests import SPLITS, assign, read_manifest
+from mudiff import cache, paths
+from mudiff.data import datasets, files, volumes
+from mudiff.data.dataset import UINT16_MAX, Preparation, read_info
+from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
-from mudiff.data.parallel import each_subject
+from mudiff.data.slices import Geometry, normalise, to_slices
 from mudiff.errors import MudiffError
-from mudiff.settings import Preparation
-
-__all__ = [
-    "SPLITS", "Report", "Slices", "check", "contrast_slices", "open_slices", "prepare", "read_manifest",
-    "subject_slices",
-]  # fmt: skip
 
 
 @dataclass
@@ -55,13 +49,7 @@ class Report:
 
     def check(self) -> None:
         """Raise one MudiffError that names the subjects that failed, if any did."""
-        if self.failed:
-            reasons = " ".join(list(self.failed.values())[:3])
-            rest = f" (the rest: {self.folder / 'prepared.json'})" if len(self.failed) > 3 else ""
-            total = len(self.failed) + len(self.subjects)
-            raise MudiffError(
-                f"{len(self.failed)} of {total} subjects could not be prepared: {reasons}{rest}"
-            )
+        read_info(self.folder)
 
 
 def prepare(
@@ -75,10 +63,10 @@ def prepare(
     """Prepare the slices of a dataset; finished subjects are kept when it is run again.
 
     Per subject it writes ``<split>/<subject>.npy``, uint16 (n, C, S, S), contrasts in the order of
-    `tasks.Dataset.contrasts`, 0 to 65535 for intensities 0 to 1; ``<split>/<subject>.masks.npy``, uint8
+    `datasets.Dataset.contrasts`, 0 to 65535 for intensities 0 to 1; ``<split>/<subject>.masks.npy``, uint8
     (n, 2, S, S), brain (0 or 1) and lesion label; ``<split>/<subject>.json``, where they come from. Last
-    ``slices.csv`` and ``prepared.json``. A folder that other settings, splits or source files made is
-    moved aside.
+    ``slices.csv`` and ``prepared.json``. A subject whose split or source files changed is prepared again, one
+    that is no longer listed is deleted; a folder of other settings is moved aside.
 
     Parameters
     ----------
@@ -87,7 +75,7 @@ def prepare(
     data_root : Path
         The folder of the NIfTI files.
     manifest : pd.DataFrame
-        As `read_manifest` returns it.
+        As `manifests.read_manifest` returns it.
     folder : Path
         Where the slices go.
     workers : int, optional
@@ -105,23 +93,29 @@ def prepare(
     MudiffError
         If no subject of the manifest, or none of its training subjects, is in the data folder.
     """
-    found, problems = layouts.scan(preparation.dataset, data_root)
+    folder, problems = Path(folder), {}
+    found = files.find_subjects(preparation.dataset, data_root, problems)
     splits, missing, unlisted = assign(found.keys() | problems.keys(), manifest)
     if not splits or ("train" in set(manifest["split"]) and "train" not in splits.values()):
         raise MudiffError(
             f"{data_root}: holds none of the {'training ' if splits else ''}subjects of the manifest; check "
             "--data-root, or pass a --manifest of your own (`mudiff verify --write-manifest FILE` drafts one)."
         )
-    report = Report(Path(folder), failed={s: problems[s] for s in splits if s in problems})
-    report.warnings = _notices(missing, unlisted)
+    report = Report(folder, failed={s: problems[s] for s in splits if s in problems})
+    for subjects, place, other in (
+        (missing, "manifest", "data folder"),
+        (unlisted, "data folder", "manifest"),
+    ):
+        if subjects:
+            named = ", ".join(subjects[:5]) + (", ..." if len(subjects) > 5 else "")
+            report.warnings.append(f"{len(subjects)} subjects of the {place} are not in the {other}: {named}")
 
-    sources = {subject: _needed(preparation.dataset, found.get(subject, {})) for subject in splits}
-    _sweep(report.folder)
-    records = _finished(report.folder, preparation.fingerprint(), splits, sources)
+    sources = {s: _needed(preparation.dataset, found[s]) for s in splits if s in found}
+    records = _finished(preparation, folder, splits, sources)
     jobs = [
-        (preparation, subject, splits[subject], sources[subject], report.folder)
-        for subject in splits
-        if subject not in records and subject not in problems
+        (preparation, subject, splits[subject], sources[subject], folder)
+        for subject in sources
+        if subject not in records
     ]
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):
         if isinstance(result, MudiffError):
@@ -132,32 +126,49 @@ def prepare(
     return report
 
 
-def _notices(missing: list[str], unlisted: list[str]) -> list[str]:
-    texts = []
-    if missing:
-        texts.append(f"{len(missing)} subjects of the manifest are not in the data folder: {_few(missing)}")
-    if unlisted:
-        texts.append(f"{len(unlisted)} subjects of the data folder are not in the manifest: {_few(unlisted)}")
-    return texts
+def each_subject(
+    function: Callable[..., Any], jobs: Sequence[tuple], workers: int, label: str, progress: bool = True
+) -> Iterator[tuple[tuple, Any]]:
+    """Yield (job, ``function(*job)``) as jobs finish; a MudiffError is returned, not raised.
+
+    Raises
+    ------
+    MudiffError
+        If a process dies, most likely for want of memory.
+    """
+    run = joblib.Parallel(min(workers, len(jobs)) or 1, return_as="generator_unordered")
+    try:
+        results = run(joblib.delayed(_attempt)(function, job) for job in jobs)
+        yield from tqdm(results, label, len(jobs), unit="subject", disable=None if progress else True)
+    except TerminatedWorkerError:
+        raise MudiffError(
+            f"{label}: a process died, probably for want of memory; run it again with fewer workers "
+            "(finished subjects are kept)."
+        ) from None
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+def _attempt(function: Callable[..., Any], job: tuple) -> tuple[tuple, Any]:
+    try:
+        return job, function(*job)
+    except MudiffError as error:
+        return job, error
 
 
-def _needed(dataset: str, files: layouts.Files) -> layouts.Files:
+def _needed(dataset: str, found: files.Files) -> files.Files:
     chosen = datasets.dataset(dataset)
     names = (*chosen.contrasts, *(("mask",) if chosen.lesions else ()))
-    return {name: files[name] for name in names if name in files}
+    return {name: found[name] for name in names if name in found}
 
 
 def _prepare_subject(
-    preparation: Preparation, subject: str, split: str, files: layouts.Files, folder: Path
+    preparation: Preparation, subject: str, split: str, found: files.Files, folder: Path
 ) -> dict[str, Any]:
     """Prepare one subject; its JSON file is written last and marks it as finished."""
-    images, masks, record = subject_slices(preparation, subject, files)
+    images, masks, record = subject_slices(preparation, subject, found)
     record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint()}
-    record["sources"] = {name: _source(path) for name, path in files.items()}
+    record["sources"] = {
+        name: {**_state(path), "sha256": cache.file_hash(path)} for name, path in found.items()
+    }
     for suffix, array in ((".npy", images), (".masks.npy", masks)):
         with paths.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
             np.save(temporary, array, allow_pickle=False)
@@ -165,13 +176,18 @@ def _prepare_subject(
     return record
 
 
+def _state(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
 def subject_slices(
-    preparation: Preparation, subject: str, files: layouts.Files
+    preparation: Preparation, subject: str, found: files.Files
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Prepare the slices of one subject.
 
-    In this order: check that all contrasts are there and on one grid; negative values to 0, normalise each
-    volume; choose the middle axial slices; pad to squares and resize; brain mask of the resized slices.
+    In this order: check that all contrasts are there and on one grid; normalise each volume; choose the
+    middle axial slices; pad to squares and resize; brain mask of the resized slices.
 
     Returns
     -------
@@ -180,120 +196,94 @@ def subject_slices(
     masks : np.ndarray
         uint8 (n, 2, S, S): brain (0 or 1), lesion label (0 where there is no mask).
     record : dict
-        Native shape, number of the first slice, number of slices, and notes on what is odd.
+        Native shape, number of the first slice, number of slices, notes on what is odd, and whether the
+        headers say that it is a phantom.
 
     Raises
     ------
     MudiffError
         If a contrast is missing or a file is not usable.
     """
-    dataset = datasets.dataset(preparation.dataset)
-    absent = [name for name in dataset.contrasts if name not in files]
-    if absent:
+    names = datasets.dataset(preparation.dataset).contrasts
+    if absent := [name for name in names if name not in found]:
         raise MudiffError(f"{subject}: has no {', '.join(absent)}; add the files or exclude the subject.")
-    loaded = {name: volumes.load_volume(files[name]) for name in dataset.contrasts}
-    if "mask" in files:
-        loaded["mask"] = volumes.load_mask(files["mask"])
-    volumes.check_grid(loaded, subject)
+    loaded = {name: volumes.load_volume(found[name]) for name in names}
+    mask = volumes.load_mask(found["mask"]) if "mask" in found else None
+    volumes.check_grid(loaded | ({"mask": mask} if mask else {}), subject)
 
-    stack = []
-    for name in dataset.contrasts:
-        slices, geometry = contrast_slices(preparation, loaded[name])
-        stack.append(slices)
-    images = np.stack(stack, axis=1)  # (n, C, S, S)
+    stacks, geometries = zip(*(contrast_slices(preparation, loaded[name]) for name in names), strict=True)
+    images = np.stack(stacks, axis=1)  # (n, C, S, S)
     masks = np.zeros((len(images), 2, *images.shape[2:]), np.uint8)
     masks[:, 0] = brain_mask(images.swapaxes(0, 1))
-    if "mask" in loaded:
-        mask = loaded["mask"]
-        masks[:, 1], _ = volumes.to_slices(
-            mask.data, mask.affine, preparation.image_size, order=0, wanted=preparation.slices
-        )
-    record = {"shape": list(geometry.shape), "first_slice": geometry.kept[0], "slices": len(images)}
-    record["notes"] = _notes(preparation, loaded, masks)
+    if mask:
+        masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
+    descriptions = [volume.header["descrip"].item().decode(errors="replace") for volume in loaded.values()]
+    record = {
+        "shape": list(geometries[0].shape),
+        "first_slice": geometries[0].kept[0],
+        "slices": len(images),
+        "notes": _notes(preparation, loaded[names[0]].affine, masks, mask is not None),
+        "phantom": all(text.startswith(datasets.PHANTOM_MARK) for text in descriptions),
+    }
     return images, masks, record
 
 
-def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[np.ndarray, volumes.Geometry]:
-    """Normalise one volume and cut it into slices, uint16 (n, S, S), 0 to `WHITE` for intensities 0 to 1."""
-    size = preparation.image_size
-    limits = volumes.limits(volume.data, preparation.normalisation, volume.path)
-    kept, geometry = volumes.cut(volume.data, volume.affine, size, preparation.slices)
-    slices = resizing.to_square(volumes.rescale(kept, *limits), size, order=1)
-    slices *= WHITE
-    return np.rint(slices, out=slices).astype(np.uint16), geometry
+def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[np.ndarray, Geometry]:
+    """Normalise one volume and cut it into slices, uint16 (n, S, S), 0 to 65535 for intensities 0 to 1."""
+    unit = normalise(volume.data, preparation.normalisation, volume.path)
+    slices, geometry = to_slices(unit, volume.affine, preparation.image_size, wanted=preparation.slices)
+    return np.rint(slices * UINT16_MAX).astype(np.uint16), geometry
 
 
-def _notes(preparation: Preparation, loaded: dict[str, volumes.Volume], masks: np.ndarray) -> list[str]:
+def _notes(preparation: Preparation, affine: np.ndarray, masks: np.ndarray, has_mask: bool) -> list[str]:
     """Return what is odd about a subject, but no error."""
     notes = []
     if len(masks) < preparation.slices:
         notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
-    affine = next(iter(loaded.values())).affine
     sides = dict(zip(nibabel.aff2axcodes(affine), nibabel.affines.voxel_sizes(affine), strict=True))
     across, along = (next(sides[code] for code in pair if code in sides) for pair in ("LR", "AP"))
     if not np.isclose(across, along, rtol=0.02):
         notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
-    if datasets.dataset(preparation.dataset).lesions:
-        if "mask" not in loaded:
-            notes.append("has no lesion mask; counted as free of lesions")
-        elif not masks[:, 1].any():
-            notes.append("has no lesion in the slices used")
+    if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
+        odd = (
+            "has no lesion in the slices used"
+            if has_mask
+            else "has no lesion mask; counted as free of lesions"
+        )
+        notes.append(odd)
     return notes
 
 
-def _source(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    status = path.stat()
-    return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
-
-
-def _unchanged(source: dict[str, Any], path: Path) -> bool:
-    """Tell whether a file is still the one that was prepared; a copy with another date is."""
-    status = path.stat()
-    if status.st_size != source["size"]:
-        return False
-    return status.st_mtime_ns == source["mtime_ns"] or _source(path)["sha256"] == source["sha256"]
-
-
 def _finished(
-    folder: Path, fingerprint: str, splits: dict[str, str], sources: dict[str, layouts.Files]
+    preparation: Preparation, folder: Path, splits: dict[str, str], sources: dict[str, files.Files]
 ) -> dict[str, dict[str, Any]]:
-    """Return the records of finished subjects; move the folder aside if one is not from this recipe.
+    """Return the records of the subjects that are prepared already, and take away all others.
 
     Names that begin with a dot are what a killed process was writing.
     """
     records = {}
-    for file in sorted(path for split in SPLITS for path in folder.glob(f"{split}/[!.]*.json")):
-        record = paths.read_json(file)
-        subject = record["subject"]
-        files = sources.get(subject, {})
-        if (
-            record["fingerprint"] != fingerprint
-            or splits.get(subject) != record["split"]
-            or record["sources"].keys() != files.keys()
-            or not all(_unchanged(record["sources"][name], path) for name, path in files.items())
-        ):
-            _move_aside(folder)
-            return {}
-        if all(file.with_suffix(suffix).is_file() for suffix in (".npy", ".masks.npy")):
+    found = {p: paths.read_json(p) for split in SPLITS for p in sorted(folder.glob(f"{split}/[!.]*.json"))}
+    if any(record["fingerprint"] != preparation.fingerprint() for record in found.values()):
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+            number += 1
+        print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)
+        folder.rename(aside)
+        return {}
+    for path, record in found.items():
+        subject, stored = record["subject"], (path.with_suffix(".npy"), path.with_suffix(".masks.npy"))
+        before = {
+            name: {k: v for k, v in source.items() if k != "sha256"}
+            for name, source in record["sources"].items()
+        }
+        now = {name: _state(source) for name, source in sources.get(subject, {}).items()}
+        if splits.get(subject) == record["split"] and before == now and all(map(Path.is_file, stored)):
             records[subject] = record
+            continue
+        (folder / "prepared.json").unlink(missing_ok=True)  # until it is complete again
+        for old in (path, *stored):
+            old.unlink(missing_ok=True)
     return records
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written; files of the last hour may be another process's work."""
-    for leftover in folder.glob("**/.tmp-*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - leftover.stat().st_mtime > 3600:
-                leftover.unlink()
-
-
-def _move_aside(folder: Path) -> None:
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    folder.rename(target)
 
 
 def _write_index(report: Report, preparation: Preparation, records: dict[str, dict[str, Any]]) -> None:
@@ -304,8 +294,8 @@ def _write_index(report: Report, preparation: Preparation, records: dict[str, di
     contents = {
         s: {name: source["sha256"] for name, source in r["sources"].items()} for s, r in records.items()
     }
-    identity = [preparation.fingerprint(), report.subjects, contents]  # no paths and no dates
-    report.data_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    # No paths and no dates.
+    report.data_hash = cache.digest(preparation.fingerprint(), report.subjects, contents)
     rows = [
         (split, subject, record["first_slice"] + number)
         for split in SPLITS
@@ -315,10 +305,12 @@ def _write_index(report: Report, preparation: Preparation, records: dict[str, di
     ]
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])
     paths.write_text(report.folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
+    origins = {record.get("phantom") for record in records.values()}
     summary = {
         "settings": dataclasses.asdict(preparation),
         "fingerprint": preparation.fingerprint(),
         "data_hash": report.data_hash,
+        "phantoms": origins.pop() if len(origins) == 1 else None,  # None: both, or not recorded
         "subjects": records,
         "failed": report.failed,
         "warnings": report.warnings,

@@ -1,0 +1,144 @@
+"""From a volume to square axial slices, and back (section "Datasets")."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from skimage.transform import resize
+
+from mudiff.errors import MudiffError
+
+SLICE_ORDER = "LPS"
+"""Axes behind slices (Z, S, S): columns run to the patient's left, rows to posterior, slices to superior."""
+
+
+def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> np.ndarray:
+    """Map the intensities of one volume to [0, 1], background exactly 0 (register B-4).
+
+    Parameters
+    ----------
+    data : np.ndarray
+        Voxels of any shape, finite; negative values count as 0.
+    method : str
+        ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels above 0, so the
+        darkest hundredth of the tissue joins the background; then min-max. ``minmax`` (text): min-max alone.
+    source : str or Path, optional
+        What the error message calls the volume.
+
+    Returns
+    -------
+    np.ndarray
+        float32 of the same shape.
+
+    Raises
+    ------
+    MudiffError
+        If no voxel is above 0, or (almost) all of those have one value.
+    """
+    if method not in ("percentile", "minmax"):
+        raise MudiffError(f"normalisation {method!r} is unknown: choose one of percentile, minmax.")
+    data = np.asarray(data, np.float32)
+    positive = data[data > 0].astype(np.float64)
+    if not positive.size:
+        raise MudiffError(f"{source}: no voxel is above 0; replace the file or exclude the subject.")
+    minmax = max(data.min(), 0), data.max()
+    low, high = np.percentile(positive, (1, 99)) if method == "percentile" else minmax
+    if not high > low:
+        raise MudiffError(
+            f"{source}: its voxels above 0 all have the value {high:g}; replace the file or exclude the subject."
+        )
+    unit = (data - np.float32(low)) / np.float32(high - low)
+    return np.clip(unit, 0, 1, out=unit)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How slices lie in their volume: its shape (X, Y, Z) and affine, first slice and the one after the last."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    kept: tuple[int, int]
+
+
+def middle(total: int, wanted: int) -> slice:
+    """Return the middle `wanted` of `total` places, first at ``(total - wanted) // 2``; all where fewer."""
+    start = max(0, (total - wanted) // 2)
+    return slice(start, min(total, start + wanted))
+
+
+def to_slices(
+    data: np.ndarray, affine: np.ndarray, size: int | None = None, order: int = 1, wanted: int | None = None
+) -> tuple[np.ndarray, Geometry]:
+    """Cut a volume into square axial slices that look the same whatever the storage order.
+
+    Axes are ordered by the affine, zeros pad each slice to a square (never a stretch), and the square is
+    resized, smoothed first where it shrinks.
+
+    Parameters
+    ----------
+    data : np.ndarray
+        Voxels (X, Y, Z) in native order.
+    affine : np.ndarray
+        Voxel indices to millimetres, (4, 4).
+    size : int, optional
+        Pixels of the slices; default the longer side of the native ones.
+    order : int, optional
+        1 for intensities, 0 (nearest voxel) for masks.
+    wanted : int, optional
+        How many middle slices to keep (fewer where there are fewer); default all.
+
+    Returns
+    -------
+    slices : np.ndarray
+        (Z, S, S), inferior to superior, rows anterior to posterior, columns patient's right to left;
+        float32, or the type of `data` for order 0.
+    geometry : Geometry
+        What `from_slices` needs.
+    """
+    oriented = _oriented(data, affine)  # (Z, rows, columns)
+    kept = middle(len(oriented), len(oriented) if wanted is None else wanted)
+    rows, columns = oriented.shape[1:]
+    side = max(rows, columns)
+    square = np.zeros((kept.stop - kept.start, side, side), data.dtype)
+    square[:, middle(side, rows), middle(side, columns)] = oriented[kept]
+    return _resized(square, size or side, order), Geometry(data.shape, affine, (kept.start, kept.stop))
+
+
+def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.ndarray:
+    """Put slices (Z, S, S) of `to_slices` back into the native grid (X, Y, Z); the others are 0.
+
+    Raises
+    ------
+    MudiffError
+        If there are more or fewer slices than the geometry kept.
+    """
+    if len(slices) != geometry.kept[1] - geometry.kept[0]:
+        raise MudiffError(
+            f"{len(slices)} slices do not fit slices {geometry.kept} of the volume; pass them all."
+        )
+    data = np.zeros(geometry.shape, slices.dtype if order == 0 else np.float32)
+    oriented = _oriented(data, geometry.affine)  # a view: what is written there is in `data`
+    rows, columns = oriented.shape[1:]
+    side = max(rows, columns)
+    square = _resized(slices, side, order)
+    oriented[slice(*geometry.kept)] = square[:, middle(side, rows), middle(side, columns)]
+    return data
+
+
+def _oriented(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return a view (Z, rows, columns) of a volume in `SLICE_ORDER`; oblique affines take the closest axes."""
+    found = nibabel.orientations.io_orientation(affine)
+    wanted = nibabel.orientations.axcodes2ornt(SLICE_ORDER)
+    change = nibabel.orientations.ornt_transform(found, wanted)
+    return nibabel.orientations.apply_orientation(data, change).transpose(2, 1, 0)
+
+
+def _resized(stack: np.ndarray, size: int, order: int) -> np.ndarray:
+    """Return squares (Z, size, size); computed in float64, so that what is stored does not hang on rounding."""
+    kind = stack.dtype if order == 0 else np.float32
+    options = {"order": order, "anti_aliasing": order > 0 and size < stack.shape[1], "preserve_range": True}
+    result = np.empty((len(stack), size, size), kind)
+    for number, image in enumerate(stack):
+        result[number] = resize(image.astype(np.float64), (size, size), **options)
+    return result
