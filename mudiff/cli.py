@@ -53,16 +53,16 @@ def verify(
     workers: Workers = 2,
 ) -> None:
     """Check a data folder against its manifest; exit code 1 if anything is missing, odd or unreadable."""
-    from mudiff.data import prepare as data
+    from mudiff.data import manifests
     from mudiff.data import verify as checks
 
     if write_manifest is not None:
-        checks.draft_manifest(dataset, data_root, write_manifest, seed)
+        manifests.draft_manifest(dataset, data_root, write_manifest, seed)
         print(f"{write_manifest}: written; look at it, then pass it with --manifest.")
         return
-    findings = checks.verify(dataset, data_root, data.read_manifest(dataset, manifest), workers=workers)
+    findings = checks.verify(dataset, data_root, manifests.read_manifest(dataset, manifest), workers=workers)
     for finding in findings:
-        print(finding)
+        print("  ".join(filter(None, finding)))
     print(f"{data_root}: {len(findings)} findings." if findings else f"{data_root}: everything is in order.")
     if findings:
         raise typer.Exit(1)
@@ -218,9 +218,8 @@ def evaluate(
     for name in ("real", "synthetic"):
         volume = loaded[name]
         unit = volumes.normalise(volume.data, "percentile", volume.path)
-        side = max(volumes.cut(unit, volume.affine, 8)[1].oriented[1:])
-        stacks.append(volumes.to_slices(unit, volume.affine, side)[0])  # at native size
-    inside, _ = volumes.to_slices(loaded["mask"].data, loaded["mask"].affine, stacks[0].shape[1], order=0)
+        stacks.append(volumes.to_slices(unit, volume.affine)[0])  # at native size
+    inside, _ = volumes.to_slices(loaded["mask"].data, loaded["mask"].affine, order=0)
     print(json.dumps(metrics.evaluate_arrays(*stacks, inside, protocol, dilate), indent=2))
 
 

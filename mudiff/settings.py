@@ -14,21 +14,8 @@ from typing import Any, Literal
 
 from mudiff import cache
 from mudiff.data import datasets
+from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How NIfTI volumes become slices (section "Datasets")."""
-
-    dataset: str
-    image_size: int = 256  # pixels of the square slices
-    slices: int = 80  # middle axial slices per subject
-    normalisation: str = "percentile"  # B-4: "percentile" (1-99 % clip, code) or "minmax" (text)
-
-    def fingerprint(self) -> str:
-        """Return the key of the slice cache that these settings make."""
-        return cache.digest(cache.RECIPE_VERSION, dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _trained(cohort: Cohort) -> dict[str, Any]:
 
 def _draft(cohort: Cohort, root: Path, file: Path, count: int) -> Path:
     """Write a manifest of `count` subjects of a folder, drawn from those that were not trained on."""
-    found, _ = files.scan(cohort.dataset, root)
+    found = files.find_subjects(cohort.dataset, root, problems={})
     taken = {files.match_id(subject) for subject in _trained(cohort)}
     free = [subject for subject in found if files.match_id(subject) not in taken]
     if not free:

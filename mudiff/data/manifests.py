@@ -47,18 +47,17 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
                 f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
             )
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
     except (OSError, ValueError) as error:  # of pandas and of UTF-8, too
         reason = " ".join(str(error).split())
         raise MudiffError(f"{path}: cannot be read as CSV ({reason}); save it as UTF-8 text.") from None
-    table.columns = table.columns.str.strip().str.lower()
+    lines = lines.fillna("").apply(lambda column: column.str.strip())  # short lines end in NaN
+    table = lines[1:].set_axis(lines.iloc[0].str.lower().tolist(), axis=1)
     if not {"subject", "split"} <= set(table.columns):
         raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split.")
-    table = table.apply(lambda column: column.str.strip()).reindex(
-        columns=["subject", "split", "reason"], fill_value=""
-    )
+    table = table.reindex(columns=["subject", "split", "reason"], fill_value="")
     table = table[(table != "").any(axis=1)].reset_index(drop=True)
     for subject, split in zip(table["subject"], table["split"], strict=True):
         # The id becomes a file name: it must not lead anywhere else.

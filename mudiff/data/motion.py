@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from mudiff.data import prepare, volumes
+from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
-from mudiff.settings import Preparation
 
 SCALE = (0.0, 2.0, 5.0, 10.0)
 """At strength 0, 1, 2 and 3: largest rotation in degrees and largest shift in mm, about and along each axis."""

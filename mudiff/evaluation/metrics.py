@@ -11,9 +11,9 @@ Images that agree exactly inside the mask have PSNR infinity; a mean that contai
 import math
 
 import numpy as np
-from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")
@@ -26,28 +26,6 @@ WINDOW = 7
 """Side of the uniform SSIM window in pixels, the default of scikit-image (F-9: the paper states none)."""
 
 _UNDEFINED = dict.fromkeys(METRICS, math.nan)
-
-
-def lesion_mask(labels: np.ndarray, dilate: bool = False) -> np.ndarray:
-    """Return the lesion: labels above 0, on request dilated slice by slice.
-
-    Parameters
-    ----------
-    labels : array (..., S, S)
-        Lesion labels of any number type; every label above 0 counts (the paper's "whole tumor").
-    dilate : bool
-        Dilate with a 3x3 kernel in three iterations (section "Evaluation procedure", for ISLES). The
-        iterations are pixels at 256x256 and scale with the image, at least one.
-
-    Returns
-    -------
-    array of bool (..., S, S)
-    """
-    mask = np.asarray(labels) > 0
-    if not dilate:
-        return mask
-    kernel = np.ones((1,) * (mask.ndim - 2) + (3, 3), bool)
-    return ndimage.binary_dilation(mask, kernel, iterations=max(1, round(3 * max(mask.shape[-2:]) / 256)))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 from conftest import REFERENCE
 
-from mudiff.data import prepare
-from mudiff.data.manifests import assign
+from mudiff.data import manifests
 from mudiff.errors import MudiffError
 
 
@@ -16,7 +15,7 @@ def manifest_file(tmp_path, text):
 
 
 def test_published_brats_split():
-    table = prepare.read_manifest("brats")
+    table = manifests.read_manifest("brats")
     assert table["split"].value_counts().to_dict() == {"train": 214, "val": 61, "test": 30, "excluded": 30}
     excluded = table[table["split"] == "excluded"]
     assert excluded["subject"].str.fullmatch(r"BraTS19_2013_\d+_1").all()
@@ -25,7 +24,7 @@ def test_published_brats_split():
 
 
 def test_published_isles_split():
-    table = prepare.read_manifest("isles")
+    table = manifests.read_manifest("isles")
     assert table["split"].value_counts().to_dict() == {"train": 20, "val": 2, "test": 5, "excluded": 1}
     assert sorted(table["subject"], key=int) == [str(n) for n in range(1, 29)]
     assert table.set_index("subject").loc["28", "split"] == "excluded"
@@ -34,8 +33,8 @@ def test_published_isles_split():
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference lists at {REFERENCE}")
 @pytest.mark.parametrize(("dataset", "name"), [("brats", "brats2019"), ("isles", "isles2015")])
 def test_published_splits_are_the_released_lists(dataset, name):
-    table = prepare.read_manifest(dataset)
-    for split in prepare.SPLITS:
+    table = manifests.read_manifest(dataset)
+    for split in manifests.SPLITS:
         released = (REFERENCE / "splits" / f"{name}_{split}.txt").read_text().split()
         assert set(table[table["split"] == split]["subject"]) == set(released)
 
@@ -43,12 +42,12 @@ def test_published_splits_are_the_released_lists(dataset, name):
 @pytest.mark.parametrize("dataset", ["healthy", "open_ms"])
 def test_without_a_published_split_the_error_says_how_to_make_one(dataset):
     with pytest.raises(MudiffError, match=f"--manifest.*verify --dataset {dataset} .*--write-manifest"):
-        prepare.read_manifest(dataset)
+        manifests.read_manifest(dataset)
 
 
 def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
     path = manifest_file(tmp_path, "\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n")
-    table = prepare.read_manifest("brats", path)
+    table = manifests.read_manifest("brats", path)
     assert table.to_dict("list") == {
         "subject": ["A", "007"],
         "split": ["train", "excluded"],
@@ -60,19 +59,20 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
     ("text", "says"),
     [
         ("name,split\nA,train\n", "has columns name, split; expected subject, split"),
-        ("subject,split\nA,train\n\nB,training\n", "line 4: split 'training' is unknown"),
-        ("subject,split\nA,train\n,val\n", "line 3: '' is no subject id"),
-        ("subject,split\nA,train\n../B,val\n", r"line 3: '\.\./B' is no subject id"),
-        ("subject,split\n/etc/B,val\n", "line 2: '/etc/B' is no subject id"),
-        ("subject,split\na\\b,val\n", "line 2: .* is no subject id"),
-        ("subject,split\n..,val\n", r"line 2: '\.\.' is no subject id"),
+        ("subject,split\nA,train\n\nB,training\n", "split 'training' of B is unknown"),
+        ("subject,split\nA,train\n,val\n", "'' is no subject id"),
+        ("subject,split\nA,train\n../B,val\n", r"'\.\./B' is no subject id"),
+        ("subject,split\n/etc/B,val\n", "'/etc/B' is no subject id"),
+        ("subject,split\na\\b,val\n", ".* is no subject id"),
+        ("subject,split\n..,val\n", r"'\.\.' is no subject id"),
         (
             "subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n",
-            "line 4: BraTS19_A_1 is already on line 2",
+            "Brats18_A_1 and BraTS19_A_1 are one",
         ),
         ("subject,split\nA,excluded\n", "lists no subject"),
-        ("", "has columns none"),
-        ("subject,split\nA,train,x\n", "line 2: has 3 fields; expected 2"),
+        ("", "cannot be read as CSV"),
+        ("subject,split\nA,train\nB,train,x\n", "cannot be read as CSV .*line 3"),
+        ("subject,split\nA,train,x\n", "cannot be read as CSV"),
         ("subject;split\nA;train\n", "has columns subject;split; expected"),
         ('subject,split\n"A,train\n', "cannot be read as CSV"),
     ],
@@ -80,23 +80,74 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
 def test_bad_manifests_name_file_and_line(tmp_path, text, says):
     path = manifest_file(tmp_path, text)
     with pytest.raises(MudiffError, match=says) as caught:
-        prepare.read_manifest("brats", path)
+        manifests.read_manifest("brats", path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_missing_manifest_and_unknown_dataset(tmp_path):
     with pytest.raises(MudiffError, match="manifest not found"):
-        prepare.read_manifest("brats", tmp_path / "none.csv")
+        manifests.read_manifest("brats", tmp_path / "none.csv")
     with pytest.raises(MudiffError, match="'brain' is unknown"):
-        prepare.read_manifest("brain")
+        manifests.read_manifest("brain")
 
 
 def test_subjects_are_matched_across_releases():
     manifest = pd.DataFrame(
         {"subject": ["BraTS19_A_1", "BraTS19_B_1", "BraTS19_C_1"], "split": ["train", "excluded", "test"]}
     )
-    splits, missing, unlisted = assign(["Brats18_A_1", "Brats17_B_1", "Brats18_X_1"], manifest)
+    splits, missing, unlisted = manifests.assign(["Brats18_A_1", "Brats17_B_1", "Brats18_X_1"], manifest)
     assert (splits, missing, unlisted) == ({"Brats18_A_1": "train"}, ["BraTS19_C_1"], ["Brats18_X_1"])
     with pytest.raises(MudiffError, match="Brats17_A_1 and Brats18_A_1 are one subject"):
-        assign(["Brats18_A_1", "Brats17_A_1"], manifest)
+        manifests.assign(["Brats18_A_1", "Brats17_A_1"], manifest)
+
+
+# --- drafted manifests
+
+
+def people(root, names):
+    for name in names:
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}_t1.nii").touch()
+
+
+def test_a_drafted_manifest_is_seeded_complete_and_readable(tmp_path):
+    people(tmp_path / "raw", [f"S{n:03}" for n in range(100)])
+    table = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "a.csv", seed=1)
+    assert table["split"].value_counts().to_dict() == {"train": 70, "val": 20, "test": 10}
+    again = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "b.csv", seed=1)
+    other = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "c.csv", seed=2)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert table.equals(again)
+    assert not table.equals(other)
+    assert manifests.read_manifest("brats", tmp_path / "a.csv")[["subject", "split"]].equals(table)
+
+
+def test_a_draft_never_overwrites(tmp_path):
+    people(tmp_path / "raw", ["A"])
+    (tmp_path / "m.csv").write_text("mine")
+    with pytest.raises(MudiffError, match=r"m\.csv: exists already"):
+        manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, (1, 0, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (14, (10, 3, 1))]
+)
+def test_small_folders_fill_every_split(tmp_path, count, expected):
+    people(tmp_path / "raw", [f"S{n}" for n in range(count)])
+    table = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
+    assert tuple((table["split"] == split).sum() for split in manifests.SPLITS) == expected
+
+
+def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
+    for n in range(85):
+        for session in ("a", "b"):
+            folder = tmp_path / f"raw/sub-{n:02}/ses-{session}/anat"
+            folder.mkdir(parents=True)
+            (folder / f"sub-{n:02}_ses-{session}_T1w.nii.gz").touch()
+    table = manifests.draft_manifest("healthy", tmp_path / "raw", tmp_path / "m.csv")
+    assert table["split"].value_counts().to_dict() == {"train": 100, "val": 40, "test": 30}
+    person = table["subject"].str.split("_").str[0]
+    assert (table.groupby(person)["split"].nunique() == 1).all()

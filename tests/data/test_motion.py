@@ -11,8 +11,9 @@ from conftest import LPS, write_nifti
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from mudiff.data import datasets, motion, prepare, volumes
 from mudiff.data import files as layouts
-from mudiff.data import motion, prepare, volumes
+from mudiff.data.slices import SLICE_ORDER
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -304,7 +305,7 @@ def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain)
     preparation = profiles.preparation("smoke", "brats")
     files = layouts.find_contrasts(files["flair"].parent)
     images, _, _ = prepare.subject_slices(preparation, "A", files)
-    place = prepare.tasks.dataset("brats").contrasts.index("flair")
+    place = datasets.dataset("brats").contrasts.index("flair")
     clean = motion.moved_slices(preparation, files["flair"], motion.draw("A", 0))
     np.testing.assert_array_equal(clean, images[:, place])
     moved = motion.moved_slices(preparation, files["flair"], motion.draw("A", 3))
@@ -318,4 +319,4 @@ def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain)
 
 
 def test_the_common_orientation_is_the_one_of_the_helpers():
-    assert nibabel.aff2axcodes(AFFINE) == nibabel.aff2axcodes(LPS) == tuple(volumes.SLICE_ORDER)
+    assert nibabel.aff2axcodes(AFFINE) == nibabel.aff2axcodes(LPS) == tuple(SLICE_ORDER)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import pandas as pd
 import pytest
 from conftest import LPS, REAL_DATA, SHAPE, head, lesion, write_nifti
 
+from mudiff.data import dataset, files, manifests, volumes
 from mudiff.data import prepare as data
-from mudiff.data import volumes
+from mudiff.data.dataset import Preparation
 from mudiff.data.masks import brain_mask
+from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
-from mudiff.settings import Preparation
+from mudiff.phantoms import cohort as cohorts
 
 SMALL = Preparation("brats", image_size=16, slices=4)
 
@@ -44,11 +47,11 @@ def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
     assert (masks.dtype, masks.shape) == (np.uint8, (4, 2, 16, 16))
     for channel, contrast in enumerate(("t1", "t1ce", "t2", "flair")):
         volume = volumes.load_volume(folder / f"Brats18_A_1_{contrast}.nii.gz")
-        unit = volumes.normalise(volume.data, "percentile")
-        expected, _ = volumes.to_slices(unit, volume.affine, 16)
+        unit = normalise(volume.data, "percentile")
+        expected, _ = to_slices(unit, volume.affine, 16)
         np.testing.assert_allclose(images[:, channel] / 65535, expected[4:8], atol=1e-5)
     np.testing.assert_array_equal(masks[:, 0], brain_mask(images.swapaxes(0, 1)))
-    expected, _ = volumes.to_slices(lesion(), LPS, 16, order=0)
+    expected, _ = to_slices(lesion(), LPS, 16, order=0)
     np.testing.assert_array_equal(masks[:, 1], expected[4:8])
     assert set(np.unique(masks[:, 1])) == {0, 1, 4}
 
@@ -72,17 +75,17 @@ def test_minmax_is_another_cache(cohort, tmp_path):
     prepare(cohort, tmp_path / "a")
     text = Preparation("brats", image_size=16, slices=4, normalisation="minmax")
     prepare(cohort, tmp_path / "b", text)
-    a, b = (data.open_slices(tmp_path / name, "test") for name in "ab")
+    a, b = (dataset.open_slices(tmp_path / name, "test") for name in "ab")
     dark = [(slices.images(range(4), "t1")[slices.brain(range(4))] == -1).sum() for slices in (a, b)]
     assert dark[0] > dark[1]  # the clip turns the darkest tissue into background
-    assert data.check(tmp_path / "b", text)
+    assert dataset.check(tmp_path / "b", text)
     with pytest.raises(MudiffError, match="prepared with normalisation 'percentile', not 'minmax'"):
-        data.check(tmp_path / "a", text)
+        dataset.check(tmp_path / "a", text)
 
 
 def test_storage_order_does_not_change_the_slices(cohort, tmp_path, write_subject):
     prepare(cohort, tmp_path / "a")
-    before = data.open_slices(tmp_path / "a", "test")
+    before = dataset.open_slices(tmp_path / "a", "test")
     for path in (cohort[0] / "Brats18_E_1").iterdir():  # store subject E as R, A, S and then as S, R, A
         image = nibabel.as_closest_canonical(nibabel.load(path))
         order = nibabel.orientations.axcodes2ornt("SRA", (("L", "R"), ("P", "A"), ("I", "S")))
@@ -91,7 +94,7 @@ def test_storage_order_does_not_change_the_slices(cohort, tmp_path, write_subjec
         )
     assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("S", "R", "A")
     prepare(cohort, tmp_path / "b")
-    after = data.open_slices(tmp_path / "b", "test")
+    after = dataset.open_slices(tmp_path / "b", "test")
     for contrast in before.contrasts:
         np.testing.assert_array_equal(before.images(range(4), contrast), after.images(range(4), contrast))
     np.testing.assert_array_equal(before.lesion(range(4)), after.lesion(range(4)))
@@ -104,7 +107,7 @@ def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
     seg = lesion().astype(np.float32) * 0.999  # floating-point labels
     write_subject(cohort[0], "Brats18_A_1", flair=cut, t1=edges, t2=head(rng)[..., None] * 1e4, seg=seg)
     assert prepare(cohort, tmp_path / "p").failed == {}
-    slices = data.open_slices(tmp_path / "p", "train")
+    slices = dataset.open_slices(tmp_path / "p", "train")
     where = slices.subject("Brats18_A_1")
     assert (slices.images(where, "flair")[:, 9:] == -1).all()
     assert slices.brain(where)[:, 9:].any()  # the other contrasts cover the rest of the brain
@@ -120,7 +123,7 @@ def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_s
     assert sum("12 axial slices instead of 40" in warning for warning in report.warnings) == 5
     assert any("Brats18_B_1: has no lesion in" in warning for warning in report.warnings)
     assert any("Brats18_C_1: has no lesion mask" in warning for warning in report.warnings)
-    slices = data.open_slices(tmp_path / "p", "train")
+    slices = dataset.open_slices(tmp_path / "p", "train")
     assert slices.index["slice"].tolist() == [*range(12)] * 3
     assert not slices.lesion(slices.subject("Brats18_C_1")).any()
 
@@ -134,8 +137,8 @@ def test_voxels_that_are_not_square_in_the_slices_are_a_warning(cohort, tmp_path
     assert report.warnings == ["Brats18_B_1: has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
 
 
-@pytest.mark.parametrize("dataset", ["isles", "healthy", "open_ms"])
-def test_the_other_datasets(tmp_path, rng, dataset):
+@pytest.mark.parametrize("name", ["isles", "healthy", "open_ms"])
+def test_the_other_datasets(tmp_path, rng, name):
     names = {
         "isles": ["{}/VSD.Brain.XX.O.MR_" + c + ".7/x.nii" for c in ("T1", "T2", "Flair", "DWI")]
         + ["{}/VSD.Brain_3more.XX.XX.OT.8/x.nii"],
@@ -143,20 +146,20 @@ def test_the_other_datasets(tmp_path, rng, dataset):
         "open_ms": [
             "patient{}/" + c + "_N4.nii.gz" for c in ("T1", "T1POST", "T2", "FLAIR", "GOLD_STANDARD")
         ],
-    }[dataset]
-    ids = [{"healthy": "sub-{}", "open_ms": "patient{}"}.get(dataset, "{}").format(n) for n in (1, 2, 3)]
+    }[name]
+    ids = [{"healthy": "sub-{}", "open_ms": "patient{}"}.get(name, "{}").format(n) for n in (1, 2, 3)]
     for number in (1, 2, 3):
-        for name in names:
-            is_mask = "OT" in name or "GOLD" in name
-            write_nifti(tmp_path / "raw" / name.format(number), lesion() if is_mask else head(rng))
-    manifest = pd.DataFrame({"subject": ids, "split": list(data.SPLITS), "reason": ""})
-    report = prepare((tmp_path / "raw", manifest), tmp_path / "p", Preparation(dataset, 16, 4))
+        for file in names:
+            is_mask = "OT" in file or "GOLD" in file
+            write_nifti(tmp_path / "raw" / file.format(number), lesion() if is_mask else head(rng))
+    manifest = pd.DataFrame({"subject": ids, "split": list(manifests.SPLITS), "reason": ""})
+    report = prepare((tmp_path / "raw", manifest), tmp_path / "p", Preparation(name, 16, 4))
     report.check()
     assert report.warnings == []
-    test = data.open_slices(tmp_path / "p", "test")
+    test = dataset.open_slices(tmp_path / "p", "test")
     assert test.subjects == [ids[2]]  # text, also where it looks like a number
-    assert len(test.contrasts) == (3 if dataset == "healthy" else 4)
-    assert test.lesion(range(4)).any() == (dataset != "healthy")
+    assert len(test.contrasts) == (3 if name == "healthy" else 4)
+    assert test.lesion(range(4)).any() == (name != "healthy")
 
 
 # --- what goes wrong
@@ -174,13 +177,23 @@ def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_sub
     assert "Brats18_B_1_flair.nii.gz" in report.failed["Brats18_B_1"]
     assert "has no t1ce" in report.failed["Brats18_D_1"]
     assert "both claim t1" in report.failed["Brats18_E_1"]
-    with pytest.raises(MudiffError, match="4 of 5 subjects could not be prepared: Brats18_A_1: ") as caught:
-        report.check()
-    assert "\n" not in str(caught.value)
-    assert len(data.open_slices(tmp_path / "p", "train")) == 4
     assert list(json.loads((tmp_path / "p/prepared.json").read_text())["failed"]) == list(report.failed)
+    for use in (
+        report.check,  # so `mudiff prepare` ends with an error
+        lambda: dataset.check(tmp_path / "p", SMALL),  # and so does whoever would train on the rest
+        lambda: dataset.open_slices(tmp_path / "p", "train"),
+    ):
+        with pytest.raises(
+            MudiffError, match=r"4 of 5 subjects could not be .*exclude .*: Brats18_A_1: "
+        ) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    excluded = cohort[1].assign(split=["excluded", "excluded", "train", "excluded", "excluded"])
+    prepare((root, excluded), tmp_path / "p").check()
+    assert dataset.check(tmp_path / "p", SMALL)
+    assert len(dataset.open_slices(tmp_path / "p", "train")) == 4
     with pytest.raises(MudiffError, match="no slices of split 'test'"):
-        data.open_slices(tmp_path / "p", "test")
+        dataset.open_slices(tmp_path / "p", "test")
 
 
 def test_subjects_that_are_missing_or_unlisted_are_warnings(cohort, tmp_path):
@@ -229,8 +242,8 @@ def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mudiff.data import prepare as data
-from mudiff.settings import Preparation
+from mudiff.data import manifests, prepare
+from mudiff.data.dataset import Preparation
 
 left, flush = int(sys.argv[3]), os.fsync
 
@@ -244,8 +257,8 @@ def kill(handle):  # on the last of its calls the file is cut in half, as if its
     flush(handle)
 
 os.fsync = kill
-manifest = data.read_manifest("brats", Path(sys.argv[1]) / "manifest.csv")
-data.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(sys.argv[2]), 1, False)
+manifest = manifests.read_manifest("brats", Path(sys.argv[1]) / "manifest.csv")
+prepare.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(sys.argv[2]), 1, False)
 """
 
 
@@ -260,7 +273,7 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, w
     assert len(list(folder.glob("*/[!.]*.json"))) == 2
     assert len(list(folder.glob("*/.tmp-*"))) == 1
     with pytest.raises(MudiffError, match="no prepared slices"):
-        data.open_slices(folder, "train")
+        dataset.open_slices(folder, "train")
 
     done, work = [], data._prepare_subject
     monkeypatch.setattr(data, "_prepare_subject", lambda *job: done.append(job[1]) or work(*job))
@@ -268,19 +281,6 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, w
     assert done == ["Brats18_C_1", "Brats18_D_1", "Brats18_E_1"]
     whole = {name: content for name, content in contents(folder).items() if "/.tmp-" not in name}
     assert whole == contents(tmp_path / "whole")
-
-
-def test_old_leftovers_of_killed_processes_are_deleted(cohort, tmp_path):
-    folders = tmp_path / "p", tmp_path / "p" / "train"
-    folders[1].mkdir(parents=True)
-    for folder in folders:
-        for name, age in (("new", 60), ("old", 7200)):
-            (folder / f".tmp-{name}.npy").touch()
-            then = (folder / f".tmp-{name}.npy").stat().st_mtime - age
-            os.utime(folder / f".tmp-{name}.npy", (then, then))
-    prepare(cohort, tmp_path / "p")
-    for folder in folders:
-        assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new.npy"]
 
 
 def test_a_subject_mended_later_is_added(cohort, tmp_path, write_subject):
@@ -303,27 +303,56 @@ def test_a_copy_with_other_dates_is_the_same_data(cohort, tmp_path):
     assert not list(tmp_path.glob("p.old-*"))
 
 
-@pytest.mark.parametrize("change", ["settings", "source", "split", "subject"])
-def test_other_settings_sources_or_splits_move_the_old_folder_aside(cohort, tmp_path, change, write_subject):
+@pytest.mark.parametrize("change", ["source", "split", "dropped", "excluded"])
+def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, change, write_subject, capsys):
     root, manifest = cohort
-    preparation = SMALL
     old = prepare(cohort, tmp_path / "p")
-    before = contents(tmp_path / "p")
-    if change == "settings":
-        preparation = Preparation("brats", image_size=16, slices=5)
-    elif change == "source":
+    dates = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").glob("*/*_[B-E]_1*")}
+    before = contents(tmp_path / "p/train")
+    if change == "source":
         write_subject(root, "Brats18_A_1")
     elif change == "split":  # subject A must not stay in train/ when it becomes a test subject
         manifest = manifest.assign(split=["test", "train", "train", "val", "test"])
+    elif change == "excluded":
+        manifest = manifest.assign(split=["excluded", "train", "train", "val", "test"])
     else:
         manifest = manifest.iloc[1:]
-    new = prepare((root, manifest), tmp_path / "p", preparation)
+    new = prepare((root, manifest), tmp_path / "p")
     assert new.data_hash != old.data_hash
-    assert contents(tmp_path / "p.old-1") == before
-    if change in ("split", "subject"):
-        assert not (tmp_path / "p/train/Brats18_A_1.npy").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("p")] == ["p"]
+    assert dates == {path: path.stat().st_mtime_ns for path in dates}
+    places = [str(path.relative_to(tmp_path / "p")) for path in (tmp_path / "p").glob("*/Brats18_A_1.npy")]
+    assert places == {"source": ["train/Brats18_A_1.npy"], "split": ["test/Brats18_A_1.npy"]}.get(change, [])
+    assert dataset.open_slices(tmp_path / "p", "train").subjects[-1] == "Brats18_C_1"
+    if change != "source":
+        assert prepare(cohort, tmp_path / "p").data_hash == old.data_hash
+        assert contents(tmp_path / "p/train") == before
+
+
+def test_other_settings_move_the_old_folder_aside_and_say_so(cohort, tmp_path, capsys):
     prepare(cohort, tmp_path / "p")
-    assert (tmp_path / "p.old-2").is_dir() == (change in ("settings", "split"))
+    before = contents(tmp_path / "p")
+    prepare(cohort, tmp_path / "p", Preparation("brats", image_size=16, slices=5))
+    assert "p: holds slices of other settings; moved to p.old-1." in capsys.readouterr().err
+    assert contents(tmp_path / "p.old-1") == before
+    prepare(cohort, tmp_path / "p")
+    assert (tmp_path / "p.old-2").is_dir()
+
+
+def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write_subject):
+    cohorts.write_cohort("healthy", tmp_path / "phantoms", (1, 0, 0), spacing=4.0, workers=1, progress=False)
+    listed = manifests.read_manifest("healthy", tmp_path / "phantoms/manifest.csv")
+    shutil.copytree(tmp_path / "phantoms", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "phantoms")
+    prepare((tmp_path / "copy", listed), tmp_path / "p", Preparation("healthy", 16, 4))
+    shutil.rmtree(tmp_path / "copy")
+    prepare(cohort, tmp_path / "q")
+    assert [dataset.origin(tmp_path / name) for name in ("p", "q", "none")] == [
+        "phantoms",
+        "patients",
+        "unknown",
+    ]
+    assert json.loads((tmp_path / "p/prepared.json").read_text())["phantoms"] is True
 
 
 # --- real volumes
@@ -331,9 +360,15 @@ def test_other_settings_sources_or_splits_move_the_old_folder_aside(cohort, tmp_
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
 def test_real_brats_subject_with_a_cut_field_of_view(tmp_path):
-    files = data.layouts.find_contrasts(REAL_DATA / "brats/Brats18_2013_20_1")
-    images, masks, record = data.subject_slices(Preparation("brats", 64, 20), "x", files)
-    assert record == {"shape": [240, 240, 155], "first_slice": 67, "slices": 20, "notes": []}
+    found = files.find_contrasts(REAL_DATA / "brats/Brats18_2013_20_1")
+    images, masks, record = data.subject_slices(Preparation("brats", 64, 20), "x", found)
+    assert record == {
+        "shape": [240, 240, 155],
+        "first_slice": 67,
+        "slices": 20,
+        "notes": [],
+        "phantom": False,
+    }
     brain = masks[:, 0].astype(bool)
     assert 0.15 < brain.mean() < 0.5
     rows = np.flatnonzero(brain.any(axis=(0, 2)))
@@ -350,10 +385,10 @@ def test_real_healthy_subject_with_huge_values_as_bids(tmp_path):
         target = tmp_path / f"sub-113/anat/sub-113_{ours}.nii.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
-    files = data.layouts.find_contrasts(tmp_path / "sub-113")
-    images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", files)
+    found = files.find_contrasts(tmp_path / "sub-113")
+    images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", found)
     assert record.pop("notes") == ["has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
-    assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100}
+    assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100, "phantom": False}
     assert images.shape == (100, 3, 64, 64)
     columns = np.flatnonzero(masks[:, 0].any(axis=(0, 1)))
     assert columns.min() >= 10 and columns.max() <= 53  # 170 of 256 columns: padded, not stretched

@@ -135,7 +135,7 @@ def _raw_files(profile: str, slices: "Slices", data_root: Path | str | None) -> 
     remedy = "pass data_root, the folder of the volumes that were prepared"
     if not root.is_dir():
         raise MudiffError(f"{root}: raw volumes not found, and motion is applied to these; {remedy}.")
-    found, _ = layouts.scan(DATASET, root)
+    found = layouts.find_subjects(DATASET, root, problems={})
     files = {}
     for subject in slices.subjects:
         if CONTRAST not in found.get(subject, {}):

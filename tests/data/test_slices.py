@@ -1,0 +1,169 @@
+"""Normalisation, and the way to slices and back."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import LPS, head
+from skimage.transform import resize
+
+from mudiff.data.slices import from_slices, middle, normalise, to_slices
+from mudiff.errors import MudiffError
+
+ORIENTATIONS = [
+    "".join(codes)
+    for axes in itertools.permutations(("RL", "AP", "SI"))
+    for codes in itertools.product(*axes)
+]
+
+
+def reoriented(data: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same anatomy stored in another voxel order, with the affine that says so."""
+    change = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes)
+    )
+    stored = nibabel.orientations.apply_orientation(data, change)
+    return stored, affine @ nibabel.orientations.inv_ornt_aff(change, data.shape)
+
+
+# --- normalisation
+
+
+def released_normalisation(data: np.ndarray) -> np.ndarray:
+    """Return what the register describes (B-4): clip to the 1-99 percentile of voxels > 0, min-max."""
+    low, high = np.percentile(data[data > 0], [1, 99])
+    clipped = np.clip(data, low, high)
+    return (clipped - clipped.min()) / (clipped.max() - clipped.min())
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e7 / 1000])
+def test_percentile_normalisation_is_the_released_one_at_any_range(rng, scale):
+    data = head(rng).astype(np.float64) * scale
+    result = normalise(data, "percentile")
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, released_normalisation(data), atol=1e-6)
+    assert (result[data == 0] == 0).all()
+    assert (result.min(), result.max()) == (0, 1)
+    assert 0.005 < (result[data > 0] == 0).mean() < 0.02  # the darkest hundredth joins the background
+
+
+def test_minmax_normalisation_keeps_order_and_dark_tissue(rng):
+    data = head(rng)
+    result = normalise(data, "minmax")
+    np.testing.assert_allclose(result, data / data.max(), atol=1e-6)
+    assert (result[data > 0] > 0).all()
+
+
+@pytest.mark.parametrize("method", ["percentile", "minmax"])
+def test_negative_values_count_as_background(rng, method):
+    data = head(rng).astype(np.float32)
+    edge = data.copy()
+    edge[data == 0] = -rng.random((data == 0).sum()) * 1e6
+    np.testing.assert_array_equal(normalise(edge, method), normalise(data, method))
+    assert edge.min() < 0  # the input is not touched
+
+
+def test_normalisation_errors_name_the_source(rng):
+    with pytest.raises(MudiffError, match=r"scan\.nii: no voxel is above 0"):
+        normalise(-head(rng), "minmax", "scan.nii")
+    with pytest.raises(MudiffError, match=r"scan\.nii: .* value 7"):
+        normalise((head(rng) > 0) * 7, "percentile", "scan.nii")
+    with pytest.raises(MudiffError, match="'zscore' is unknown"):
+        normalise(head(rng), "zscore")
+
+
+# --- slices
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "start", "stop"),
+    [(155, 80, 37, 117), (154, 80, 37, 117), (80, 80, 0, 80), (40, 80, 0, 40), (5, 2, 1, 3)],
+)
+def test_middle(total, wanted, start, stop):
+    assert middle(total, wanted) == slice(start, stop)
+
+
+def test_slices_show_anterior_on_top_the_right_side_left_and_rise_to_superior():
+    data = np.zeros((6, 6, 6), np.float32)  # stored R, A, S: the last index is right, anterior, superior
+    data[5, 2, 2], data[2, 5, 2], data[2, 2, 5] = 1, 2, 3
+    slices, _ = to_slices(data, np.eye(4), 6)
+    assert slices[2, 3, 0] == 1  # patient's right in the first column
+    assert slices[2, 0, 3] == 2  # anterior in the first row
+    assert slices[5, 3, 3] == 3  # superior in the last slice
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_every_storage_order_gives_the_same_slices_and_comes_back(rng, codes):
+    canonical, spacing = head(rng, (6, 8, 4)).astype(np.float32), np.diag([2.0, 1.0, 3.0, 1.0])
+    stored, affine = reoriented(canonical, LPS @ spacing, codes)
+    expected, _ = to_slices(canonical, LPS, 8)
+    slices, geometry = to_slices(stored, affine, 8)
+    np.testing.assert_array_equal(slices, expected)
+    np.testing.assert_array_equal(from_slices(slices, geometry), stored)
+    np.testing.assert_array_equal(
+        slices[:, :, 1:7], canonical.transpose(2, 1, 0)
+    )  # rows are full, columns padded
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SLA", "AIR"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_round_trip_with_resizing_is_close(codes, size):
+    axes = np.meshgrid(*(np.linspace(-2, 2, n) for n in (26, 32, 5)), indexing="ij")
+    smooth = np.exp(-sum(a**2 for a in axes)).astype(np.float32)
+    stored, affine = reoriented(smooth, LPS, codes)
+    slices, geometry = to_slices(stored, affine, size)
+    back = from_slices(slices, geometry)
+    assert back.shape == stored.shape
+    assert np.abs(back - stored).max() < (0.06 if size == 16 else 0.02)
+
+
+def test_an_oblique_volume_takes_the_closest_axes(rng):
+    data = head(rng).astype(np.float32)
+    angle = np.deg2rad(20)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    plain, _ = to_slices(data, LPS, 26)
+    oblique, _ = to_slices(data, turn @ LPS, 26)
+    np.testing.assert_array_equal(oblique, plain)
+
+
+def test_padding_is_centred_and_nothing_is_stretched():
+    data = np.ones((10, 20, 2), np.float32)
+    slices, _ = to_slices(data, LPS, 40)
+    inside = slices[0] > 0.5
+    assert inside.any(axis=0).sum() == 20
+    assert inside.any(axis=1).sum() == 40
+    assert np.flatnonzero(inside.any(axis=0))[[0, -1]].tolist() == [10, 29]
+
+
+@pytest.mark.parametrize("size", [13, 40])
+def test_resizing_is_that_of_scikit_image(rng, size):
+    data = normalise(head(rng, (26, 26, 3)), "percentile")
+    slices, _ = to_slices(data, LPS, size)
+    expected = [resize(image, (size, size), anti_aliasing=size < 26) for image in data.transpose(2, 1, 0)]
+    np.testing.assert_allclose(slices, expected, atol=1e-6)
+
+
+def test_masks_keep_their_labels_and_type():
+    labels = np.zeros((9, 9, 2), np.uint8)
+    labels[2:7, 2:7], labels[4, 4] = 4, 1
+    for size in (5, 9, 30):
+        slices, geometry = to_slices(labels, LPS, size, order=0)
+        assert slices.dtype == np.uint8
+        assert set(np.unique(slices)) == {0, 1, 4}
+        assert from_slices(slices, geometry, order=0).shape == labels.shape
+
+
+def test_only_the_middle_slices_are_kept_and_the_rest_comes_back_as_zero(rng):
+    data = head(rng).astype(np.float32)
+    everything, _ = to_slices(data, LPS, 26)
+    slices, geometry = to_slices(data, LPS, 26, wanted=5)
+    assert geometry.kept == (3, 8)
+    np.testing.assert_array_equal(slices, everything[3:8])
+    back = from_slices(slices, geometry)
+    np.testing.assert_array_equal(back[:, :, 3:8], data[:, :, 3:8])
+    assert not back[:, :, :3].any()
+    assert not back[:, :, 8:].any()
+    with pytest.raises(MudiffError, match="4 slices"):
+        from_slices(slices[:4], geometry)
