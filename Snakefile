@@ -25,7 +25,8 @@ SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" 
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS, EXECUTED = f"results/{NAME}", f"results/{NAME}/executed"
 PYTHON = shlex.quote(sys.executable)
-RUN = f"&> {{log}} exec {PYTHON} -m mudiff.workflow.notebook run {{input.notebook}} {{output.executed}} -p profile {NAME}"
+RUN = f"&> {{log}} exec {PYTHON} -m mudiff.workflow.notebook run {{input.notebook}} {{output.executed}}"
+RUN += f" -p profile {NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
@@ -112,12 +113,11 @@ for job, task in JOBS.items():
 
 for notebook, analysis in ANALYSES.items():
     kind = "networks" if "07" <= notebook[:2] <= "13" else "figures"  # those compute with networks
+    book = f"notebooks/{notebook}.ipynb"
     rule:
         """A notebook that draws figures and tables."""
         name: notebook[3:]
-        input:
-            notebook=f"notebooks/{notebook}.ipynb", read=READ[analysis.reads],
-            code=artefacts.code(f"notebooks/{notebook}.ipynb"),
+        input: artefacts.code(book), READ[analysis.reads], notebook=book
         output:
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
@@ -133,9 +133,9 @@ for notebook, analysis in ANALYSES.items():
 rule summary:
     """14: every artefact and every claim."""
     input:
+        artefacts.code("notebooks/14_report.ipynb"),
         notebook="notebooks/14_report.ipynb", executed=[f"{EXECUTED}/{notebook}.ipynb" for notebook in ANALYSES],
         drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(available=SHOWN)],
-        code=artefacts.code("notebooks/14_report.ipynb"),
     output: executed=EXECUTED + "/14_report.ipynb"
     log: RESULTS + "/logs/14_report.log"
     message: "Comparing with the paper's claims"
