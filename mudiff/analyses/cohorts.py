@@ -1,6 +1,6 @@
-"""Test cohorts: the one that belongs to a training, and one that no training saw."""
+"""Trained runs on test subjects: on those of their own cohort, and on a cohort that no training saw."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,29 +9,23 @@ import numpy as np
 import pandas as pd
 
 from mudiff import paths
-from mudiff.data import datasets, files, prepare
+from mudiff.data import dataset as slice_cache
+from mudiff.data import datasets, files, manifests, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import old_scores as scores
-from mudiff.evaluation import old_tables as tables
+from mudiff.evaluation import metrics, scores, tables
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
+SUBJECTS = {"smoke": 2, "demo": 4}
+"""Profile -> unseen subjects; of any other 20, as many as the paper takes from BraTS 2021."""
 
-@dataclass(frozen=True)
-class Extent:
-    """How much of an unseen cohort is synthesised: subjects, and targets (empty: all)."""
+TARGETS = {"demo": ("t1ce",)}
+"""Profile -> targets that are synthesised for unseen subjects; of any other all. T1CE is the hardest."""
 
-    subjects: int
-    targets: tuple[str, ...] = ()
-
-
-EXTENTS = {
-    "smoke": Extent(2),
-    "demo": Extent(4, ("t1ce",)),  # the hardest target: each one takes a minute
-    "paper": Extent(20),  # as many as the paper takes from BraTS 2021
-}
 SEED, SCANNER = 2021, 1
-"""Seed and scanner of the unseen phantoms; the training cohorts have those of `phantom.write_cohort`."""
+"""Seed and scanner of the unseen phantoms; the training cohorts have those of `phantoms.cohort.write_cohort`."""
+
+SIDES = ("known", "unseen")
 
 Chosen = Mapping[str, Sequence[str]]
 """Target -> methods."""
@@ -49,8 +43,6 @@ class Cohort:
         Folder of the slices, and the one that holds a folder of syntheses per run.
     words : str
         What the subjects are, for captions.
-    phantoms : bool
-        Whether they are phantoms of the unseen scanner.
     notes : tuple of str
         What was odd about them when they were prepared, but no error.
     """
@@ -60,30 +52,21 @@ class Cohort:
     prepared: Path
     synthetic: Path
     words: str
-    phantoms: bool = False
     notes: tuple[str, ...] = ()
 
     def folder(self, target: str, method: str) -> Path:
         """Return the folder of the syntheses of one run."""
         return self.synthetic / profiles.settings(self.profile, self.dataset, target, method).run_name
 
-    def slices(self) -> prepare.Slices:
+    def slices(self) -> slice_cache.Slices:
         """Return the slices of the test subjects."""
-        return prepare.open_slices(self.prepared, "test")
+        return slice_cache.open_slices(self.prepared, "test")
 
 
 def known(profile: str, dataset: str) -> Cohort:
     """Return the test subjects of the data that the runs were trained on."""
     prepared, synthetic = paths.prepared(profile, dataset), paths.results(profile) / "synthetic"
-    return Cohort(profile, dataset, prepared, synthetic, "test subjects of that cohort")
-
-
-# The unseen cohort
-
-
-def can_be_made(profile: str, dataset: str, data_root: Path | str | None = None) -> bool:
-    """Tell whether there is an unseen cohort: a folder is given, or the profile works on phantoms."""
-    return data_root is not None or dataset in profiles.profile(profile).phantoms
+    return Cohort(profile, dataset, prepared, synthetic, "test subjects of the training's cohort")
 
 
 def unseen(
@@ -92,7 +75,6 @@ def unseen(
     data_root: Path | str | None = None,
     manifest: Path | str | None = None,
     subjects: int | None = None,
-    workers: int = 1,
 ) -> Cohort:
     """Prepare a cohort that no training of the profile saw, the same way as the training data.
 
@@ -106,57 +88,44 @@ def unseen(
         CSV with columns subject, split, where every split is "test" (or "excluded"). Without one, subjects
         are drawn from those of `data_root` and listed in ``manifest.csv`` of the cohort's folder.
     subjects : int, optional
-        How many, where `manifest` does not say it; by default those of `EXTENTS`.
-    workers : int, optional
-        Processes.
+        How many, where `manifest` does not say it; by default those of `SUBJECTS`.
 
     Raises
     ------
     MudiffError
         If there are no such subjects, one of them is not usable, or one was trained on.
     """
-    if not can_be_made(profile, dataset, data_root):
+    if data_root is None and dataset not in profiles.profile(profile).phantoms:
         raise MudiffError(
             f"profile {profile!r} works on real data: pass data_root, the unseen subjects' folder."
         )
-    folder = paths.unseen(profile, dataset)
-    count = EXTENTS[profile].subjects if subjects is None else subjects
+    own, folder = known(profile, dataset), paths.unseen(profile, dataset)
+    count = SUBJECTS.get(profile, 20) if subjects is None else subjects
     if count < 1:
         raise MudiffError(f"subjects = {count}: expected 1 or more.")
+    root = folder / "phantoms" if data_root is None else Path(data_root)
     if data_root is None:
-        root, counts = folder / "phantoms", (0, 0, count)
-        manifest = phantom.write_cohort(
-            dataset, root, counts, seed=SEED, workers=workers, scanner=SCANNER, progress=False
-        )
-    else:
-        root = Path(data_root)
-        manifest = manifest or _draft(known(profile, dataset), root, folder / "manifest.csv", count)
-    listed = prepare.read_manifest(dataset, Path(manifest))
-    for row in listed[listed["split"].isin(("train", "val"))].itertuples():
+        options = {"seed": SEED, "scanner": SCANNER, "workers": 1, "progress": False}
+        manifest = phantom.write_cohort(dataset, root, (0, 0, count), **options)
+    manifest = Path(manifest or _draft(own, root, folder / "manifest.csv", count))
+    listed = manifests.read_manifest(dataset, manifest)
+    for row in listed[listed.split.isin(("train", "val"))].itertuples():
         raise MudiffError(
             f"{manifest}: {row.subject} is in split {row.split!r}; an unseen cohort is 'test' as a whole, "
             "subjects to leave out are 'excluded'."
         )
-    report = prepare.prepare(
-        profiles.preparation(profile, dataset), root, listed, folder / "prepared", workers, progress=False
-    )
+    settings = profiles.preparation(profile, dataset)
+    report = prepare.prepare(settings, root, listed, folder / "prepared", workers=1, progress=False)
     report.check()
     names = [] if data_root is None else list(report.subjects)  # phantoms of all cohorts are called alike
-    _check_apart(known(profile, dataset), folder / "prepared", names)
+    _check_apart(own, folder / "prepared", names)
     what = (
-        f"subjects of {root.name}"
-        if data_root is not None
-        else "generated phantoms of another scanner, no patients"
+        "generated phantoms of another scanner, no patients"
+        if data_root is None
+        else f"subjects of {root.name}"
     )
-    return Cohort(
-        profile,
-        dataset,
-        prepared=folder / "prepared",
-        synthetic=folder / "synthetic",
-        words=f"{len(report.subjects)} {what}",
-        phantoms=data_root is None,
-        notes=tuple(report.warnings),
-    )
+    words = f"{len(report.subjects)} {what}"
+    return Cohort(profile, dataset, folder / "prepared", folder / "synthetic", words, tuple(report.warnings))
 
 
 def _trained(cohort: Cohort) -> dict[str, Any]:
@@ -197,121 +166,117 @@ def _contents(record: Mapping[str, Any]) -> set[str]:
     return {source["sha256"] for name, source in record["sources"].items() if name != "mask"}
 
 
-# Which runs
-
-
-def trained(
-    profile: str, dataset: str, targets: Sequence[str] | None = None, methods: Sequence[str] | None = None
-) -> dict[str, tuple[str, ...]]:
-    """Return target -> methods of the profile whose runs and synthetic test slices are there.
-
-    Parameters
-    ----------
-    profile, dataset : str
-        Names.
-    targets, methods : sequence of str, optional
-        Which of them; by default all.
+def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Return target -> methods of the profile's runs on a dataset; of all targets, or of those named.
 
     Raises
     ------
     MudiffError
-        If a name is unknown or nothing is left.
+        If there are none.
     """
-    from mudiff.training import runs
-
-    targets = [targets] if isinstance(targets, str) else targets
-    targets = None if targets is None else [datasets.contrast(target) for target in targets]
-    methods = None if methods is None else [datasets.method(method) for method in methods]
-    cohort, chosen = known(profile, dataset), {}
-    for (name, target), every in profiles.profile(profile).runs.items():
-        if name != dataset or (targets is not None and target not in targets):
-            continue
-        folders = {m: cohort.folder(target, m) for m in every if methods is None or m in methods}
-        there = tuple(
-            method
-            for method, folder in folders.items()
-            if runs.is_complete(paths.run(profile, folder.name)) and (folder / "synthetic.json").is_file()
-        )
-        chosen |= {target: there} if there else {}
+    every = {
+        target: methods
+        for (name, target), methods in profiles.profile(profile).runs.items()
+        if name == dataset
+    }
+    chosen = {target: every[target] for target in map(datasets.contrast, targets or every) if target in every}
     if not chosen:
         raise MudiffError(
-            f"{paths.results(profile)}: no such run on {dataset} has synthetic test slices; make them with "
-            f"`snakemake --config profile={profile}`."
+            f"profile {profile!r} has no such run on {dataset}: choose of {', '.join(every) or '-'}."
         )
     return chosen
 
 
-def affordable(
-    profile: str, dataset: str, targets: Sequence[str] | None = None
-) -> dict[str, tuple[str, ...]]:
-    """Return those of `trained` that the profile's `EXTENTS` name for an unseen cohort; all, if that is none.
-
-    Parameters
-    ----------
-    profile, dataset : str
-        Names.
-    targets : sequence of str, optional
-        Which contrasts, whatever `EXTENTS` names.
-    """
-    every = trained(profile, dataset, targets)
-    few = {} if targets else {t: methods for t, methods in every.items() if t in EXTENTS[profile].targets}
-    return few or every
-
-
-# Scores
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The slices of one test subject: images in [0, 1] and the mask of the brain, (Z, S, S) each."""
-
-    subject: str
-    real: np.ndarray
-    synthetic: np.ndarray
-    brain: np.ndarray
-
-
-def stacks(cohort: Cohort, target: str, method: str) -> Iterator[Stack]:
-    """Yield the true and the synthetic slices of each test subject, one subject at a time."""
-    from mudiff.synthesis import sample
-
+def examples(cohort: Cohort, chosen: Chosen) -> list[scores.Example]:
+    """Return the shown slice of the first subject for each target, or of two subjects if there is one target."""
     slices = cohort.slices()
-    for subject in slices.subjects:
-        indices = slices.subject(subject)
-        yield Stack(
-            subject,
-            real=(slices.images(indices, target) + 1) / 2,  # [-1, 1] -> [0, 1]
-            synthetic=sample.read_synthetic(cohort.folder(target, method), subject),
-            brain=slices.brain(indices),
-        )
+    return [
+        scores.example(slices, target, subject, {method: cohort.folder(target, method) for method in methods})
+        for target, methods in chosen.items()
+        for subject in slices.subjects[: 2 if len(chosen) == 1 else 1]
+    ]
 
 
 def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
-    """Score a cohort's syntheses, in the columns of ``tables.score_runs``, all regions in one frame.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        Known or unseen; the scores of a known one are kept beside its slices.
-    chosen : mapping of str to sequence of str
-        Target -> methods, such as `trained` returns it.
-    """
-    own = cohort.prepared == paths.prepared(cohort.profile, cohort.dataset)
-    frames = [
-        tables.score_runs(cohort.profile, region, runs=[(cohort.dataset, target)], methods=[method])
-        if own
-        else _score_run(cohort, target, method, region)
-        for region in tables.REGIONS
-        if region == "brain" or datasets.dataset(cohort.dataset).lesions
-        for target, methods in chosen.items()
-        for method in methods
-    ]
+    """Score a cohort's syntheses, in the columns of `scores.score_runs`, brain and lesions in one frame."""
+    slices, frames = cohort.slices(), []
+    for region in scores.REGIONS if datasets.dataset(cohort.dataset).lesions else ("brain",):
+        for target, methods in chosen.items():
+            for method in methods:
+                settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
+                run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
+                frame = scores.score_run(
+                    cohort.profile, settings, slices, region, cohort.folder(target, method)
+                )
+                frames.append(frame.assign(**run))
     return pd.concat(frames, ignore_index=True)
 
 
-def _score_run(cohort: Cohort, target: str, method: str, region: str) -> pd.DataFrame:
-    """Return the scores of an unseen cohort, which are computed each time."""
-    folder = cohort.folder(target, method)
-    dilate = region == "lesion" and datasets.dataset(cohort.dataset).dilate
-    run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
-    return scores.score_slices(cohort.slices(), folder, target, region, dilate).assign(**run, run=folder.name)
+def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
+    """Put the scores of both cohorts (from `score`) side by side, under both protocols.
+
+    Returns
+    -------
+    DataFrame
+        dataset, target, method, region, protocol, unit, metric, and the columns of `compare`. There is no
+        interval over slices, since those of one head are not independent.
+    """
+    keys = ["dataset", "target", "method", "region", "protocol", "unit", "metric"]
+    sides = []
+    for both in (known, unseen):
+        regions = [part for _, part in both.groupby("region", sort=False)]
+        parts = [tables.table(part, protocol) for part in regions for protocol in ("masked", "released")]
+        sides.append(pd.concat(parts).set_index(keys)[["mean", "sd", "n"]])
+    frame = compare(*sides).reset_index()
+    return frame.assign(**{end: frame[end].where(frame.unit == "subject") for end in ("low", "high")})
+
+
+def compare(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
+    """Compare the means of two independent groups by Welch's interval, row by row.
+
+    Parameters
+    ----------
+    known, unseen : DataFrame
+        Columns mean, sd (with n - 1) and n; rows of the same index belong together, others are left out.
+
+    Returns
+    -------
+    DataFrame
+        known, known_sd, known_n, unseen, unseen_sd, unseen_n, change (unseen - known) and its 95 % interval
+        low to high; NaN where a group has fewer than two values, or neither varies.
+    """
+    from scipy import stats
+
+    names = {"known_mean": "known", "unseen_mean": "unseen"}
+    frame = known.add_prefix("known_").join(unseen.add_prefix("unseen_"), how="inner").rename(columns=names)
+    first, second = frame.known_sd**2 / frame.known_n, frame.unseen_sd**2 / frame.unseen_n
+    error = np.sqrt(first + second)
+    freedom = error**4 / (first**2 / (frame.known_n - 1) + second**2 / (frame.unseen_n - 1))
+    reach = (stats.t.ppf(0.975, freedom) * error).where(error > 0)
+    change = frame.unseen - frame.known
+    return frame.assign(change=change, low=change - reach, high=change + reach)
+
+
+def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return `changes` as one shows them: a table of methods per region, protocol and target."""
+    shown = {}
+    for (region, protocol, target), part in frame.groupby(["region", "protocol", "target"], sort=False):
+        n = " + ".join(str(part[f"{side}_n"].max()) for side in SIDES)
+        title = f"{datasets.LABELS[target]}, {scores.REGIONS[region]}, {protocol} ({n} {part.unit.iloc[0]}s)"
+        heads = [f"{tables.HEADINGS[m]} {side}" for m in metrics.METRICS for side in (*SIDES, "change")]
+        rows: dict[str, list[str]] = {}
+        for row in part.itertuples():  # the metrics of a method follow each other
+            rows.setdefault(datasets.METHODS[row.method], []).extend(_cells(row))
+        shown[title] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
+    return shown
+
+
+def _cells(row: Any) -> list[str]:
+    """Return mean and deviation of both cohorts, and the change with its interval, of one metric."""
+    digits = tables.DECIMALS[row.metric]
+    means = (
+        f"{tables.number(m, digits)} ± {tables.number(s, digits)}"
+        for m, s in ((row.known, row.known_sd), (row.unseen, row.unseen_sd))
+    )
+    change, low, high = (tables.number(value, digits, sign=True) for value in (row.change, row.low, row.high))
+    return [*means, change if low == "NA" else f"{change} ({low} to {high})"]

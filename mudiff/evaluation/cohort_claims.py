@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mudiff import paths
@@ -215,6 +217,28 @@ def _splits() -> Iterator[Row]:
     yield group, claim, where, ours, why, OPEN if left_out == 30 else FAILS
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The slices of one test subject: images in [0, 1] and the mask of the brain, (Z, S, S) each."""
+
+    subject: str
+    real: np.ndarray
+    synthetic: np.ndarray
+    brain: np.ndarray
+
+
+def stacks(cohort: cohorts.Cohort, target: str, method: str) -> Iterator[Stack]:
+    """Yield the true and the synthetic slices of each test subject, one subject at a time."""
+    from mudiff.synthesis import sample
+
+    slices = cohort.slices()
+    for subject in slices.subjects:
+        indices = slices.subject(subject)
+        real = (slices.images(indices, target) + 1) / 2  # [-1, 1] -> [0, 1]
+        synthetic = sample.read_synthetic(cohort.folder(target, method), subject)
+        yield Stack(subject, real, synthetic, slices.brain(indices))
+
+
 def _background(profile: str) -> Iterator[Row]:
     """Yield the claim that a background within the mask makes scores better, on the first trained task."""
     claim = "Metrics that include the background come out better"
@@ -223,7 +247,7 @@ def _background(profile: str) -> Iterator[Row]:
         cohort = cohorts.known(profile, dataset)
         if "mudiff" not in methods or not (cohort.folder(target, "mudiff") / "synthetic.json").is_file():
             continue
-        for stack in cohorts.stacks(cohort, target, "mudiff"):
+        for stack in stacks(cohort, target, "mudiff"):
             for region, mask in {"all": stack.brain | True, "brain": stack.brain}.items():
                 scores = metrics.masked_protocol(stack.real, stack.synthetic, mask)
                 rows.append({"subject": stack.subject, "region": region} | scores)

@@ -87,15 +87,19 @@ def score_runs(
     return pd.concat(frames, ignore_index=True)[[*_RUN, *_SCORES, "run", "weights"]]
 
 
-def score_run(profile: str, settings: Settings, slices: dataset.Slices, region: str) -> pd.DataFrame:
+def score_run(
+    profile: str, settings: Settings, slices: dataset.Slices, region: str, folder: Path | None = None
+) -> pd.DataFrame:
     """Return the scores of one run, from `score_slices`, with the columns run and weights.
+
+    The syntheses lie in `folder`, by default in that of the profile's own test slices.
 
     Raises
     ------
     MudiffError
         If the run or its slices are missing or outdated.
     """
-    folder = paths.synthetic(profile, settings.run_name)
+    folder = folder or paths.synthetic(profile, settings.run_name)
     record = check_record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
     dilate = region == "lesion" and datasets.dataset(settings.dataset).dilate
     compute = partial(score_slices, slices, folder, settings.target, region, dilate)

@@ -20,8 +20,12 @@ FLOOR = "linear"
 """The method that is shown but not ranked: it is ours, no method of the paper."""
 
 _DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
-_DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
-_HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
+DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
+"""Metric -> digits after the point."""
+
+HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
+"""Metric -> column of a table; the arrow says where better is."""
+
 _RUN = ["dataset", "target", "method", "region"]
 _CELL = ["dataset", "target", "metric"]
 _SOURCE = ["run", "weights"]
@@ -136,9 +140,9 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             own = [cells.get((method, *column)) for column in columns]
             rows[datasets.METHODS[method]] = ["NA" if row is None else _cell(row) for row in own]
             if part.paper[part.method == method].notna().any():
-                values = ["NA" if row is None else number(row.paper, _DECIMALS[row.metric]) for row in own]
+                values = ["NA" if row is None else number(row.paper, DECIMALS[row.metric]) for row in own]
                 rows[f"{datasets.METHODS[method]} (paper)"] = values
-        heads = [f"{datasets.LABELS[target]} {_HEADINGS[metric]}" for target, metric in columns]
+        heads = [f"{datasets.LABELS[target]} {HEADINGS[metric]}" for target, metric in columns]
         shown[datasets.dataset(dataset).label] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
     return shown
 
@@ -146,7 +150,7 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _cell(row: object) -> str:
     if math.isnan(row.mean):
         return "NA"
-    text = f"{number(row.mean, _DECIMALS[row.metric])} ± {number(row.sd, _DECIMALS[row.metric])}"
+    text = f"{number(row.mean, DECIMALS[row.metric])} ± {number(row.sd, DECIMALS[row.metric])}"
     return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(row.rank, text)
 
 

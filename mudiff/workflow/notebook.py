@@ -185,6 +185,12 @@ def require(path: Path, profile: str) -> Path:
     return Path(path)
 
 
+def stop(reason: str) -> None:
+    """End a notebook here without an error: say why, and leave out the cells below until the kernel starts anew."""
+    print(reason)
+    get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])  # type: ignore[name-defined]  # noqa: F821
+
+
 def workflow(profile: str, arguments: list[str]) -> None:
     """Replace this process by Snakemake, on the graph of `profile`.
 

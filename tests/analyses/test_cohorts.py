@@ -1,0 +1,232 @@
+"""Unseen cohorts are truly unseen; known and unseen stand side by side as Welch has it."""
+
+import hashlib
+import inspect
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mudiff import paths
+from mudiff.analyses import cohorts
+from mudiff.data import manifests, prepare
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics, tables
+from mudiff.phantoms import cohort as phantom
+from mudiff.training import profiles
+
+WEIGHTS = hashlib.sha256(b"{}").hexdigest()  # of what stands in for weights
+METHODS = {"t1ce": ("pgan", "mudiff", "linear"), "flair": ("mudiff", "linear")}
+
+
+def synthesise(cohort, rng, chosen=METHODS):
+    """Write noisy truths as the syntheses of a cohort, a weaker noise for the method that comes later."""
+    slices = cohort.slices()
+    for target, methods in chosen.items():
+        for level, method in zip((0.3, 0.2, 0.1), methods, strict=False):
+            folder = cohort.folder(target, method)
+            folder.mkdir(parents=True)
+            record = {"run": folder.name, "weights": WEIGHTS, "data": slices.info["data_hash"]}
+            record |= {"split": "test", "seed": 0}
+            paths.write_json(folder / "synthetic.json", record)
+            for subject in slices.subjects:
+                truth = (slices.images(slices.subject(subject), target) + 1) / 2
+                noisy = np.clip(truth + level * rng.random(truth.shape), 0, 1)
+                np.save(folder / f"{subject}.npy", np.round(noisy * 65535).astype(np.uint16))
+
+
+@pytest.fixture
+def known(cohort, tmp_path, monkeypatch, rng):
+    """A prepared BraTS cohort (A to C train, D val, E test) with complete runs of `METHODS`."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    root, manifest = cohort
+    prepared = paths.prepared("smoke", "brats")
+    prepare.prepare(profiles.preparation("smoke", "brats"), root, manifest, prepared, workers=1).check()
+    found = cohorts.known("smoke", "brats")
+    synthesise(found, rng)
+    for target, methods in METHODS.items():
+        for method in methods:
+            run = paths.run("smoke", found.folder(target, method).name)
+            paths.write_text(run / "weights.safetensors", "{}")
+    return found
+
+
+@pytest.fixture
+def others(tmp_path, write_subject):
+    """A folder of four subjects that nobody trained on, and one with the id of subject A."""
+    for name in ("BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002", "BraTS2021_00003", "Brats18_A_1"):
+        write_subject(tmp_path / "others", name)
+    return tmp_path / "others"
+
+
+def manifest_of(tmp_path, text):
+    paths.write_text(tmp_path / "mine.csv", "subject,split\n" + text)
+    return tmp_path / "mine.csv"
+
+
+# The cohort
+
+
+def test_subjects_of_a_folder_are_drawn_without_those_that_were_trained_on(known, others):
+    found = cohorts.unseen("smoke", "brats", others, subjects=3)
+    drawn = manifests.read_manifest("brats", paths.unseen("smoke", "brats") / "manifest.csv")
+    assert set(drawn.split) == {"test"} and len(drawn) == 3
+    assert all(name.startswith("BraTS2021_") for name in drawn.subject)
+    assert found.slices().subjects == sorted(drawn.subject)
+    assert found.words == "3 subjects of others"
+    assert any("not in the manifest" in note for note in found.notes)
+    again = cohorts.unseen("smoke", "brats", others, subjects=3)
+    assert again.slices().subjects == found.slices().subjects
+    assert len(cohorts.unseen("smoke", "brats", others).slices().subjects) == cohorts.SUBJECTS["smoke"]
+
+
+def test_a_manifest_of_ones_own_decides(known, others, tmp_path):
+    mine = manifest_of(tmp_path, "BraTS2021_00003,test\nBraTS2021_00001,excluded\n")
+    assert cohorts.unseen("smoke", "brats", others, mine, subjects=9).slices().subjects == ["BraTS2021_00003"]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ("BraTS2021_00000,test\nBraTS2021_00001,val\n", "BraTS2021_00001 is in split 'val'"),
+        ("BraTS2021_00000,test\nBrats18_A_1,test\n", "Brats18_A_1: in the training"),
+    ],
+)
+def test_manifests_with_subjects_that_are_no_test_are_refused(known, others, tmp_path, rows, message):
+    with pytest.raises(MudiffError, match=message):
+        cohorts.unseen("smoke", "brats", others, manifest_of(tmp_path, rows))
+
+
+def test_a_trained_subject_is_known_by_its_content_under_another_name(known, cohort, others):
+    for file in (cohort[0] / "Brats18_D_1").iterdir():  # a validation subject
+        name = file.name.replace("Brats18_D_1", "BraTS2021_00009")
+        (others / "BraTS2021_00009").mkdir(exist_ok=True)
+        shutil.copy(file, others / "BraTS2021_00009" / name)
+    with pytest.raises(MudiffError, match=r"^BraTS2021_00009: in the training or validation"):
+        cohorts.unseen("smoke", "brats", others, subjects=5)
+
+
+def test_impossible_wishes_are_refused(known, cohort, tmp_path, write_subject):
+    with pytest.raises(MudiffError, match="profile 'paper' works on real data"):
+        cohorts.unseen("paper", "brats")
+    with pytest.raises(MudiffError, match="subjects = 0"):
+        cohorts.unseen("smoke", "brats", cohort[0], subjects=0)
+    write_subject(tmp_path / "all", "Brats18_A_1")
+    with pytest.raises(MudiffError, match="every subject was trained on"):
+        cohorts.unseen("smoke", "brats", tmp_path / "all")
+
+
+def test_phantoms_of_another_seed_and_scanner_by_default(known, monkeypatch, write_subject):
+    asked = {}
+
+    def write_cohort(dataset, folder, counts, **options):
+        asked.update(options, counts=counts)
+        for number in range(1, sum(counts) + 1):  # named as those of the training are
+            write_subject(folder, f"Brats18_{'ABCDE'[number - 1]}_1")
+        paths.write_text(folder / "manifest.csv", "subject,split\nBrats18_A_1,test\nBrats18_B_1,test\n")
+        return folder / "manifest.csv"
+
+    defaults = {k: p.default for k, p in inspect.signature(phantom.write_cohort).parameters.items()}
+    monkeypatch.setattr(phantom, "write_cohort", write_cohort)
+    found = cohorts.unseen("smoke", "brats")
+    assert asked["counts"] == (0, 0, 2)
+    assert asked["seed"] != defaults["seed"] and asked["scanner"] != defaults["scanner"]
+    assert found.slices().subjects == ["Brats18_A_1", "Brats18_B_1"]
+    assert "no patients" in found.words
+
+
+# Runs and scores
+
+
+def test_runs_are_those_of_the_profile_or_the_targets_named():
+    every = cohorts.runs("smoke", "brats")
+    assert every["t1ce"] == profiles.profile("smoke").runs["brats", "t1ce"] and len(every) == 4
+    assert list(cohorts.runs("smoke", "brats", ["T1CE", "flair"])) == ["t1ce", "flair"]
+    with pytest.raises(MudiffError, match="no such run on healthy"):
+        cohorts.runs("smoke", "healthy", ["t1ce"])
+
+
+def test_what_a_profile_affords_exists():
+    for name, targets in cohorts.TARGETS.items():
+        assert cohorts.runs(name, "brats", targets).keys() == set(targets)
+    assert cohorts.SUBJECTS.keys() <= profiles.PROFILES.keys()
+
+
+def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
+    shutil.copytree(known.prepared, tmp_path / "copy/prepared")
+    shutil.copytree(known.synthetic, tmp_path / "copy/synthetic")
+    copied = cohorts.Cohort("smoke", "brats", tmp_path / "copy/prepared", tmp_path / "copy/synthetic", "copy")
+    mine, theirs = cohorts.score(copied, METHODS), cohorts.score(known, METHODS)
+    assert set(mine.region) == {"brain", "lesion"} and mine.psnr.notna().any()
+    pd.testing.assert_frame_equal(mine, theirs)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("scores_*.csv")}
+    assert len(kept) == 2 * sum(map(len, METHODS.values()))
+    pd.testing.assert_frame_equal(cohorts.score(copied, METHODS), mine)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_examples_are_two_subjects_of_one_target_or_one_of_each(known, others, rng):
+    unseen = cohorts.unseen("smoke", "brats", others)
+    synthesise(unseen, rng)
+    assert [row.target for row in cohorts.examples(unseen, METHODS)] == ["t1ce", "flair"]
+    rows = cohorts.examples(unseen, {"t1ce": METHODS["t1ce"]})
+    assert len(rows) == 2 and rows[0].label != rows[1].label
+    assert list(rows[0].synthetic) == list(METHODS["t1ce"]) and rows[0].lesion.any()
+    (one,) = cohorts.examples(known, {"flair": ["mudiff"]})  # there is one test subject
+    assert np.isfinite(one.ssim["mudiff"]).any()
+
+
+# Known beside unseen
+
+
+def scores(values, method="mudiff"):
+    """Scores of subjects under both protocols; PSNR as given, SSIM and MAE made of it."""
+    rows = [
+        {"dataset": "brats", "target": "t1ce", "method": method, "region": "brain", "protocol": protocol}
+        | {"unit": unit, "subject": f"s{number}", "slice": None}
+        | {"psnr": value, "ssim": value / 100, "mae": 1 / value}
+        for protocol, unit in tables.UNITS.items()
+        for number, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_changes_put_both_cohorts_side_by_side():
+    known, unseen = [20.0, 22.0, 24.0], [18.0, 19.0]
+    frame = cohorts.changes(scores(known), scores(unseen))
+    masked = frame[(frame.protocol == "masked") & (frame.metric == "psnr")].iloc[0]
+    assert (masked.known, masked.unseen, masked.change) == (22, 18.5, -3.5)
+    assert (masked.known_n, masked.unseen_n, masked.known_sd) == (3, 2, 2)
+    expected = stats.ttest_ind(unseen, known, equal_var=False).confidence_interval(0.95)
+    assert (masked.low, masked.high) == pytest.approx((expected.low, expected.high))
+    slices = frame[frame.protocol == "released"]
+    assert len(slices) == len(metrics.METRICS) and slices[["low", "high"]].isna().all(axis=None)
+
+
+def test_methods_without_a_counterpart_are_left_out():
+    both = pd.concat([scores([20.0, 21.0]), scores([19.0, 18.0], "linear")])
+    assert set(cohorts.changes(both, scores([18.0, 19.0])).method) == {"mudiff"}
+
+
+@pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
+def test_no_interval_where_there_is_none(few):
+    frame = cohorts.changes(*map(scores, few))
+    assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None)
+
+
+def test_the_table_has_a_block_per_region_protocol_and_target():
+    known = pd.concat([scores([20.0, 21.0, 22.0]), scores([19.0, 19.5, 20.0], "linear")])
+    frame = cohorts.changes(known, pd.concat([scores([19.0]), scores([18.0], "linear")]))
+    shown = cohorts.wide(frame)
+    assert list(shown) == [
+        "T1CE, whole brain, masked (3 + 1 subjects)",
+        "T1CE, whole brain, released (3 + 1 slices)",
+    ]
+    block = shown["T1CE, whole brain, masked (3 + 1 subjects)"]
+    assert list(block.index) == ["MU-Diff", "Linear"] and len(block.columns) == 3 * len(metrics.METRICS)
+    assert block.iloc[0, :3].tolist() == ["21.00 ± 1.00", "19.00 ± NA", "−2.00"]
+    frame = cohorts.changes(scores([20.0, 22.0, 24.0]), scores([18.0, 19.0]))
+    cell = cohorts.wide(frame)["T1CE, whole brain, masked (3 + 2 subjects)"].iloc[0, 2]
+    assert cell.startswith("−3.50 (−") and " to +" in cell
