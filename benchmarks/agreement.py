@@ -19,7 +19,7 @@ import torch
 from benchmarks import report
 from benchmarks.released_like import released_like
 from mudiff.data import files, prepare
-from mudiff.methods import Batch, Method, build
+from mudiff.methods.base import Batch, Method, build
 from mudiff.model.diffusion import slice_seed
 from mudiff.phantoms import cohort
 from mudiff.settings import Settings

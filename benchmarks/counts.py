@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mudiff.methods import Batch, build
+from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
 
 PHASES = ("training", "sampling")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import counts, machine
-from mudiff.methods import Batch, build
+from mudiff.methods.base import Batch, build
 from mudiff.training import memory, processes, profiles
 from mudiff.training.devices import default_device
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.released_networks import F1, F2, Psi
 from mudiff.errors import MudiffError
-from mudiff.methods import Batch, Method
+from mudiff.methods.base import Batch, Method
 from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.settings import Settings
 

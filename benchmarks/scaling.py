@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import counts, machine, report, workers
 from benchmarks.workers import Case, Worker
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import memory, profiles

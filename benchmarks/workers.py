@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import counts
 from benchmarks.released_like import ReleasedLike
-from mudiff.methods import Method, build
+from mudiff.methods.base import Method, build
 from mudiff.settings import Settings
 from mudiff.training import memory
 

@@ -16,7 +16,7 @@ import pandas as pd
 from mudiff import paths
 from mudiff.errors import MudiffError
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised by every change that alters numbers (CHANGELOG.md says what it altered)."""
 
 Kept = TypeVar("Kept", pd.DataFrame, dict[str, np.ndarray])

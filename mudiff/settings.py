@@ -48,7 +48,6 @@ class Settings:
     critic_minibatch_std: bool = True  # D-1: the code appends the minibatch standard deviation
     gates: Literal["all", "pair"] = "all"  # D-2: what gates of tau see (code; Eqs. 14, 16)
     pairs: Literal["cyclic", "chain"] = "cyclic"  # D-3: pairs of tau (code; Eq. 18)
-    gated_term: Literal["product", "concatenation"] = "product"  # D-4: first term of Eq. 17
     mapper_activation: Literal["silu", "relu"] = "silu"  # D-5: code; text
     mapper_skip: bool = False  # D-5: "residual" blocks without (code) or with a skip (text)
     mapper_normalises: Literal["features", "input"] = "features"  # D-5: by Eq. 13 (code; text)
@@ -70,7 +69,6 @@ class Settings:
     # C-1: M_j by a 1x1 convolution that is never trained (code), a trained one, or the channel mean (Eq. 28)
     mask: Literal["convolution", "trained", "channel_mean"] = "convolution"
     mask_detached: bool = False  # C-2: whether gradients through the masks are cut
-    mask_noise: Literal["independent", "shared"] = "independent"  # C-3: noise of the two samples in Eq. 29
     detach_first: bool = False  # C-4: cut x^{p1} on its way into F2, so that L^2 trains F2 alone
     critic_real_weight: float = 1.0  # C-5: 1 (code) or 2 (Eq. 27 summed over both networks)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mudiff.data import prepare
-from mudiff.methods import Batch
+from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
 torch.set_num_threads(1)  # tests are small: threads that wait for each other on a busy machine cost minutes

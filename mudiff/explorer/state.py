@@ -11,7 +11,7 @@ from mudiff.analyses.attention import ZONES, variants_of, zones
 from mudiff.data import motion, prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
 from mudiff.model.diffusion import SliceNoise, slice_seed
 
@@ -243,7 +243,7 @@ class Explorer:
                 drawn = noise.normal(*step["x_t"].shape[1:])
                 mean = self.method.schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t)
                 back = self.method.schedule.posterior_sample(mean, t, drawn)  # Eq. 25
-                middle = self.method.judge(back, t, step["x_t"])[1].float()
+                middle = self.method.judge([back], t, step["x_t"])[0][1]
                 for name, layer in variants_of(self.method).items():
                     mask = attentive_mask(middle, self.slices.image_size, layer)  # Eq. 28
                     masks[name, j, step["t"]] = mask[0, 0].cpu().numpy()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
-from mudiff.methods.base import Batch, Callback, Loss, Method, resting
+from mudiff.methods.base import Batch, Callback, Loss, Method, frozen
 from mudiff.model.diffusion import slice_seed
 from mudiff.settings import Settings
 
@@ -69,7 +69,7 @@ class Adversarial(Method):
         return sum(terms.values()), terms
 
     def _generator_loss(self, batch: Batch, fake: Tensor) -> Loss:
-        with self._autocast(), resting(self.critic):
+        with self._autocast(), frozen(self.critic):
             terms = self.generator_losses(batch, fake)
         return sum(terms.values()), terms
 

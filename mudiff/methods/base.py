@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from mudiff.errors import MudiffError
 from mudiff.model.diffusion import to_device
 from mudiff.settings import Settings
-from mudiff.training import processes
 
-Callback = Callable[[dict[str, Tensor]], None]
-"""Receives ``t``, ``x_t`` and the prediction of x_0, ``x_p1`` (of MU-Diff also ``x_p2``), at each sampling step."""
+Callback = Callable[[dict[str, Any]], None]
+"""Receives ``t``, ``x_t`` and the predictions of x_0, ``x_p1`` (of MU-Diff also ``x_p2``), at each sampling step."""
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 """What an optimiser minimises, and the values of the log: name -> scalar."""
@@ -23,24 +22,12 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some training slices.
+    """Some training slices."""
 
-    Attributes
-    ----------
-    target : Tensor (B, 1, H, W)
-        x_0 in [-1, 1].
-    conditions : Tensor (B, n, H, W)
-        y_1 .. y_n in [-1, 1], in the order of the settings.
-    brain : Tensor (B, 1, H, W)
-        True inside the brain.
-    seeds : Tensor (B,)
-        One seed a slice for everything random in this step.
-    """
-
-    target: Tensor
-    conditions: Tensor
-    brain: Tensor
-    seeds: Tensor
+    target: Tensor  # (B, 1, H, W), x_0 in [-1, 1]
+    conditions: Tensor  # (B, n, H, W), y_1 .. y_n in [-1, 1], in the order of the settings
+    brain: Tensor  # (B, 1, H, W), True inside the brain
+    seeds: Tensor  # (B,), one a slice for everything random in this step
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; the seeds stay where generators are made."""
@@ -49,8 +36,8 @@ class Batch:
 
 
 @contextmanager
-def resting(network: nn.Module) -> Iterator[None]:
-    """Leave the weights of a network as they are: what it computes inside the block gives them no gradient."""
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Freeze the network's weights inside the block; gradients still flow through it."""
     network.requires_grad_(False)
     try:
         yield
@@ -58,22 +45,34 @@ def resting(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(True)
 
 
+class LossModule(nn.Module):
+    """The parameters of one optimiser, and a `forward` that computes its loss: what DDP wraps.
+
+    DDP averages the gradients of what passes through the `forward` of its module, and of nothing else.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(p for group in optimiser.param_groups for p in group["params"])
+
+    def forward(self, loss: Callable[..., Loss], *inputs: Any) -> Loss:
+        """Return ``loss(*inputs)``."""
+        return loss(*inputs)
+
+
 class Method(nn.Module, ABC):
     """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler.
 
     Attributes
     ----------
-    settings : Settings
-        What it was built from.
     optimisers : dict of str to Optimizer
-        Name -> optimiser; empty for a method that solves in closed form. The loop sets their learning
-        rates to the schedule, so a method only steps them.
+        Empty for a method that solves in closed form. The loop sets their learning rates.
     training_only : tuple of str
         Prefixes of weights that sampling does not need.
     networks : tuple of str
         Attributes that torch.compile can take: what runs in every step, and has no second derivative.
     several_processes : bool
-        Whether a training step on the parts of a batch, one in each process, is that on the whole batch.
+        Whether it can be trained by several processes; batch normalisation cannot.
     """
 
     training_only: tuple[str, ...] = ()
@@ -84,8 +83,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.settings = settings
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        # A dict, so that they are no part of the weights; empty with one process.
-        self._averaged: dict[str, nn.Module] = {}
+        self._distributed: dict[str, nn.Module] = {}  # a dict, so that they are no part of the weights
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +91,6 @@ class Method(nn.Module, ABC):
         return next(iter(self.state_dict().values())).device
 
     def _autocast(self) -> AbstractContextManager:
-        """Return the context in which networks run: mixed precision where the settings ask for it."""
         if self.settings.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -102,21 +99,7 @@ class Method(nn.Module, ABC):
         """Read what training needs besides the slices; a wrong setting is found here, before the first step."""
 
     def compile(self, **options: Any) -> None:
-        """Let torch.compile fuse the steps of the networks; numbers stay the same up to rounding.
-
-        That needs a compiler (Triton on a GPU, a C++ compiler on the CPU) and minutes before the first step.
-        The critic is left out: the R1 penalty is a second derivative, which compiled code has not.
-
-        Parameters
-        ----------
-        **options
-            Of `torch.compile`.
-
-        Raises
-        ------
-        MudiffError
-            If the method names no networks for it.
-        """
+        """Compile the networks with torch.compile; needs a compiler and minutes before the first step."""
         if not self.networks:
             raise MudiffError(f"method {self.settings.method}: has nothing to compile; leave out --compile.")
         for name in self.networks:
@@ -125,35 +108,23 @@ class Method(nn.Module, ABC):
                 network.compile(**options)
 
     def distribute(self) -> None:
-        """Share the training among the processes of the run; the method is on its device by now."""
-        if processes.count() > 1:
-            self._averaged = {name: processes.averaged(o) for name, o in self.optimisers.items()}
+        """Average gradients over the processes of the run; the method is on its device by now."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            wrap = torch.nn.parallel.DistributedDataParallel
+            self._distributed = {name: wrap(LossModule(o)) for name, o in self.optimisers.items()}
 
     def _minimise(self, name: str, loss_function: Callable[..., Loss], *inputs: Any) -> dict[str, Tensor]:
         """Take one step of an optimiser on ``loss_function(*inputs)``; returns the values, detached."""
-        optimiser, averaged = self.optimisers[name], self._averaged.get(name)
-        loss, values = averaged(loss_function, *inputs) if averaged else loss_function(*inputs)
+        optimiser, distributed = self.optimisers[name], self._distributed.get(name)
+        loss, values = distributed(loss_function, *inputs) if distributed else loss_function(*inputs)
         optimiser.zero_grad(set_to_none=True)
-        processes.share(loss).backward()
+        loss.backward()
         optimiser.step()
         return {name: value.detach() for name, value in values.items()}
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Learn from one batch.
-
-        Parameters
-        ----------
-        batch : Batch
-            The slices.
-        step : int
-            Steps taken so far.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Name -> scalar loss, detached.
-        """
+        """Learn from one batch, after `step` earlier ones; returns name -> scalar loss, detached."""
 
     @abstractmethod
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
@@ -168,3 +139,20 @@ class Method(nn.Module, ABC):
         callback : callable, optional
             Called at each step of methods that have steps.
         """
+
+
+def build(settings: Settings) -> Method:
+    """Return the method that `settings` names, with weights drawn from its seed."""
+    from mudiff.methods import ddpm, hinet, linear, mmgan, mudiff, pgan, pix2pix, syndiff
+
+    kinds: dict[str, type[Method]] = {
+        "pix2pix": pix2pix.Pix2Pix,
+        "pgan": pgan.PGAN,
+        "mmgan": mmgan.MMGAN,
+        "hinet": hinet.HiNet,
+        "ddpm": ddpm.DDPM,
+        "syndiff": syndiff.SynDiff,
+        "mudiff": mudiff.MUDiff,
+        "linear": linear.Linear,
+    }
+    return kinds[settings.method](settings, torch.Generator().manual_seed(settings.seed))

@@ -1,27 +1,162 @@
-"""MU-Diff: two generators that learn together with a shared critic (Algorithm 1)."""
+"""MU-Diff: two generators that learn together with a shared critic (Algorithm 1), and their sampler."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
+from mudiff.methods.base import Batch, Callback, Loss, Method, frozen
 from mudiff.model import losses
-from mudiff.model.critic import attentive_mask
+from mudiff.model.critic import Critic, attentive_mask, mask_convolution
+from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
+from mudiff.model.layers import initialise
 from mudiff.settings import Settings
 
 
-class MUDiff(AdversarialDiffusion):
-    """F1, F2 and the attentive masks; training step and sampler are those of adversarial diffusion.
+@torch.no_grad()  # in inference mode autocast would round the weights anew at each use
+def sample(
+    predict: Callable[..., tuple[Tensor, ...]],
+    schedule: Schedule,
+    conditions: Tensor,
+    seeds: Tensor,
+    latent: int,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Return x_0 after T steps of mutual sampling, Eqs. 30 to 33; `predict` as in `AdversarialDiffusion`.
 
-    In ablation 1 there is no F2, and so nothing to compare: no mask loss.
-
-    Parameters
-    ----------
-    settings : Settings
-        Sizes and every named departure.
-    generator : torch.Generator
-        Source of the initial weights.
+    `callback` is called at each step with a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
     """
+    noise = SliceNoise(seeds, conditions.device)
+    x = noise.normal(1, *conditions.shape[2:])  # x_T
+    for step in reversed(range(schedule.steps)):
+        t = torch.full((len(x),), step, device=x.device)
+        predictions = predict(x, conditions, t, noise.normal(latent))  # x^{p1} and x^{p2}
+        if callback is not None:
+            callback({"t": step, "x_t": x} | {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)})
+        mean = sum(schedule.posterior_mean(x_0, x, t) for x_0 in predictions) / len(predictions)  # Eq. 31
+        x = schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33
+    return x.clamp(-1, 1)
+
+
+class AdversarialDiffusion(Method):
+    """Large diffusion steps, each judged by a critic: Algorithm 1 for one or two networks that predict x_0.
+
+    Subclasses add their networks, define `predict`, and end their construction with `_start`.
+    """
+
+    training_only: tuple[str, ...] = ("critic.",)
+    several_processes = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.schedule = Schedule.variance_preserving(settings)
+        self.critic = Critic(settings)
+        # Without a loss that looks at it (section "Ablation study") the critic is not trained.
+        self.has_critic = settings.weight_adversarial > 0 or settings.weight_mask > 0
+
+    def _start(self, trained: list[nn.Parameter], generator: torch.Generator) -> None:
+        """Draw the weights and make the optimisers, the generators' of the parameters `trained`."""
+        initialise(self, generator)
+        settings = self.settings
+        # fused: one kernel for all parameters in place of a loop over them
+        adam = partial(torch.optim.Adam, betas=(settings.beta1, settings.beta2), fused=True)
+        self.optimisers = {
+            "generators": adam(trained, lr=settings.learning_rate),
+            "critic": adam(self.critic.parameters(), lr=settings.critic_learning_rate),
+        }
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """Return each network's prediction of x_0, (B, 1, H, W) in [-1, 1]; all share z (D-10)."""
+
+    def judge(self, candidates: list[Tensor], t: Tensor, x_t: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the critic's logit (B,) and middle features for each candidate x_{t-1} (B, 1, H, W), in one pass."""
+        count = len(candidates)
+        with self._autocast():
+            logits, middles = self.critic(
+                torch.cat(candidates), t.repeat(count), x_t.repeat(count, 1, 1, 1), count
+            )
+        return list(zip(logits.float().chunk(count), middles.float().chunk(count), strict=True))
+
+    def _noisy_pair(self, x_0: Tensor, noise: SliceNoise) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw t, the true x_{t-1} and from it x_t."""
+        t = noise.steps(self.schedule.steps)
+        x_before = self.schedule.q_sample(x_0, t, noise.normal(*x_0.shape[1:]))
+        return t, x_before, self.schedule.q_step(x_before, t, noise.normal(*x_0.shape[1:]))
+
+    def _denoise(self, batch: Batch, x_t: Tensor, t: Tensor, noise: SliceNoise) -> tuple[tuple, list]:
+        """Return the predictions and, from each, a sample of x_{t-1} with noise of its own (C-3)."""
+        predictions = self.predict(x_t, batch.conditions, t, noise.normal(self.settings.latent))
+        means = [self.schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
+        shape = x_t.shape[1:]
+        return predictions, [
+            self.schedule.posterior_sample(m, t, noise.normal(*shape)) for m in means
+        ]  # Eq. 25
+
+    def critic_loss(self, batch: Batch, noise: SliceNoise, step: int) -> Loss:
+        """Return what the critic minimises: L_adv and, every `r1_interval` steps, the R1 penalty (A-5).
+
+        The generators run without gradient: the released code computes it and throws it away (C-7).
+        """
+        settings = self.settings
+        t, x_before, x_t = self._noisy_pair(batch.target, noise)
+        with torch.no_grad():
+            _, samples = self._denoise(batch, x_t, t, noise)
+        penalise = settings.r1_gamma > 0 and step % settings.r1_interval == 0
+        x_before.requires_grad_(penalise)
+        with self._autocast():  # one block for both: the weights are rounded once
+            ((real, _),) = self.judge([x_before], t, x_t)
+            fakes = [logit for logit, _ in self.judge(samples, t, x_t)]
+        loss = losses.critic_loss(real, fakes, settings.critic_real_weight)
+        values = {"critic": loss}
+        if penalise:
+            values["r1"] = settings.r1_gamma / 2 * losses.r1_penalty(real, x_before)
+            loss = loss + values["r1"]
+        return loss, values
+
+    def generator_loss(self, batch: Batch, noise: SliceNoise) -> Loss:
+        """Return the sum of L^j over the networks, which all generators minimise together."""
+        settings = self.settings
+        t, _, x_t = self._noisy_pair(batch.target, noise)
+        predictions, samples = self._denoise(batch, x_t, t, noise)
+        supervised = [losses.supervised_loss(batch.target, x, settings.reduction) for x in predictions]
+        values = {f"supervised_{j}": value for j, value in enumerate(supervised, start=1)}
+        loss = settings.weight_supervised * sum(supervised)
+        if self.has_critic:
+            with frozen(self.critic):
+                judged = self.judge(samples, t, x_t)
+            adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
+            values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
+            mask = self.mask_loss(samples, [middle for _, middle in judged])
+            if mask is not None:
+                values["mask"] = mask
+                loss = loss + settings.weight_mask * mask
+            loss = loss + settings.weight_adversarial * sum(adversarial)  # Eq. 21
+        return loss, values
+
+    def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
+        """Return L_m from the samples and the critic's middle features of each; None: nothing to compare."""
+        return None
+
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step of Algorithm 1: the critic (if any), then the generators, on fresh t, z and noise."""
+        noise = SliceNoise(batch.seeds, self.device)
+        values: dict[str, Tensor] = {}
+        if self.has_critic:
+            values |= self._minimise("critic", self.critic_loss, batch, noise, step)
+        return values | self._minimise("generators", self.generator_loss, batch, noise)  # the game of Eq. 20
+
+    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
+        """Return the target, (B, 1, H, W) in [-1, 1]; see `sample`."""
+        with self._autocast():  # one block for all steps: the weights are rounded once
+            return sample(self.predict, self.schedule, conditions, seeds, self.settings.latent, callback)
+
+
+class MUDiff(AdversarialDiffusion):
+    """F1, F2 and the attentive masks; in ablation 1 F1 alone, so nothing to compare and no mask loss."""
 
     training_only = ("critic.", "attention.")
     networks = ("f1", "f2")
@@ -32,46 +167,32 @@ class MUDiff(AdversarialDiffusion):
         self.f1 = StructureNetwork(settings, n_conditions)
         self.f2 = TextureNetwork(settings, n_conditions) if settings.networks == "mutual" else None
         # C-1: the released code never trains this convolution; here it is at least saved.
-        by_channels = settings.mask == "channel_mean"
-        self.attention = None if by_channels else nn.Conv2d(self.critic.middle_width, 1, 1)
+        self.attention = None if settings.mask == "channel_mean" else mask_convolution(self.critic)
         trained = [p for network in (self.f1, self.f2) if network is not None for p in network.parameters()]
-        # Nothing reaches the convolution of masks that are cut off or not used.
+        # Without a mask gradient the convolution is not trained.
         used = self.f2 is not None and settings.weight_mask > 0 and not settings.mask_detached
         if settings.mask == "trained" and used:
             trained += self.attention.parameters()
-        self._finish(trained, generator)
+        self._start(trained, generator)
 
-    def predict(
-        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: tuple | None = None
-    ) -> tuple[Tensor, ...]:
-        """Return x^{p1} and x^{p2} (Eqs. 23 and 24), each (B, 1, H, W) in [-1, 1].
-
-        Both networks share z (register D-10). `features` is what `condition_features` returned.
-        """
-        first, second = features if features is not None else (None, None)
+    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """Return x^{p1} and x^{p2}, each (B, 1, H, W) in [-1, 1]."""
         with self._autocast():
-            x_p1 = self.f1(x_t, conditions, t, z, first)
+            x_p1 = self.f1(x_t, conditions, t, z)  # Eq. 23
             if self.f2 is None:
                 return (x_p1.float(),)
             # C-4: undetached, the loss of F2 also trains F1, as in the released code.
             guide = x_p1.detach() if self.settings.detach_first else x_p1
-            x_p2 = self.f2(x_t, conditions, t, z, guide, second)
+            x_p2 = self.f2(x_t, conditions, t, z, guide)  # Eq. 24
         return x_p1.float(), x_p2.float()
 
-    def condition_features(self, conditions: Tensor) -> tuple[list, list | None]:
-        """Return what both networks compute from the conditions alone, once for all T steps."""
-        with self._autocast():
-            second = None if self.f2 is None else self.f2.condition_features(conditions)
-            return self.f1.condition_features(conditions), second
-
     def mask(self, middle: Tensor) -> Tensor:
-        """Return the attentive mask M_j of Eq. 28, (B, 1, H, W) in (0, 1)."""
-        mask = attentive_mask(middle.float(), self.settings.image_size, self.attention)
+        """Return the attentive mask M_j, (B, 1, H, W) in (0, 1)."""
+        mask = attentive_mask(middle, self.settings.image_size, self.attention)
         return mask.detach() if self.settings.mask_detached else mask
 
     def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
-        """Return L_m of Eq. 29 from both samples and the critic's middle features of each."""
+        """Return L_m from both samples and the critic's middle features of each."""
         if self.f2 is None or self.settings.weight_mask == 0:
             return None
-        masks = [self.mask(middle) for middle in middles]
-        return losses.mask_loss(*samples, *masks, self.settings.reduction)
+        return losses.mask_loss(*samples, *map(self.mask, middles), self.settings.reduction)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mudiff.methods.adversarial_diffusion import AdversarialDiffusion
+from mudiff.methods.mudiff import AdversarialDiffusion
 from mudiff.model.generators import EncoderDecoder
 from mudiff.model.layers import channels_last, conv3x3
 from mudiff.settings import Settings
@@ -27,13 +27,6 @@ class SynDiff(AdversarialDiffusion):
     """SynDiff without its cycle-consistent module, trained on pairs (section "Competing methods").
 
     The network has one output channel; the published one has as many as inputs and uses the first.
-
-    Parameters
-    ----------
-    settings : Settings
-        Sizes and every named departure.
-    generator : torch.Generator
-        Source of the initial weights.
     """
 
     networks = ("network",)
@@ -41,11 +34,9 @@ class SynDiff(AdversarialDiffusion):
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
         self.network = ConcatenationNetwork(settings, len(settings.conditions))
-        self._finish(list(self.network.parameters()), generator)
+        self._start(list(self.network.parameters()), generator)
 
-    def predict(
-        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: None = None
-    ) -> tuple[Tensor]:
+    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor]:
         """Return the prediction of x_0, (B, 1, H, W) in [-1, 1]."""
         with self._autocast():
             return (self.network(x_t, conditions, t, z).float(),)

@@ -1,4 +1,4 @@
-"""The shared critic psi and its attentive masks (Eqs. 26 to 28; register D-1)."""
+"""The shared critic psi and its attentive masks (register D-1)."""
 
 import itertools
 import math
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
-from mudiff.model.layers import channels_last, conv3x3, fir_down, rescaled_sum, sinusoidal_embedding
+from mudiff.model.layers import channels_last, conv3x3, fir_down, sinusoidal_embedding
 from mudiff.settings import Settings
-from mudiff.training import processes
 
 
 def _leaky(x: Tensor) -> Tensor:
@@ -43,40 +42,27 @@ class CriticBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return (B, outputs, H/2, W/2) from x (B, inputs, H, W)."""
-        h = self.conv1(_leaky(x))
-        h += self.time(time)[:, :, None, None]
+        h = self.conv1(_leaky(x)) + self.time(time)[:, :, None, None]
         h = self.conv2(fir_down(_leaky(h)))
-        return rescaled_sum(h, self.shortcut(fir_down(x)))
+        return (h + self.shortcut(fir_down(x))) / math.sqrt(2)
 
 
 def minibatch_std(h: Tensor) -> Tensor:
-    """Append the standard deviation over groups of up to four images as one channel.
+    """Append the standard deviation over groups of up to four images as one channel: (B, C+1, H, W).
 
-    The B images form ceil(B / 4) groups, every image in one, as equal in size as B allows; image k
-    belongs to group k mod ceil(B / 4). For B <= 4 and multiples of 4 these are the groups of the
-    released code, which fails for other sizes (register C-11). In several processes the groups are
-    those of the joint batch.
-
-    Parameters
-    ----------
-    h : Tensor (B, C, H, W)
-        Features.
-
-    Returns
-    -------
-    Tensor (B, C+1, H, W).
+    Image k belongs to group k mod ceil(B / 4). For B <= 4 and multiples of 4 these are the groups of the
+    released code, which fails for other sizes (C-11).
     """
-    joint = processes.join(h.float())  # (joint B, C, H, W), float32 also under autocast
-    groups = math.ceil(len(joint) / 4)
-    extra = h.new_empty(len(joint), 1, *h.shape[2:])
+    groups = math.ceil(len(h) / 4)
+    extra = h.new_empty(len(h), 1, *h.shape[2:])
     for g in range(groups):
-        variance = joint[g::groups].var(dim=0, unbiased=False)
+        variance = h[g::groups].float().var(dim=0, unbiased=False)  # float32 also under autocast
         extra[g::groups] = (variance + 1e-8).sqrt().mean().to(h.dtype)
-    return torch.cat([h, processes.own(extra)], dim=1)
+    return torch.cat([h, extra], dim=1)
 
 
 class Critic(nn.Module):
-    """Psi: is x_{t-1} a plausible denoised version of x_t? (Eqs. 26 and 27).
+    """Psi judges whether x_{t-1} is a plausible denoised version of x_t.
 
     Parameters
     ----------
@@ -104,6 +90,8 @@ class Critic(nn.Module):
         self.final = conv3x3(widths[-1] + self.minibatch_std, widths[-1])
         self.output = nn.Linear(widths[-1], 1)
         self.middle_width = widths[self.middle]
+        for layer in self.modules():
+            layer.init_fan = "out"
 
     def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
         """Judge x_{t-1} given x_t.
@@ -117,14 +105,14 @@ class Critic(nn.Module):
         x_t : Tensor (B, 1, H, W)
             The noisier image.
         candidates : int
-            The images are that many batches, one after the other, each with statistics of its own.
+            Number of concatenated batches; each gets its own minibatch statistics.
 
         Returns
         -------
         logit : Tensor (B,)
             log(psi / (1 - psi)).
         middle : Tensor (B, C, H/8, W/8)
-            Features of the middle block, from which the masks come (Eq. 28).
+            Features of the middle block, from which the masks come.
         """
         time = self.time(t)
         h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
@@ -139,8 +127,15 @@ class Critic(nn.Module):
         return self.output(h).squeeze(1), middle
 
 
+def mask_convolution(critic: Critic) -> nn.Conv2d:
+    """Return the 1x1 convolution to one channel that the released code takes before the sigmoid (C-1)."""
+    layer = nn.Conv2d(critic.middle_width, 1, 1)
+    layer.init_fan = "out"
+    return layer
+
+
 def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> Tensor:
-    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1) (Eq. 28).
+    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1).
 
     Parameters
     ----------
@@ -149,9 +144,8 @@ def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> 
     size : int
         Side of the images.
     convolution : nn.Module or None
-        1x1 convolution to one channel (released code, never trained: register C-1); None takes the
-        mean over the channels, which is how Eq. 28, without a convolution, can give one mask.
+        `mask_convolution`, or None for the mean over the channels, which gives one mask without it.
     """
     feature = middle.mean(dim=1, keepdim=True) if convolution is None else convolution(middle)
     mask = torch.sigmoid(feature.float())
-    return F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)  # Eq. 28

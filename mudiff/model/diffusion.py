@@ -74,7 +74,7 @@ class Schedule(nn.Module):
 
     def posterior_sample(self, mean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Draw x_{t-1} around a posterior mean; the variance of the last step, t = 0, is zero."""
-        return mean + _at(self.variance, t).sqrt() * noise  # Eq. 33; of Eqs. 7, 8 and 30 with one mean
+        return mean + _at(self.variance, t).sqrt() * noise  # Eq. 33; of one prediction: Eq. 7, Eq. 8, Eq. 30
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """The networks of MU-Diff: H, and the generators F1 and F2 made of it and of phi, rho and tau."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
 from mudiff.model.adapters import ContrastAdapter, FeatureMapper, TargetAdapter
@@ -14,8 +17,6 @@ from mudiff.model.layers import (
     channels_last,
     conv3x3,
     group_count,
-    rescaled_sum,
-    silu,
 )
 from mudiff.settings import Settings
 
@@ -43,7 +44,7 @@ class EncoderLevel(nn.Module):
             skips.append(h)
         if self.down is not None:
             h = self.down(h, time, latent)
-            p = h = rescaled_sum(self.pyramid(p), h)
+            p = h = (self.pyramid(p) + h) / math.sqrt(2)
             skips.append(h)
         return h, p, skips
 
@@ -73,7 +74,7 @@ class DecoderLevel(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """H: the U-Net of Eq. 19 (section "Model architecture"; details of register D-7 and D-8).
+    """H: the U-Net of both generators (section "Model architecture"; details of register D-7 and D-8).
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class EncoderDecoder(nn.Module):
         Parameters
         ----------
         f_c : Tensor (B, C, H, W)
-            Features of the images, Eq. 9 or 18.
+            Features of the images, f_c^1 or f_c^2.
         x_t : Tensor (B, images, H, W)
             The noisy target, start of the input pyramid.
         t : Tensor (B,)
@@ -141,24 +142,18 @@ class EncoderDecoder(nn.Module):
         h = self.middle2(self.middle_attention(self.middle1(h, time, latent)), time, latent)
         for level in self.decoder:
             h = level(h, skips, time, latent)
-        return torch.tanh(self.output(silu(self.norm(h))))
+        return torch.tanh(self.output(F.silu(self.norm(h))))  # H_j(f_c^j, t, z), Eq. 19
 
 
 class StructureNetwork(nn.Module):
-    """F1: all images mapped and concatenated, then H (Eqs. 1, 2, 9 and 23)."""
+    """F1: all images mapped and concatenated, then H."""
 
     def __init__(self, settings: Settings, n_conditions: int) -> None:
         super().__init__()
         self.mapper = FeatureMapper(settings, n_conditions)
         self.encoder_decoder = EncoderDecoder((1 + n_conditions) * settings.width, settings)
 
-    def condition_features(self, conditions: Tensor) -> list[Tensor]:
-        """Return the features of the conditions, which are the same for all T steps."""
-        return self.mapper.style(self.mapper.content(conditions))
-
-    def forward(
-        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, features: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Return x^{p1}, (B, 1, H, W) in [-1, 1].
 
         Parameters
@@ -171,17 +166,13 @@ class StructureNetwork(nn.Module):
             Time steps 0 .. T-1.
         z : Tensor (B, latent)
             Latent vector, standard normal.
-        features : list of Tensor, optional
-            What `condition_features` returned for these conditions.
         """
-        if features is None:
-            features = self.condition_features(conditions)
-        f_c = torch.cat([self.mapper.noisy(x_t), *features], dim=1)  # Eq. 9
-        return self.encoder_decoder(f_c, x_t, t, z)
+        f_c = torch.cat(self.mapper(x_t, conditions), dim=1)  # f_c^1, Eq. 1
+        return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 2
 
 
 class TextureNetwork(nn.Module):
-    """F2: features adapted to x^{p1} by rho and to each other by tau, then H (Eqs. 3, 4, 11, 18 and 24).
+    """F2: features adapted to x^{p1} by rho and to each other by tau, then H.
 
     Without both adapters it is a second F1 (section "Ablation study").
     """
@@ -194,31 +185,13 @@ class TextureNetwork(nn.Module):
             ContrastAdapter(settings, n_conditions) if settings.contrast_adaptation else None
         )
         groups = self.contrast_adapter.outputs if settings.contrast_adaptation else n_conditions
-        inputs = (1 + groups) * settings.width
-        self.encoder_decoder = EncoderDecoder(inputs, settings)
+        self.encoder_decoder = EncoderDecoder((1 + groups) * settings.width, settings)
 
-    def condition_features(self, conditions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return the part of the condition features that is the same for all T steps."""
-        return self.mapper.content(conditions)
-
-    def adapted_features(self, x_t: Tensor, features: list, x_p1: Tensor) -> Tensor:
-        """Return f_c^2 of Eq. 18, (B, C, H, W): the features that enter H."""
-        style = None if self.target_adapter is None else self.target_adapter(x_p1)  # Eq. 10
-        adapted = self.mapper.style(features, style)  # Eqs. 11 to 13
-        if self.contrast_adapter is not None:
-            adapted = self.contrast_adapter(adapted)  # Eqs. 14 to 17
-        return torch.cat([self.mapper.noisy(x_t), *adapted], dim=1)
-
-    def forward(
-        self,
-        x_t: Tensor,
-        conditions: Tensor,
-        t: Tensor,
-        z: Tensor,
-        x_p1: Tensor,
-        features: list | None = None,
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, x_p1: Tensor) -> Tensor:
         """Return x^{p2}, (B, 1, H, W) in [-1, 1]; arguments as for F1, and x^{p1} (B, 1, H, W)."""
-        if features is None:
-            features = self.condition_features(conditions)
-        return self.encoder_decoder(self.adapted_features(x_t, features, x_p1), x_t, t, z)
+        style = None if self.target_adapter is None else self.target_adapter(x_p1)
+        f_x, *f_y = self.mapper(x_t, conditions, style)  # Eq. 3
+        if self.contrast_adapter is not None:
+            f_y = self.contrast_adapter(f_y)
+        f_c = torch.cat([f_x, *f_y], dim=1)  # f_c^2, Eq. 18
+        return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 4

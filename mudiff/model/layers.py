@@ -1,7 +1,6 @@
 """The building blocks of F1, F2 and the critic (section "Model architecture")."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,94 +13,42 @@ FIR = (1.0, 3.0, 3.0, 1.0)
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
-    """Embed time steps in sines and cosines (Ho et al. 2020, as in the section "Model architecture").
-
-    Parameters
-    ----------
-    t : Tensor (B,)
-        Time steps 0 .. T-1.
-    width : int
-        Even number of features: sines first, then cosines, with wavelengths up to 10000.
-
-    Returns
-    -------
-    Tensor (B, width), float32.
-    """
+    """Embed time steps t (B,) in sines, then cosines, with wavelengths up to 10000: (B, width), `width` even."""
     half = width // 2
     rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
     angles = t.float()[:, None] * rates[None, :]  # (B, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _fir_kernel(x: Tensor, gain: float) -> Tensor:
+def _fir_kernel(x: Tensor, gain: float = 1.0) -> Tensor:
     taps = x.new_ones(4)  # made where x is: a copy from the CPU would wait for the GPU
     taps[1:3] = FIR[1]
     kernel = torch.outer(taps, taps) * (gain / taps.sum() ** 2)
     return kernel.expand(x.shape[1], 1, 4, 4)
 
 
-def _halve(x: Tensor) -> Tensor:
-    return F.conv2d(x, _fir_kernel(x, 1.0), stride=2, padding=1, groups=x.shape[1])
-
-
-def _double(x: Tensor) -> Tensor:
-    # Between pixels the filter (1, 3, 3, 1) at twice the size is linear interpolation: one fast kernel. At the
-    # borders interpolation repeats the last pixel, where the filter sees zeros outside.
-    y = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    for border in (y[..., :1, :], y[..., -1:, :], y[..., :1], y[..., -1:]):
-        border.mul_(FIR[1] / (FIR[0] + FIR[1]))
-    return y
-
-
-class _Resample(torch.autograd.Function):
-    """Halving or doubling. Each is the adjoint of the other up to a factor of four, so any derivative follows."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, up: bool) -> Tensor:
-        """Return x at twice or half the size."""
-        context.up = up
-        return _double(x) if up else _halve(x)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient at the size of x."""
-        if context.up:
-            return _Resample.apply(gradient, False) * 4, None
-        return _Resample.apply(gradient / 4, True), None
-
-
 def fir_down(x: Tensor) -> Tensor:
     """Low-pass filter and halve the size: (B, C, H, W) -> (B, C, H/2, W/2)."""
-    return _Resample.apply(x, False)
+    return F.conv2d(x, _fir_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def fir_up(x: Tensor) -> Tensor:
     """Double the size and low-pass filter: (B, C, H, W) -> (B, C, 2H, 2W)."""
-    return _Resample.apply(x, True)
+    return F.conv_transpose2d(x, _fir_kernel(x, 4.0), stride=2, padding=1, groups=x.shape[1])
 
 
 def fir_blur(x: Tensor) -> Tensor:
     """Low-pass filter at full size, one pixel larger: (B, C, H, W) -> (B, C, H+1, W+1)."""
-    return F.conv2d(x, _fir_kernel(x, 1.0), padding=2, groups=x.shape[1])
+    return F.conv2d(x, _fir_kernel(x), padding=2, groups=x.shape[1])
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return images (B, C, H, W) in the memory format in which convolutions on the CPU are fastest.
-
-    What the layers make of them keeps the format; the numbers are the same up to rounding. On other
-    devices the format stays.
-    """
+    """Return images (B, C, H, W) in the memory format in which the CPU's convolutions are fastest."""
     return x.to(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def group_count(channels: int) -> int:
-    """Return the number of groups for normalisation: four channels each, 32 groups at most.
-
-    Raises
-    ------
-    MudiffError
-        If that many groups do not divide the channels.
-    """
+    """Return the number of groups for normalisation: four channels each, 32 groups at most."""
     groups = max(1, min(channels // 4, 32))
     if channels % groups:
         raise MudiffError(
@@ -111,76 +58,55 @@ def group_count(channels: int) -> int:
     return groups
 
 
-def silu(h: Tensor) -> Tensor:
-    """Return SiLU of h. Without gradients it overwrites h: never pass what is needed again, such as a skip."""
-    return F.silu(h, inplace=not torch.is_grad_enabled())
-
-
-def rescaled_sum(h: Tensor, skip: Tensor) -> Tensor:
-    """Return (h + skip) / sqrt(2). It overwrites h, which must be a convolution's result: no gradient needs that."""
-    h += skip
-    h /= math.sqrt(2)
-    return h
-
-
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv2d:
-    """Return a 3x3 convolution that keeps the size; `scale` is the variance scale of `initialise`."""
+    """Return a 3x3 convolution that keeps the size; `scale` is that of `initialise`."""
     layer = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
     layer.init_scale = scale
     return layer
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew from `generator`.
+    """Draw all weights of convolutions and linear layers anew, as the released code does (D-12).
 
-    Every convolution and linear layer is uniform with variance ``scale / fan-average`` and a bias of
-    zero. The scale is 1, but 1e-10 for the last layer of each residual branch, so that a block starts
-    as its shortcut. Scales (gamma) of adaptive normalisation start at one.
+    Weights are uniform with variance ``scale / fan``, biases zero, those of gamma one. A layer says with
+    ``init_scale`` and ``init_fan`` ("average", "out", or "default": PyTorch's own rule) how it departs from
+    scale 1 and fan-average. Scale 1e-10 lets a residual block start as its shortcut.
 
     Parameters
     ----------
     module : nn.Module
-        The network; changed in place.
+        The network, on the CPU; changed in place.
     generator : torch.Generator
-        Source of the random numbers (CPU).
+        Source of the random numbers.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            fan_out, fan_in = layer.weight.shape[:2]
-            fan_average = (fan_in + fan_out) / 2 * layer.weight[0, 0].numel()
-            bound = math.sqrt(3 * getattr(layer, "init_scale", 1.0) / fan_average)
-            with torch.no_grad():
-                layer.weight.copy_(
-                    torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=generator)
-                )
-                if layer.bias is not None:
-                    layer.bias.zero_()
+            rule, pixels = getattr(layer, "init_fan", "average"), layer.weight[0, 0].numel()
+            fan_out, fan_in = (n * pixels for n in layer.weight.shape[:2])
+            fan = {"average": (fan_in + fan_out) / 2, "out": fan_out, "default": 3 * fan_in}[rule]
+            bound = math.sqrt(3 * getattr(layer, "init_scale", 1.0) / fan)
+            nn.init.uniform_(layer.weight, -bound, bound, generator)
+            if layer.bias is not None:
+                bias = bound if rule == "default" else 0.0
+                nn.init.uniform_(layer.bias, -bias, bias, generator)
     for layer in module.modules():
         if isinstance(layer, Modulation):
-            with torch.no_grad():
-                layer.linear.bias[: layer.channels] = 1.0
+            nn.init.ones_(layer.linear.bias[: layer.channels])
 
 
 class Modulation(nn.Module):
-    """Scale and shift of normalised features by a vector: gamma * h + beta (Eqs. 12 and 13).
-
-    Parameters
-    ----------
-    channels : int
-        Channels of the features.
-    vector : int
-        Length of the vector that gamma and beta are computed from.
-    """
+    """Scale and shift of features with C channels, computed from a vector of length `vector`."""
 
     def __init__(self, channels: int, vector: int) -> None:
         super().__init__()
         self.channels = channels
         self.linear = nn.Linear(vector, 2 * channels)
+        self.linear.init_fan = "out"
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
         """Return the modulated features, (B, C, H, W) as `h`."""
-        gamma, beta = self.linear(vector)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
-        return torch.addcmul(beta, gamma, h)
+        gamma, beta = self.linear(vector)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each, Eq. 12
+        return torch.addcmul(beta, gamma, h)  # gamma * h + beta, Eq. 13
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -222,12 +148,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, latent: Tensor) -> Tensor:
         """Return (B, outputs, H', W') from x (B, inputs, H, W) and both embeddings (B, embedding)."""
-        h = silu(self.norm1(x, latent))
+        h = F.silu(self.norm1(x, latent))
         h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h)
-        h += self.time(F.silu(time))[:, :, None, None]
-        h = self.conv2(silu(self.norm2(h, latent)))
-        return rescaled_sum(h, self.shortcut(x))
+        h = self.conv1(h) + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h, latent)))
+        return (h + self.shortcut(x)) / math.sqrt(2)
 
 
 class SelfAttention(nn.Module):
@@ -237,6 +162,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
         self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
+        self.query.init_scale = self.key.init_scale = self.value.init_scale = 0.1
         self.output.init_scale = 1e-10
 
     def forward(self, x: Tensor) -> Tensor:
@@ -281,6 +207,8 @@ class LatentEmbedding(nn.Module):
     def __init__(self, latent: int, embedding: int) -> None:
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(latent if k == 0 else embedding, embedding) for k in range(4))
+        for linear in self.linears:
+            linear.init_fan = "out"
 
     def forward(self, z: Tensor) -> Tensor:
         """Return (B, embedding) from z (B, latent), standard normal."""

@@ -13,17 +13,17 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
 
 
 def supervised_loss(x: Tensor, prediction: Tensor, reduction: str = "mean") -> Tensor:
-    """L_s^j of Eq. 22: the L1 distance of the target x and one network's x^{p_j}, both (B, 1, H, W)."""
-    return _reduce((x - prediction).abs(), reduction)
+    """L_s^j: the L1 distance of the target x and one network's x^{p_j}, both (B, 1, H, W)."""
+    return _reduce((x - prediction).abs(), reduction)  # Eq. 22
 
 
 def generator_critic_loss(logit: Tensor) -> Tensor:
-    """L_c^j of Eq. 26: -log psi of one network's sample, from the critic's logit (B,)."""
-    return F.softplus(-logit).mean()
+    """L_c^j: -log psi of one network's sample, from the critic's logit (B,)."""
+    return F.softplus(-logit).mean()  # Eq. 26
 
 
 def critic_loss(real: Tensor, fakes: Sequence[Tensor], real_weight: float = 1.0) -> Tensor:
-    """L_adv of Eq. 27, as the loss that the critic minimises, summed over both networks.
+    """L_adv, as the loss that the critic minimises, summed over both networks.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def critic_loss(real: Tensor, fakes: Sequence[Tensor], real_weight: float = 1.0)
     fakes : sequence of Tensor (B,)
         Logits of the networks' samples (eta = 0).
     real_weight : float
-        1 as in the released code, or 2 as in the sum of Eq. 27 over both networks (register C-5).
+        1 as in the released code, or 2 as in the paper's sum over both networks (register C-5).
     """
-    return real_weight * F.softplus(-real).mean() + sum(F.softplus(fake).mean() for fake in fakes)
+    return real_weight * F.softplus(-real).mean() + sum(F.softplus(fake).mean() for fake in fakes)  # Eq. 27
 
 
 def mask_loss(x_1: Tensor, x_2: Tensor, mask_1: Tensor, mask_2: Tensor, reduction: str = "mean") -> Tensor:
-    """L_m of Eq. 29: cross-entropy between both samples, weighted by the other's attentive mask.
+    """L_m: cross-entropy between both samples, weighted by the other's attentive mask.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def mask_loss(x_1: Tensor, x_2: Tensor, mask_1: Tensor, mask_2: Tensor, reductio
         x_{t-1}^{p1} and x_{t-1}^{p2}. The first argument of BCE is taken as a logit, as in the code;
         the values are intensities, so the loss has a floor well above zero (register C-3).
     mask_1, mask_2 : Tensor (B, 1, H, W)
-        M_1 and M_2 of Eq. 28, in (0, 1).
+        M_1 and M_2, in (0, 1).
     reduction : str
         "mean" over pixels (code) or "sum" (the inner product of the text, register C-6).
     """
     first = F.binary_cross_entropy_with_logits(x_1, torch.sigmoid(x_2), reduction="none")
     second = F.binary_cross_entropy_with_logits(x_2, torch.sigmoid(x_1), reduction="none")
-    return _reduce(mask_2 * first, reduction) + _reduce(mask_1 * second, reduction)
+    return _reduce(mask_2 * first, reduction) + _reduce(mask_1 * second, reduction)  # Eq. 29
 
 
 def r1_penalty(logit: Tensor, x_before: Tensor) -> Tensor:

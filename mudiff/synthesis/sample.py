@@ -11,8 +11,7 @@ from torch import Tensor
 from mudiff import cache, paths
 from mudiff.data import datasets, files, prepare, volumes
 from mudiff.errors import MudiffError
-from mudiff.methods import Method
-from mudiff.methods.base import Callback
+from mudiff.methods.base import Callback, Method
 from mudiff.model.diffusion import slice_seed
 from mudiff.training import runs
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from mudiff import __version__, paths
 from mudiff.cache import RECIPE_VERSION
 from mudiff.errors import MudiffError
-from mudiff.methods import Method, build
+from mudiff.methods.base import Method, build
 from mudiff.settings import Settings
 from mudiff.training.devices import default_device as default_device
 from mudiff.training.memory import keep_freed_memory

@@ -12,7 +12,7 @@ from torch import Tensor
 from mudiff import paths
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
-from mudiff.methods import Batch, Method, build
+from mudiff.methods.base import Batch, Method, build
 from mudiff.model.diffusion import slice_seed
 from mudiff.settings import Settings
 from mudiff.synthesis.sample import sample_slices

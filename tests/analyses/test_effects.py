@@ -16,7 +16,7 @@ from mudiff.analyses.effects import cohort, common, images, sampling, show, trai
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.plots import old_style as style
 from mudiff.training import profiles, runs
 from mudiff.workflow import register

@@ -14,7 +14,7 @@ from mudiff.analyses.mutual import predictions, similarity
 from mudiff.data import prepare as data
 from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
@@ -260,8 +260,10 @@ def test_tau_taken_apart_gives_what_tau_gives(changes):
         )
         assert torch.allclose(step["f_ij"], adapter.extract[k](step["z_a"] * step["f_i"]), atol=1e-5)
         assert step["z_a"].min() > 0 and step["z_a"].max() < 1 and not torch.equal(step["z_a"], step["z_b"])
-    entering = method.f2.adapted_features(x_p1, method.f2.condition_features(y), x_p1)  # f_c of Eq. 18
-    assert torch.allclose(entering[:, 4:], torch.cat([step["fused"] for step in steps], dim=1), atol=1e-5)
+    entering = []  # f_c of Eq. 18
+    method.f2.encoder_decoder.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    method.f2(x_p1, y, torch.zeros(2, dtype=torch.long), torch.zeros(2, method.settings.latent), x_p1)
+    assert torch.allclose(entering[0][:, 4:], torch.cat([step["fused"] for step in steps], dim=1), atol=1e-5)
     styled = mutual.tau_steps(method, y, -x_p1)
     assert not torch.allclose(styled[0]["f_i"], steps[0]["f_i"])  # rho sees x^{p1}
 

@@ -14,12 +14,13 @@ from conftest import head
 from safetensors.torch import load_file
 from scipy import stats
 
-from mudiff import methods, paths
+from mudiff import paths
 from mudiff.analyses import robustness
 from mudiff.data import motion, prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.evaluation import old_tables as tables
+from mudiff.methods import base
 from mudiff.plots import old_style as style
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
@@ -33,7 +34,7 @@ def settings(method):
 
 def write_run(method, change=0.0):
     """Write a complete run of weights as drawn; `linear` gives FLAIR, a little brighter by `change`."""
-    built = methods.build(settings(method))
+    built = base.build(settings(method))
     if method == "linear":
         place = settings(method).conditions.index("flair")
         built.coefficients[place] = 1.0

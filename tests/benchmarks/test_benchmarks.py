@@ -7,7 +7,7 @@ from conftest import some_slices
 from benchmarks import costs, counts, page, report
 from benchmarks import released_like as yardstick
 from mudiff.errors import MudiffError
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.settings import Settings
 
 SMALL = {

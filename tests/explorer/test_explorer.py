@@ -13,7 +13,7 @@ from mudiff.data import prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.explorer import state, widgets
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample

@@ -9,8 +9,8 @@ from torch import nn
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.methods import build
 from mudiff.methods.adversarial import SeededDropout, patch_critic
+from mudiff.methods.base import build
 from mudiff.methods.pgan import vgg16_features
 from mudiff.methods.pix2pix import image_norm
 from mudiff.settings import Settings

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import some_slices
 
-from mudiff.methods import Batch, build
+from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
 
 SMALL = {
@@ -19,7 +19,6 @@ VARIATIONS = [
     {"mask": "channel_mean"},
     {"mask": "trained"},
     {"mask_detached": True},
-    {"mask_noise": "shared"},
     {"detach_first": True},
     {"critic_real_weight": 2.0},
     {"reduction": "sum"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import some_slices
 
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.training import profiles
 
 TINY = {"image_size": 64, "width": 4, "embedding": 8, "latent": 5, "critic_width": 4, "multipliers": (1, 2)}
@@ -31,10 +31,9 @@ def test_an_ablation_differs_from_the_full_model_in_its_own_fields_alone(name):
 @pytest.mark.parametrize("name", profiles.ABLATIONS)
 def test_an_ablation_trains_every_weight_it_has_and_samples(name):
     method, batch = ablation(name), some_slices(2, size=64)
-    before = {k: v.clone() for k, v in method.named_parameters()}
-    for step in range(2):
+    for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
         values = method.training_step(batch, step)
-    still = {k for k, v in method.named_parameters() if torch.equal(v, before[k])}
+    still = {k for k, v in method.named_parameters() if v.grad is None or not v.grad.any()}
     resting = ("attention.", "critic.") if name == "no_critic" else ("attention.",)
     assert {k for k in still if not k.startswith(resting)} == set()
     assert ("critic" in values) == (name != "no_critic")

@@ -9,12 +9,13 @@ from conftest import REFERENCE
 from reference import needs, seeded_weights, wave
 
 from mudiff.errors import MudiffError
+from mudiff.methods.base import build
 from mudiff.model import losses
 from mudiff.model.adapters import ContrastAdapter
 from mudiff.model.critic import Critic, attentive_mask, minibatch_std
 from mudiff.model.diffusion import Schedule
 from mudiff.model.generators import StructureNetwork, TextureNetwork
-from mudiff.model.layers import ResidualBlock, conv3x3, fir_down, fir_up, initialise
+from mudiff.model.layers import fir_down, fir_up, initialise
 from mudiff.settings import Settings
 from mudiff.synthesis import released
 
@@ -93,15 +94,15 @@ def test_inner_stations_are_the_released_ones(networks_64, reference):
         h = f1.encoder_decoder
         close(h.time(t), reference["s64_time_embedding_1"], 1e-5)
         close(h.latent(z), reference["s64_latent_embedding_1"], 1e-5)
-        mapped = torch.cat([f1.mapper.noisy(x_t), *f1.condition_features(conditions)], dim=1)
+        mapped = torch.cat(f1.mapper(x_t, conditions), dim=1)
         close(mapped.mean(dim=(2, 3)), reference["s64_mapper_1_mean"], 1e-5)
         vector = f2.target_adapter(x_p1)
         close(vector, reference["s64_target_vector"], 1e-5)
-        close(f2.mapper.noisy(x_t).mean(dim=(2, 3)), reference["s64_mapper_2_noisy_mean"], 1e-5)
-        styled = f2.mapper.style(f2.condition_features(conditions), vector)
+        noisy, *styled = f2.mapper(x_t, conditions, vector)
+        close(noisy.mean(dim=(2, 3)), reference["s64_mapper_2_noisy_mean"], 1e-5)
         for i, features in enumerate(styled):
             close(features.mean(dim=(2, 3)), reference[f"s64_mapper_2_condition_{i}_mean"], 1e-5)
-        adapted = f2.adapted_features(x_t, f2.condition_features(conditions), x_p1)
+        adapted = torch.cat([noisy, *f2.contrast_adapter(styled)], dim=1)
         close(adapted.mean(dim=(2, 3)), reference["s64_contrast_adapter_mean"], 1e-5)
 
 
@@ -186,7 +187,6 @@ SMALL = {
     [
         {},
         {"gates": "pair", "pairs": "chain"},
-        {"gated_term": "concatenation"},
         {"mapper_activation": "relu", "mapper_skip": True, "mapper_normalises": "input"},
     ],
 )
@@ -204,9 +204,7 @@ def test_any_number_of_conditions_and_every_reading_of_the_text(n, reading):
     with torch.inference_mode():
         x_p1 = f1(x_t, conditions, t, z)
         x_p2 = f2(x_t, conditions, t, z, x_p1)
-        cached = f2(x_t, conditions, t, z, x_p1, f2.condition_features(conditions))
     assert x_p1.shape == x_p2.shape == x_t.shape
-    assert torch.equal(cached, x_p2)
     pairs = {1: 0, 2: 1, 3: 3, 4: 4} if reading.get("pairs") != "chain" else {1: 0, 2: 1, 3: 2, 4: 3}
     assert len(f2.contrast_adapter.pairs) == pairs[n]
 
@@ -262,17 +260,49 @@ def test_widths_that_do_not_split_into_groups_are_named():
         StructureNetwork(Settings(**SMALL | {"width": 24, "multipliers": (1, 2, 4)}), 3)
 
 
-def test_initialisation_is_seeded_and_starts_blocks_as_shortcuts():
-    settings = Settings(**SMALL)
-    a, b = StructureNetwork(settings, 2), StructureNetwork(settings, 2)
-    initialise(a, torch.Generator().manual_seed(3))
-    initialise(b, torch.Generator().manual_seed(3))
-    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+def spread(weight: torch.Tensor) -> tuple[float, float]:
+    """Return the standard deviation, and the largest value in units of a uniform distribution's bound."""
+    sd = weight.square().mean().sqrt().item()
+    return sd, weight.abs().max().item() / (sd * 3**0.5)
+
+
+def test_initial_weights_are_spread_as_the_released_ones():
+    # networks.md, "Initialisation": variance scale / fan, uniform.
+    method = build(Settings(image_size=64, width=32, embedding=128, critic_width=32))
+    h = method.f2.encoder_decoder
+    block, attention, critic = h.encoder[0].blocks[0], h.middle_attention, method.critic
+    average = lambda w: (w.shape[0] + w.shape[1]) / 2 * w[0, 0].numel()  # noqa: E731
+    out = lambda w: w.shape[0] * w[0, 0].numel()  # noqa: E731
+    expected = [
+        (block.conv1, 1, average), (block.shortcut, 1, average), (block.time, 1, average),
+        (h.time.linear2, 1, average), (method.f2.contrast_adapter.gate_a[0], 1, average),
+        (method.f2.contrast_adapter.extract[0], 1, average), (method.f1.mapper.noisy.conv2, 1, average),
+        (attention.query, 0.1, average), (attention.key, 0.1, average), (attention.value, 0.1, average),
+        (h.latent.linears[0], 1, out), (block.norm1.modulation.linear, 1, out),
+        (method.f2.mapper.conditions[0].modulation.linear, 1, out),
+        (method.f2.target_adapter.linear, 1 / 3, lambda w: w.shape[1]),  # PyTorch's default
+        (critic.blocks[1].conv1, 1, out), (critic.blocks[1].shortcut, 1, out), (critic.time.linear1, 1, out),
+        (critic.blocks[1].time, 1, out), (critic.final, 1, out), (critic.output, 1, out),
+        (critic.input, 1, out), (method.attention, 1, out),
+        (block.conv2, 1e-10, average), (h.output, 1e-10, average), (attention.output, 1e-10, average),
+        (critic.blocks[1].conv2, 1e-10, out),
+    ]  # fmt: skip
+    for layer, scale, fan in expected:
+        sd, largest = spread(layer.weight)
+        count = layer.weight.numel()
+        assert sd == pytest.approx((scale / fan(layer.weight)) ** 0.5, rel=2 / count**0.5), layer
+        assert abs(largest - 1) < 20 / count + 3 / count**0.5, layer
+
+
+def test_initialisation_is_seeded_with_gammas_of_one_and_biases_of_zero():
+    a, b = build(Settings(**SMALL)), build(Settings(**SMALL))
+    for (name, p), (_, q) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         assert torch.equal(p, q)
-    assert a.encoder_decoder.output.weight.abs().max() < 1e-5
-    layer = conv3x3(8, 8)
-    initialise(layer, torch.Generator().manual_seed(0))
-    assert layer.weight.abs().max() <= np.sqrt(3 / (8 * 9)) and not layer.bias.any()
+        rho, gamma = "target_adapter.linear" in name, name.endswith("modulation.linear.bias")
+        if gamma:
+            assert (p.chunk(2)[0] == 1).all() and not p.chunk(2)[1].any()
+        elif name.endswith("bias"):
+            assert p.any() == rho  # PyTorch's default has a bias
 
 
 def test_printed_posterior_mean_gives_an_image_of_zeros():
@@ -310,16 +340,3 @@ def test_r1_penalty_of_a_linear_critic():
     x = torch.zeros(2, 1, 2, 2, requires_grad=True)
     w = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
     assert losses.r1_penalty((x * w).sum(dim=(1, 2, 3)), x).item() == pytest.approx(30.0)
-
-
-def test_residual_branches_start_at_zero_and_everything_else_does_not():
-    settings = Settings(image_size=64, critic_width=4, embedding=16)
-    critic = Critic(settings)
-    network = StructureNetwork(settings.replace(width=8, multipliers=(1, 2), blocks=1), 2)
-    for module in (critic, network):
-        initialise(module, torch.Generator().manual_seed(0))
-    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
-    last = [block.conv2 for block in (*critic.blocks, *blocks)] + [network.encoder_decoder.output]
-    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in last)
-    first = [block.conv1 for block in (*critic.blocks, *blocks)]
-    assert all(layer.weight.abs().max() > 1e-2 for layer in first)

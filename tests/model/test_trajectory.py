@@ -8,7 +8,8 @@ import torch
 from conftest import REFERENCE
 from reference import needs, seeded_weight
 
-from mudiff.methods import Batch, adversarial_diffusion, build
+from mudiff.methods import mudiff
+from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
 from mudiff.synthesis import released
 
@@ -86,7 +87,7 @@ def test_twelve_training_steps_are_the_released_ones(double, monkeypatch):
     for part, values in parameters.items():
         assert_weights(values, truth[f"{part}_names"], truth[f"{part}_after_0"])
 
-    monkeypatch.setattr(adversarial_diffusion, "SliceNoise", RecordedNoise)
+    monkeypatch.setattr(mudiff, "SliceNoise", RecordedNoise)
     monkeypatch.setattr(RecordedNoise, "seed", int(truth["noise_seed"]))
     monkeypatch.setattr(RecordedNoise, "drawn", 0)
     for step in range(int(truth["steps"])):

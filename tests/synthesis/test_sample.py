@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import runs

@@ -8,7 +8,7 @@ import torch
 from mudiff import paths
 from mudiff.data import prepare
 from mudiff.errors import MudiffError
-from mudiff.methods import build
+from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import uncertainty
 from mudiff.synthesis.uncertainty import Draws

@@ -21,7 +21,7 @@ from test_train import CPU
 
 from mudiff import paths
 from mudiff.errors import MudiffError
-from mudiff.methods import Batch, build
+from mudiff.methods.base import Batch, build
 from mudiff.model.critic import minibatch_std
 from mudiff.settings import Settings
 from mudiff.training import processes as distributed

@@ -5,7 +5,7 @@ import torch
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.methods import Batch, build
+from mudiff.methods.base import Batch, build
 from mudiff.training import profiles
 
 

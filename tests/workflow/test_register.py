@@ -11,7 +11,7 @@ from mudiff.settings import Settings
 from mudiff.training import profiles
 from mudiff.workflow import register
 
-COUNTS = {"A": 11, "B": 11, "C": 13, "D": 11, "E": 6, "F": 10, "G": 6, "L": 1}
+COUNTS = {"A": 11, "B": 11, "C": 13, "D": 12, "E": 6, "F": 10, "G": 6, "L": 1}
 IDS = [f"{letter}-{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
 DOCUMENT = (REPOSITORY / "DIFFERENCES.md").read_text(encoding="utf-8")
 

@@ -16,7 +16,7 @@ from mudiff.analyses.attention.observation import DRAWS, Observation, heads, obs
 from mudiff.analyses.attention.regions import ZONES, native_weights, zones
 from mudiff.cache import RECIPE_VERSION
 from mudiff.data import prepare
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 from mudiff.model.diffusion import slice_seed
 
 MOST = 12

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mudiff.errors import MudiffError
-from mudiff.methods import Method
+from mudiff.methods.base import Method
+from mudiff.model.critic import mask_convolution
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.layers import initialise
 from mudiff.training import runs
@@ -91,21 +92,18 @@ def observe(method: Method, target: Tensor, conditions: Tensor, seeds: Tensor) -
     schedule, device = method.schedule, target.device
     noise = SliceNoise(seeds, device)
     shape = tuple(target.shape[1:])
-    features = method.condition_features(conditions)
     for step in range(schedule.steps):
         t = torch.full((len(target),), step, device=device)
         before = schedule.q_sample(target, t, noise.normal(*shape))  # the true x_{t-1}, Eq. 6
         x_t = schedule.q_step(before, t, noise.normal(*shape))  # Eq. 5
         with adapter_maps(method) as maps:
-            predictions = method.predict(x_t, conditions, t, noise.normal(method.settings.latent), features)
+            predictions = method.predict(x_t, conditions, t, noise.normal(method.settings.latent))
         drawn = [noise.normal(*shape) for _ in predictions]
-        if method.settings.mask_noise == "shared":  # C-3
-            drawn[1] = drawn[0]
         means = [schedule.posterior_mean(p, x_t, t) for p in predictions]
         samples = [schedule.posterior_sample(m, t, n) for m, n in zip(means, drawn, strict=True)]  # Eq. 25
-        judged = [method.judge(x, t, x_t) for x in (before, *samples)]
+        judged = method.judge([before, *samples], t, x_t)
         logits = torch.stack([logit for logit, _ in judged], dim=1)
-        yield Observation(step, predictions, samples, logits, [m.float() for _, m in judged[1:]], **maps)
+        yield Observation(step, predictions, samples, logits, [m for _, m in judged[1:]], **maps)
 
 
 def variants_of(method: Method) -> dict[str, nn.Module | None]:
@@ -132,7 +130,7 @@ def heads(method: Method, draws: int = DRAWS, seed: int = 0) -> tuple[tuple[str,
     generator = torch.Generator().manual_seed(slice_seed(seed, "attention convolution"))
     layers = list(variants_of(method).values())
     for _ in range(draws):
-        layers.append(nn.Conv2d(width, 1, 1))
+        layers.append(mask_convolution(method.critic))
         initialise(layers[-1], generator)
     mean = torch.full((width,), 1 / width), torch.zeros(())
     rows = [

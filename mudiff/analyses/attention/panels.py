@@ -13,7 +13,7 @@ from mudiff.analyses.attention.regions import ZONES, reach, zones
 from mudiff.data import datasets, prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import old_tables as tables
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
 from mudiff.model.diffusion import slice_seed
 from mudiff.plots import old_style as style

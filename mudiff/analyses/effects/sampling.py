@@ -14,8 +14,8 @@ from mudiff.analyses.effects.common import Effect, compare, digest, kept, subjec
 from mudiff.analyses.effects.images import metric_effects
 from mudiff.data import prepare
 from mudiff.evaluation import old_tables as tables
-from mudiff.methods import Method, build
-from mudiff.model.critic import attentive_mask
+from mudiff.methods.base import Method, build
+from mudiff.model.critic import attentive_mask, mask_convolution
 from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.model.layers import initialise
 from mudiff.synthesis import sample
@@ -167,12 +167,13 @@ def random_masks(profile: str, count: int = 8) -> np.ndarray:
     t = torch.zeros(1, dtype=torch.long, device=method.device)
     noise = SliceNoise([0], method.device).normal(*x.shape[1:])
     with torch.inference_mode():
-        _, middle = method.judge(x, t, method.schedule.q_step(x, t, noise))
+        ((_, middle),) = method.judge([x], t, method.schedule.q_step(x, t, noise))
         masks = []
         for seed in range(count):
-            layer = torch.nn.Conv2d(middle.shape[1], 1, 1).to(method.device)
+            layer = mask_convolution(method.critic)
             initialise(layer, torch.Generator().manual_seed(seed))
-            masks.append(attentive_mask(middle, slices.image_size, layer)[0, 0].cpu().numpy())
+            mask = attentive_mask(middle, slices.image_size, layer.to(method.device))
+            masks.append(mask[0, 0].cpu().numpy())
     return np.stack(masks)
 
 

@@ -15,7 +15,7 @@ from mudiff.data import datasets
 from mudiff.data.prepare import Slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 from mudiff.model.diffusion import slice_seed
 from mudiff.synthesis import sample
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation.cka import BATCH, alignment, factor
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 

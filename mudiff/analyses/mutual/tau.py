@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mudiff.analyses.mutual.similarity import check_pair
 from mudiff.errors import MudiffError
-from mudiff.methods import Method
+from mudiff.methods.base import Method
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def tau_steps(method: Method, conditions: Tensor, x_p1: Tensor) -> list[dict[str
             f"run {method.settings.run_name}: has {why}; choose a run with tau and two or more."
         )
     style = None if f2.target_adapter is None else f2.target_adapter(x_p1)  # Eq. 10
-    features = f2.mapper.style(f2.mapper.content(conditions), style)  # Eqs. 11 to 13
+    _, *features = f2.mapper(x_p1, conditions, style)  # Eqs. 11 to 13; x_t, the first argument, plays no part
     steps = []
     for k, ((i, j), fused) in enumerate(zip(adapter.pairs, adapter(features), strict=True)):
         seen = torch.cat(features if adapter.gates_see_all else [features[i], features[j]], dim=1)  # D-2

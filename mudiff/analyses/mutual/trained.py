@@ -18,7 +18,7 @@ from mudiff.cache import RECIPE_VERSION
 from mudiff.data import prepare
 from mudiff.data.prepare import Slices
 from mudiff.evaluation import cka, metrics
-from mudiff.methods import Method, build
+from mudiff.methods.base import Method, build
 from mudiff.training import runs
 
 
