@@ -14,8 +14,8 @@ def test_every_field_is_part_of_the_fingerprint():
     other = {
         "dataset": "open_ms", "target": "t1", "method": "linear", "variant": "text", "networks": "single",
         "multipliers": (1, 2), "normalisation": "minmax", "gates": "pair", "pairs": "chain",
-        "gated_term": "concatenation", "mapper_activation": "relu", "mapper_normalises": "input",
-        "posterior": "printed", "reduction": "sum", "mask": "trained", "mask_noise": "shared",
+        "mapper_activation": "relu", "mapper_normalises": "input",
+        "posterior": "printed", "reduction": "sum", "mask": "trained",
         "order": "shuffled", "precision": "bfloat16", "checkpoint": "last", "schedule": "linear",
         "vgg16": "vgg16.pth",
     }  # fmt: skip
