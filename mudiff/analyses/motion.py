@@ -1,0 +1,138 @@
+"""Motion in the FLAIR condition of T1CE synthesis: what each method makes of it (Fig. 4a and 4b).
+
+The head moves in the raw volume (`mudiff.data.motion`), which is then prepared as the clean one was. T1, T2,
+weights and random numbers stay the same, so that FLAIR is all that differs from the clean synthesis.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mudiff import paths
+from mudiff.cache import file_hash, kept
+from mudiff.data import dataset, files, motion
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics, scores
+from mudiff.training import profiles
+
+DATASET, TARGET, CONTRAST = "brats", "t1ce", "flair"
+"""The paper's choice: T1CE from T1, T2 and a FLAIR with motion."""
+
+Stacks = dict[str, np.ndarray]
+"""``flair`` and each method -> slices (Z, S, S) in [0, 1]."""
+
+
+def raw_files(slices: dataset.Slices, root: Path) -> dict[str, Path]:
+    """Return the raw FLAIR of every test subject.
+
+    Raises
+    ------
+    MudiffError
+        If one is missing, or is another file than the one that was prepared.
+    """
+    found = files.scan(DATASET, root)[0] if root.is_dir() else {}
+    raw = {subject: found.get(subject, {}).get(CONTRAST) for subject in slices.subjects}
+    for subject, path in raw.items():
+        if path is None or file_hash(path) != slices.info["subjects"][subject]["sources"][CONTRAST]["sha256"]:
+            raise MudiffError(
+                f"{root}: has no FLAIR of test subject {subject}, or another one than was prepared; motion is "
+                "applied to raw volumes, so pass data_root, the folder of those that were prepared."
+            )
+    return raw
+
+
+def syntheses(
+    profile: str,
+    slices: dataset.Slices,
+    raw: Mapping[str, Path],
+    strengths: Sequence[float],
+    methods: Sequence[str],
+) -> Iterator[tuple[str, float, Stacks]]:
+    """Yield subject, strength, and FLAIR with the syntheses of T1CE from it; what is computed is kept.
+
+    Parameters
+    ----------
+    profile : str
+        Name of the profile, which has runs of the methods and their synthetic test slices.
+    slices : Slices
+        The clean test slices.
+    raw : mapping of str to Path
+        Subject -> its raw FLAIR, from `raw_files`.
+    strengths : sequence of float
+        From 0 (the clean data) to 3, see `motion.scale`.
+    methods : sequence of str
+        Whose runs.
+
+    Raises
+    ------
+    MudiffError
+        If a run or its synthetic slices are missing or outdated, or a strength is out of range.
+    """
+    from mudiff.synthesis import sample
+    from mudiff.training import runs
+
+    names = {m: profiles.settings(profile, DATASET, TARGET, m).run_name for m in methods}
+    clean = {m: paths.synthetic(profile, name) for m, name in names.items()}
+    data, folder = slices.info["data_hash"], paths.analysis(profile, "motion")
+    records = {m: scores.check_record(clean[m], paths.run(profile, names[m]), data, profile) for m in methods}
+    load = functools.cache(
+        lambda method: runs.load(paths.run(profile, names[method]), runs.default_device())
+    )
+    for (subject, path), strength in itertools.product(raw.items(), strengths):
+        indices = slices.subject(subject)
+        if strength == 0:
+            stacks = {CONTRAST: (slices.images(indices, CONTRAST) + 1) / 2}
+            yield subject, 0.0, stacks | {m: sample.read_synthetic(clean[m], subject) for m in methods}
+            continue
+        movement = motion.draw(subject, strength)
+        about = [data, motion.table([movement]).to_csv()]
+        compute = functools.partial(_moved, profile, path, movement)
+        stacks = {CONTRAST: _kept(folder / f"{CONTRAST}_{strength:g}", subject, compute, *about)}
+        for method, record in records.items():
+            own = [record["weights"], record["seed"]]
+            compute = functools.partial(_synthesise, load, method, slices, indices, stacks[CONTRAST], own[1])
+            stacks[method] = _kept(folder / f"{names[method]}_{strength:g}", subject, compute, *about, *own)
+        yield subject, float(strength), stacks
+
+
+def _kept(folder: Path, subject: str, compute: Callable[[], Stacks], *inputs: Any) -> np.ndarray:
+    return kept(folder / f"{subject}.npz", compute, *inputs)["slices"].astype(np.float32) / dataset.WHITE
+
+
+def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
+    return {"slices": motion.moved_slices(profiles.preparation(profile, DATASET), path, movement)}
+
+
+def _synthesise(load, method, slices, indices, flair, seed) -> Stacks:  # noqa: ANN001
+    from mudiff.synthesis import sample
+
+    images = sample.sample_slices(load(method), slices, indices, seed, replaced={CONTRAST: flair * 2 - 1})
+    return {"slices": np.round(images * dataset.WHITE).astype(np.uint16)}
+
+
+def score(slices: dataset.Slices, found: Iterable[tuple[str, float, Stacks]]) -> pd.DataFrame:
+    """Score `syntheses` against the true T1CE; masks and truth are those of the clean data.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, strength (0: clean), region, subject, psnr, ssim, mae; protocol masked, one row per
+        subject. Without lesions in the test set there is region brain alone; a subject without one has NaN.
+    """
+    rows = []
+    for subject, strength, stacks in found:
+        indices = slices.subject(subject)
+        real = (slices.images(indices, TARGET) + 1) / 2  # [-1, 1] -> [0, 1]  # (Z, S, S)
+        masks = {"brain": slices.brain(indices), "lesion": slices.lesion(indices)}
+        for method, region in itertools.product([name for name in stacks if name != CONTRAST], masks):
+            _, whole = metrics.score_subject(real, stacks[method], masks[region], "masked")
+            rows.append((method, strength, region, subject, *(whole[m] for m in metrics.METRICS)))
+    frame = pd.DataFrame(rows, columns=["method", "strength", "region", "subject", *metrics.METRICS])
+    frame = frame.sort_values(["region", "method", "strength", "subject"], ignore_index=True)
+    lesions = frame.mae[frame.region == "lesion"].notna().any()
+    return frame if lesions else frame[frame.region == "brain"]
