@@ -80,9 +80,7 @@ def syntheses(
     clean = {m: paths.synthetic(profile, name) for m, name in names.items()}
     data, folder = slices.info["data_hash"], paths.analysis(profile, "motion")
     records = {m: scores.check_record(clean[m], paths.run(profile, names[m]), data, profile) for m in methods}
-    load = functools.cache(
-        lambda method: runs.load(paths.run(profile, names[method]), runs.default_device())
-    )
+    load = functools.cache(lambda method: runs.load(paths.run(profile, names[method]), runs.default_device()))
     for (subject, path), strength in itertools.product(raw.items(), strengths):
         indices = slices.subject(subject)
         if strength == 0:
@@ -108,7 +106,7 @@ def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
     return {"slices": motion.moved_slices(profiles.preparation(profile, DATASET), path, movement)}
 
 
-def _synthesise(load, method, slices, indices, flair, seed) -> Stacks:  # noqa: ANN001
+def _synthesise(load, method, slices, indices, flair, seed) -> Stacks:
     from mudiff.synthesis import sample
 
     images = sample.sample_slices(load(method), slices, indices, seed, replaced={CONTRAST: flair * 2 - 1})

@@ -1,0 +1,132 @@
+"""Fig. 4a and 4b: syntheses with and without motion in FLAIR, and what the motion costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff.data import datasets, motion
+from mudiff.evaluation import metrics, scores
+from mudiff.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+
+def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, brain: np.ndarray) -> "Figure":
+    """Draw Fig. 4a: above the errors without motion, below what motion changes in FLAIR and in the errors.
+
+    Parameters
+    ----------
+    shown : mapping of float to dict of str to array (S, S)
+        Strength, 0 and others -> ``flair`` and each method -> slice in [0, 1].
+    truth : array (S, S)
+        The true T1CE in [0, 1].
+    brain : array of bool (S, S)
+        Where differences are shown.
+    """
+    clean, *moved = (images for _, images in sorted(shown.items()))
+    methods = [name for name in clean if name != "flair"]
+    errors = [np.abs(clean[m] - truth) for m in methods]
+    changes = [
+        np.abs(images[m] - truth) - e for images in moved for m, e in zip(methods, errors, strict=True)
+    ]
+    with style.style():
+        figure = style.new_figure(2.9 * (1 + len(methods)) + 0.8, 1.62 * len(shown) + 0.8)
+        axes = figure.subplots(len(shown), 2 + 2 * len(methods), squeeze=False)
+        for line, (strength, images) in zip(axes, sorted(shown.items()), strict=True):
+            line[0].set_ylabel(f"{motion.name(strength) if strength else 'no'} motion")
+            _pictures(line[::2], images, truth, brain)
+        style.show(axes[0, 1], truth, "t1ce")
+        _titles(axes[0], methods, "true T1CE", "error")
+        _maps(axes[:1], axes[0, 3::2], errors, brain, "viridis")
+        if moved:
+            _titles(axes[1], methods, "change of FLAIR", "change of error")
+            top = _maps(axes[1:], axes[1:, 3::2], changes, brain, "RdBu_r")
+            for axis, images in zip(axes[1:, 1], moved, strict=True):
+                _map(axis, images["flair"] - clean["flair"], brain, "RdBu_r", top)
+        for axis in axes.flat:
+            style.crop(axis, style.square(brain))
+    return figure
+
+
+def _titles(line: np.ndarray, methods: Sequence[str], second: str, last: str) -> None:
+    heads = ["FLAIR", second, *(head for m in methods for head in (datasets.METHODS[m], last))]
+    for axis, head in zip(line, heads, strict=True):
+        axis.set_title(head, fontsize=8.5)
+
+
+def _pictures(
+    line: np.ndarray, images: Mapping[str, np.ndarray], truth: np.ndarray, brain: np.ndarray
+) -> None:
+    for axis, (name, image) in zip(line, images.items(), strict=True):
+        flair = name == "flair"
+        style.show(axis, image, "flair" if flair else "t1ce", "top" * flair)
+        if not flair:
+            psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
+            axis.set_xlabel(f"{psnr:.2f} dB", fontsize=7, labelpad=2)
+
+
+def _map(axis: "Axes", image: np.ndarray, brain: np.ndarray, colours: str, top: float) -> "AxesImage":
+    low = 0 if colours == "viridis" else -top
+    style.bare(axis)
+    return axis.imshow(np.where(brain, image, np.nan), cmap=colours, vmin=low, vmax=top)
+
+
+def _maps(
+    beside: np.ndarray, axes: np.ndarray, maps: Sequence[np.ndarray], brain: np.ndarray, colours: str
+) -> float:
+    """Draw errors or their changes up to the 99th percentile, which is returned, and a bar open at its ends."""
+    top = float(np.percentile(np.abs(maps)[:, brain], 99))
+    drawn = [_map(axis, image, brain, colours, top) for axis, image in zip(axes.flat, maps, strict=True)]
+    label, ends = (
+        ("absolute error", "max") if colours == "viridis" else ("change by motion (red: more)", "both")
+    )
+    figure, aspect = axes.flat[0].figure, 9 if ends == "max" else 14
+    figure.colorbar(
+        drawn[0], ax=list(beside.flat), label=label, shrink=0.7, pad=0.01, aspect=aspect, extend=ends
+    )
+    return top
+
+
+def fig4b(loss: pd.DataFrame, means: pd.DataFrame, limits: Mapping[str, float]) -> "Figure":
+    """Draw Fig. 4b: what motion costs each subject, the mean with its 95 % interval, and up to where a score is kept.
+
+    Parameters
+    ----------
+    loss : DataFrame
+        Index region, metric, subject; columns method, strength; positive is worse with motion.
+    means : DataFrame
+        Index region, metric, method, strength; columns difference, low, high.
+    limits : mapping of str to float
+        Metric -> loss up to which a score counts as kept, drawn as a dotted line.
+    """
+    regions, methods = list(loss.index.unique("region")), style.ordered(loss.columns.unique("method"))
+    at = {s: motion.scale(s) for s in (0, *loss.columns.unique("strength"))}
+    with style.style():
+        figure = style.new_figure(8.6, 2.2 * len(regions) + 0.4)
+        axes = figure.subplots(len(regions), len(limits), squeeze=False, sharex=True, sharey="col")
+        for axis, (region, metric) in zip(axes.flat, [(r, m) for r in regions for m in limits], strict=True):
+            for number, method in enumerate(methods):
+                colour = style.METHOD_COLOURS[method]
+                lines = loss.loc[region, metric][method].T
+                x = lines.index.map(at) + 0.25 * (number - (len(methods) - 1) / 2)
+                axis.plot([0, *x], np.vstack([0 * lines.iloc[:1], lines]), color=colour, lw=0.6, alpha=0.4)
+                rows = means.loc[region, metric, method]
+                reach = np.nan_to_num(np.abs(rows[["low", "high"]].T - rows.difference).to_numpy(float))
+                marks = {"marker": "osD^vPX*"[number], "ms": 4.5, "lw": 1.6, "capsize": 2.5, "color": colour}
+                axis.errorbar(x, rows.difference, reach, label=datasets.METHODS[method], **marks)
+            axis.axhline(0, color="0.4", lw=0.8, zorder=0)
+            axis.axhline(limits[metric], color="0.4", lw=0.8, ls=":", zorder=0)
+            axis.set_ylabel(f"loss of {style.AXES[metric]}")
+        for line, region in zip(axes, regions, strict=True):
+            line[0].set_title(scores.REGIONS[region].capitalize(), loc="left", weight="bold")
+        for axis in axes[-1]:
+            axis.set_xticks(list(at.values()), [f"{x:g}" for x in at.values()])
+            axis.set_xlabel("motion in FLAIR (up to, ° and mm)")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
+    return figure
