@@ -1,0 +1,184 @@
+"""Motion in FLAIR: what is synthesised from it, kept, scored and drawn."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import head
+
+from mudiff import methods, paths
+from mudiff.analyses import motion as study
+from mudiff.data import dataset, motion, prepare
+from mudiff.errors import MudiffError
+from mudiff.evaluation import metrics
+from mudiff.plots import motion as plots
+from mudiff.synthesis import sample
+from mudiff.training import profiles, runs
+
+PAIR = ("mudiff", "linear")  # linear stands in for SynDiff: it is set to copy FLAIR
+C, D = "Brats18_C_1", "Brats18_D_1"
+
+
+def write_run(method: str, change: float = 0.0) -> None:
+    """Write a run of weights as drawn, with its clean syntheses; `linear` gives FLAIR, brighter by `change`."""
+    settings = profiles.settings("smoke", "brats", "t1ce", method)
+    built = methods.build(settings)
+    if method == "linear":
+        built.coefficients[settings.conditions.index("flair")] = 1.0
+        built.coefficients[-1] = change
+    folder, made = paths.run("smoke", settings.run_name), paths.synthetic("smoke", settings.run_name)
+    paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
+    paths.write_json(folder / "provenance.json", {"fingerprint": settings.fingerprint()})
+    runs.save_weights(folder / "weights.safetensors", built.state_dict(), settings)
+    sample.synthesize_split(folder, paths.prepared("smoke", "brats"), "test", made)
+
+
+@pytest.fixture
+def slices(tmp_path, monkeypatch, write_subject, rng) -> dataset.Slices:
+    """Two test subjects, T1CE of the second equal to FLAIR, and the runs of `PAIR`; raw volumes in ``raw``."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    # Faster than "smoke".
+    for field, value in {"image_size": 16, "width": 4, "embedding": 8, "critic_blocks": 2}.items():
+        monkeypatch.setitem(profiles.PROFILES["smoke"].overrides, field, value)
+    splits = {"A": "train", "B": "val", "C": "test", "D": "test"}
+    for name in splits:
+        image = head(rng)
+        t1ce = image if name == "D" else image[::-1]
+        write_subject(tmp_path / "raw", f"Brats18_{name}_1", t1ce=t1ce, flair=image)
+    rows = [(f"Brats18_{name}_1", split, "") for name, split in splits.items()]
+    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
+    prepared = paths.prepared("smoke", "brats")
+    preparation = profiles.preparation("smoke", "brats")
+    prepare.prepare(preparation, tmp_path / "raw", manifest, prepared, workers=1).check()
+    for method in PAIR:
+        write_run(method)
+    return dataset.open_slices(prepared, "test")
+
+
+@pytest.fixture
+def raw(slices, tmp_path):
+    return study.raw_files(slices, tmp_path / "raw")
+
+
+def stacks(slices, raw, strengths=(2,), chosen=PAIR):
+    """Return (subject, strength) -> name -> slices."""
+    return {(s, g): made for s, g, made in study.syntheses("smoke", slices, raw, strengths, chosen)}
+
+
+def test_missing_or_other_raw_volumes_are_named(slices, tmp_path):
+    for root in (tmp_path / "nowhere", tmp_path / "raw"):
+        (tmp_path / f"raw/{D}/{D}_flair.nii.gz").unlink(missing_ok=True)
+        with pytest.raises(
+            MudiffError, match=r"no FLAIR of test subject Brats18_._1, or another one.*pass data_root"
+        ):
+            study.raw_files(slices, root)
+    shutil.copy(tmp_path / f"raw/{C}/{C}_flair.nii.gz", tmp_path / f"raw/{D}/{D}_flair.nii.gz")
+    with pytest.raises(MudiffError, match=f"test subject {D}, or another one"):
+        study.raw_files(slices, tmp_path / "raw")
+
+
+def test_flair_alone_moves_and_the_noise_stays(slices, raw, monkeypatch):
+    """Without motion every synthesis is that of the clean data, bit for bit."""
+    monkeypatch.setattr(motion, "move", lambda volume, affine, movement: volume)
+    made = stacks(slices, raw, (0, 2))
+    for subject in raw:
+        for name in PAIR:
+            np.testing.assert_array_equal(made[subject, 0][name], made[subject, 2][name])
+        np.testing.assert_allclose(made[subject, 0]["flair"], made[subject, 2]["flair"], atol=1e-7)
+        clean = sample.read_synthetic(paths.synthetic("smoke", "brats_t1ce_mudiff"), subject)
+        np.testing.assert_array_equal(made[subject, 0]["mudiff"], clean)
+
+
+def test_syntheses_come_from_the_moved_volume(slices, raw):
+    made = stacks(slices, raw, (0, 1, 3))
+    for (subject, strength), images in made.items():
+        if strength:
+            preparation = profiles.preparation("smoke", "brats")
+            moved = motion.moved_slices(preparation, raw[subject], motion.draw(subject, strength))
+            np.testing.assert_array_equal(images["flair"], moved.astype(np.float32) / 65535)
+        np.testing.assert_allclose(images["linear"], images["flair"], atol=1e-4)  # copies FLAIR
+    images = [made[C, s]["mudiff"] for s in (0, 1, 3)]
+    assert not any(np.array_equal(images[a], images[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_what_is_computed_is_kept_until_the_weights_change(slices, raw, monkeypatch):
+    first = stacks(slices, raw, chosen=["linear"])
+    moves = []
+    with monkeypatch.context() as patch:  # neither motion nor sampling again
+        patch.setattr(motion, "moved_slices", lambda *_: moves.append(1))
+        patch.setattr(sample, "sample_slices", None)
+        again = stacks(slices, raw, chosen=["linear"])
+    np.testing.assert_array_equal(again[C, 2]["linear"], first[C, 2]["linear"])
+    write_run("linear", change=0.1)
+    monkeypatch.setattr(motion, "moved_slices", lambda *_: moves.append(1))
+    brighter = stacks(slices, raw, chosen=["linear"])
+    assert brighter[C, 2]["linear"].mean() > first[C, 2]["linear"].mean() and not moves
+
+
+def test_a_run_without_syntheses_is_named(slices, raw):
+    (paths.synthetic("smoke", "brats_t1ce_linear") / "synthetic.json").unlink()
+    with pytest.raises(MudiffError, match="brats_t1ce_linear has no synthetic test slices"):
+        stacks(slices, raw)
+    with pytest.raises(MudiffError, match="strength 4"):
+        stacks(slices, raw, (4,), ["mudiff"])
+
+
+def test_scores_are_those_of_the_clean_masks_and_target(slices, raw):
+    found = list(study.syntheses("smoke", slices, raw, (0, 1, 3), PAIR))
+    frame = study.score(slices, found)
+    assert list(frame) == ["method", "strength", "region", "subject", "psnr", "ssim", "mae"]
+    assert len(frame) == 2 * 3 * 2 * 2
+    indices = slices.subject(D)
+    real, lesion = (slices.images(indices, "t1ce") + 1) / 2, slices.lesion(indices)
+    made = next(images for subject, strength, images in found if (subject, strength) == (D, 3))
+    expected = metrics.score_subject(real, made["mudiff"], lesion, "masked")[1]
+    keys = ["method", "strength", "region", "subject"]
+    row = frame.set_index(keys).loc["mudiff", 3, "lesion", D]
+    assert row.to_dict() == {name: expected[name] for name in ("psnr", "ssim", "mae")}
+    copied = frame.set_index(keys).mae.loc["linear", :, "brain", D]  # it copies FLAIR, which here is T1CE
+    assert copied[0] < 1e-4 and min(copied[1], copied[3]) > 0.01
+
+
+def test_without_lesions_there_is_the_brain_alone(slices, raw, monkeypatch):
+    monkeypatch.setattr(slices, "lesion", lambda indices: np.zeros((len(indices), 16, 16), np.uint8))
+    frame = study.score(slices, study.syntheses("smoke", slices, raw, (0,), ["linear"]))
+    assert set(frame.region) == {"brain"} and frame.mae.notna().all()
+
+
+# Figures
+
+
+def test_fig4a_shows_what_motion_changes(rng):
+    truth, brain = rng.uniform(0, 1, (12, 12)), np.zeros((12, 12), bool)
+    brain[2:10, 3:9] = True
+    shown = {s: {n: rng.uniform(0, 1, (12, 12)) for n in ("flair", "mudiff", "syndiff")} for s in (3.0, 0, 1)}
+    figure = plots.fig4a(shown, truth, brain)
+    axes = np.array(figure.axes[:18]).reshape(3, 6)
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["no motion", "mild motion", "severe motion"]
+    (change,) = axes[2, 3].images
+    expected = np.abs(shown[3.0]["mudiff"] - truth) - np.abs(shown[0]["mudiff"] - truth)
+    np.testing.assert_array_equal(change.get_array()[brain], expected[brain])
+    assert np.ma.getmaskarray(change.get_array())[~brain].all()  # outside there is nothing, not zero
+    (moved,) = axes[1, 1].images
+    assert moved.get_clim() == change.get_clim()
+    one, two = figure.axes[18:]  # values beyond the colours exist, and both bars are open there
+    assert [bar._colorbar.extend for bar in (one, two)] == ["max", "both"]
+    assert len(plots.fig4a({0: shown[0]}, truth, brain).axes) == 7
+
+
+def test_fig4b_has_true_distances_and_the_limit():
+    index = pd.MultiIndex.from_product(
+        [["brain"], ["psnr", "ssim"], ["s1", "s2", "s3"]], names=["region", "metric", "subject"]
+    )
+    columns = pd.MultiIndex.from_product([["mudiff", "syndiff"], [1.0, 3.0]], names=["method", "strength"])
+    loss = pd.DataFrame(np.arange(24.0).reshape(6, 4), index, columns)
+    means = loss.groupby(["region", "metric"]).mean().stack(["method", "strength"]).to_frame("difference")
+    means = means.assign(low=means.difference - 1, high=means.difference + 1)
+    figure = plots.fig4b(loss, means, {"psnr": 1.0, "ssim": 0.05})
+    first = figure.axes[0]
+    assert [float(t) for t in first.get_xticks()] == [0, 2, 10]  # degrees and mm of none, mild and severe
+    assert first.get_ylabel() == "loss of PSNR (dB)" and len(figure.axes) == 2
+    assert any(set(line.get_ydata()) == {1.0} and line.get_linestyle() == ":" for line in first.lines)
+    subjects = [line for line in first.lines if line.get_alpha() == 0.4]
+    assert len(subjects) == 6 and all(line.get_ydata()[0] == 0 for line in subjects)
