@@ -35,7 +35,7 @@ def raw_files(slices: dataset.Slices, root: Path) -> dict[str, Path]:
     MudiffError
         If one is missing, or is another file than the one that was prepared.
     """
-    found = files.scan(DATASET, root)[0] if root.is_dir() else {}
+    found = files.find_subjects(DATASET, root, problems={}) if root.is_dir() else {}
     raw = {subject: found.get(subject, {}).get(CONTRAST) for subject in slices.subjects}
     for subject, path in raw.items():
         if path is None or file_hash(path) != slices.info["subjects"][subject]["sources"][CONTRAST]["sha256"]:
@@ -99,7 +99,7 @@ def syntheses(
 
 
 def _kept(folder: Path, subject: str, compute: Callable[[], Stacks], *inputs: Any) -> np.ndarray:
-    return kept(folder / f"{subject}.npz", compute, *inputs)["slices"].astype(np.float32) / dataset.WHITE
+    return kept(folder / f"{subject}.npz", compute, *inputs)["slices"].astype(np.float32) / dataset.UINT16_MAX
 
 
 def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
@@ -110,7 +110,7 @@ def _synthesise(load, method, slices, indices, flair, seed) -> Stacks:
     from mudiff.synthesis import sample
 
     images = sample.sample_slices(load(method), slices, indices, seed, replaced={CONTRAST: flair * 2 - 1})
-    return {"slices": np.round(images * dataset.WHITE).astype(np.uint16)}
+    return {"slices": np.round(images * dataset.UINT16_MAX).astype(np.uint16)}
 
 
 def score(slices: dataset.Slices, found: Iterable[tuple[str, float, Stacks]]) -> pd.DataFrame:
