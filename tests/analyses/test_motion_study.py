@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from conftest import head
 
-from mudiff import methods, paths
+from mudiff import paths
 from mudiff.analyses import motion as study
 from mudiff.data import dataset, motion, prepare
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
+from mudiff.methods import base
 from mudiff.plots import motion as plots
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
@@ -23,7 +24,7 @@ C, D = "Brats18_C_1", "Brats18_D_1"
 def write_run(method: str, change: float = 0.0) -> None:
     """Write a run of weights as drawn, with its clean syntheses; `linear` gives FLAIR, brighter by `change`."""
     settings = profiles.settings("smoke", "brats", "t1ce", method)
-    built = methods.build(settings)
+    built = base.build(settings)
     if method == "linear":
         built.coefficients[settings.conditions.index("flair")] = 1.0
         built.coefficients[-1] = change
