@@ -43,10 +43,8 @@ class Slices:
     ----------
     index : pd.DataFrame
         One row per slice: subject, and slice, its number in the volume counted from inferior.
-    subjects : list of str
-        Subjects in the order of `index`.
-    contrasts : tuple of str
-        Contrasts of the dataset.
+    subjects, contrasts : list, tuple of str
+        In the order of `index`; in the order of the dataset.
     image_size : int
         Pixels of the square slices.
     info : dict
@@ -116,14 +114,7 @@ def _map(path: Path, changed: int) -> np.ndarray:
 
 
 def open_slices(folder: Path, split: str) -> Slices:
-    """Open the prepared slices of a split.
-
-    Parameters
-    ----------
-    folder : Path
-        What `prepare` wrote.
-    split : str
-        train, val or test.
+    """Open the prepared slices of a split: train, val or test.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The paper's tables as data: datasets, contrasts, targets, methods, and the runs made of them."""
+"""The paper's tables as data: datasets, contrasts, targets and methods."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,9 @@ LABELS = {"t1": "T1", "t1ce": "T1CE", "t2": "T2", "flair": "FLAIR", "dwi": "DWI"
 """Contrast name in code and file names -> name in figures and tables."""
 
 METHODS = {
-    "pix2pix": "Pix2Pix",
-    "pgan": "pGAN",
-    "mmgan": "MM-GAN",
-    "hinet": "Hi-Net",
-    "ddpm": "DDPM",
-    "syndiff": "SynDiff",
-    "mudiff": "MU-Diff",
-    "linear": "Linear",
-}
+    "pix2pix": "Pix2Pix", "pgan": "pGAN", "mmgan": "MM-GAN", "hinet": "Hi-Net", "ddpm": "DDPM",
+    "syndiff": "SynDiff", "mudiff": "MU-Diff", "linear": "Linear",
+}  # fmt: skip
 """Method name in code and file names -> name in figures and tables: the paper's seven, and our floor."""
 
 BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
@@ -28,32 +22,17 @@ BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One cohort of the paper.
+    """One cohort of the paper (sections "Datasets" and "Evaluation procedure")."""
 
-    Attributes
-    ----------
-    name, label : str
-        Name in code and name in text.
-    contrasts : tuple of str
-        Every contrast that the cohort has, in the order of the slice cache.
-    targets : dict of str to tuple of str
-        Target -> conditions. The order of the conditions is part of the method (register D-3) and is
-        that of the released training code; the paper states none for the healthy cohort, ours is fixed here.
-    slices : int
-        Middle axial slices per subject (section "Datasets").
-    lesions : bool
-        Whether there are lesion masks.
-    dilate : bool
-        Whether lesion masks are dilated for the metrics (section "Evaluation procedure").
-    """
-
-    name: str
-    label: str
-    contrasts: tuple[str, ...]
+    name: str  # in code
+    label: str  # in text
+    contrasts: tuple[str, ...]  # all that the cohort has, in the order of the slice cache
+    # Target -> conditions. Their order is part of the method (register D-3) and is that of the released training
+    # code; the paper states none for the healthy cohort, ours is fixed here.
     targets: dict[str, tuple[str, ...]]
-    slices: int = 80
-    lesions: bool = True
-    dilate: bool = False
+    slices: int = 80  # middle axial slices per subject
+    lesions: bool = True  # whether there are lesion masks
+    dilate: bool = False  # whether lesion masks are dilated for the metrics
 
     def conditions(self, target: str) -> tuple[str, ...]:
         """Return the conditions of `target`, in the order that the networks take them."""
@@ -74,59 +53,35 @@ _FOUR_CONTRASTS = {
 
 DATASETS = {
     "brats": Dataset("brats", "BraTS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
-    "isles": Dataset(
-        "isles",
-        "ISLES",
-        ("t1", "t2", "flair", "dwi"),
-        {"flair": ("t1", "t2", "dwi"), "t1": ("t2", "dwi", "flair")},
-        dilate=True,
-    ),
-    "healthy": Dataset(
-        "healthy",
-        "Healthy",
-        ("t1", "t2", "flair"),
-        {"flair": ("t1", "t2"), "t2": ("t1", "flair"), "t1": ("flair", "t2")},
-        slices=100,
-        lesions=False,
-    ),
+    "isles": Dataset("isles", "ISLES", ("t1", "t2", "flair", "dwi"), {
+        "flair": ("t1", "t2", "dwi"),
+        "t1": ("t2", "dwi", "flair"),
+    }, dilate=True),
+    "healthy": Dataset("healthy", "Healthy", ("t1", "t2", "flair"), {
+        "flair": ("t1", "t2"),
+        "t2": ("t1", "flair"),
+        "t1": ("flair", "t2"),
+    }, slices=100, lesions=False),
     "open_ms": Dataset("open_ms", "Open MS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
-}
+}  # fmt: skip
 
 
 def dataset(name: str) -> Dataset:
-    """Return the dataset called `name`.
-
-    Raises
-    ------
-    MudiffError
-        If there is none.
-    """
+    """Return the dataset called `name`; a MudiffError lists those that there are."""
     if name not in DATASETS:
         raise MudiffError(f"dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
     return DATASETS[name]
 
 
 def contrast(name: str) -> str:
-    """Return the canonical name of a contrast: ``T1CE``, ``T1ce`` and ``t1ce`` are ``t1ce``.
-
-    Raises
-    ------
-    MudiffError
-        If there is no such contrast.
-    """
+    """Return the canonical name of a contrast: ``T1CE``, ``T1ce`` and ``t1ce`` are ``t1ce``."""
     if name.lower() not in LABELS:
         raise MudiffError(f"target {name!r} is unknown: choose one of {', '.join(LABELS.values())}.")
     return name.lower()
 
 
 def method(name: str) -> str:
-    """Return `name` if a method is called so.
-
-    Raises
-    ------
-    MudiffError
-        If there is no such method.
-    """
+    """Return `name` if a method is called so; a MudiffError lists those that there are."""
     if name not in METHODS:
         raise MudiffError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
     return name

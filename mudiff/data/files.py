@@ -52,15 +52,8 @@ def patient(subject: str) -> str:
 def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = None) -> dict[str, Files]:
     """Return every subject's files below a folder: subject -> contrast (or ``mask``) -> file, sorted.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset, which decides the layout.
-    root : Path
-        The data folder. Links are followed, hidden files are passed over.
-    problems : dict of str to str, optional
-        Takes subject -> what is wrong where two files claim one contrast, and the subject is left out.
-        Without it that is an error.
+    Links are followed, hidden files passed over. Where `problems` is given, it takes subject -> what is wrong with
+    it (two files claim one contrast) in place of an error, and the subject is left out.
 
     Raises
     ------

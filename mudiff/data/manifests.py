@@ -11,27 +11,13 @@ from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
 SPLITS = ("train", "val", "test")
-HEALTHY_FRACTIONS = (50 / 85, 20 / 85, 15 / 85)
-"""Parts of the healthy cohort for training, validation and test (section "Datasets")."""
-FRACTIONS = (0.7, 0.2, 0.1)
-"""The same for a drafted manifest of any other cohort."""
+_FRACTIONS = {"healthy": (50 / 85, 20 / 85, 15 / 85)}  # section "Datasets"
 
 
 def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
-    """Read which subject belongs to which split.
+    """Read a CSV with columns subject, split (train, val, test or excluded) and, if wanted, reason.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset.
-    path : Path, optional
-        CSV with columns subject, split (train, val, test or excluded) and, if wanted, reason; default
-        the published split.
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns subject, split, reason, all text, in the order of the file.
+    By default it is the published split. Returned are the three columns, all text, in the order of the file.
 
     Raises
     ------
@@ -77,23 +63,14 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
 
 
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
-    """Match the subjects of a folder with those of a manifest.
-
-    Parameters
-    ----------
-    found : iterable of str
-        Subject ids of the folder.
-    manifest : pd.DataFrame
-        As `read_manifest` returns it.
+    """Match the subjects of a folder with those of a manifest, whatever prefix their release gave them.
 
     Returns
     -------
     splits : dict of str to str
         Subject of the folder -> train, val or test; sorted, excluded subjects left out.
-    missing : list of str
-        Subjects of the manifest that the folder lacks.
-    unlisted : list of str
-        Subjects of the folder that the manifest lacks.
+    missing, unlisted : list of str
+        Subjects of the manifest that the folder lacks, and the reverse.
 
     Raises
     ------
@@ -112,31 +89,15 @@ def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str]
 
 
 def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
-    """Write a manifest with a random split of the subjects of a data folder.
+    """Write a manifest (subject, split) with a seeded random split of the subjects of a data folder.
 
     The healthy cohort is split 50/20/15 in proportion, all others 70/20/10. Time points and sessions of one
     person go into one split; every split gets at least one person where there are three.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset.
-    root : Path
-        The data folder.
-    path : Path
-        The CSV to write; never overwritten.
-    seed : int, optional
-        Seed of the split.
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns subject, split.
-
     Raises
     ------
     MudiffError
-        If the file exists, or the folder holds no usable subject.
+        If the file exists already, or the folder holds no usable subject.
     """
     if Path(path).exists():
         raise MudiffError(
@@ -144,7 +105,7 @@ def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd
         )
     subjects = list(files.find_subjects(dataset, root))
     people = sorted({files.patient(subject) for subject in subjects})
-    fractions = np.array(HEALTHY_FRACTIONS if dataset == "healthy" else FRACTIONS)
+    fractions = np.array(_FRACTIONS.get(dataset, (0.7, 0.2, 0.1)))
     counts = np.rint(fractions * len(people)).astype(int)
     counts[1:] = np.maximum(counts[1:], len(people) >= 3)
     bounds = np.cumsum([len(people) - counts[1] - counts[2], counts[1]])

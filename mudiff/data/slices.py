@@ -14,27 +14,16 @@ SLICE_ORDER = "LPS"
 
 
 def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> np.ndarray:
-    """Map the intensities of one volume to [0, 1], background exactly 0 (register B-4).
+    """Map the intensities of one volume to [0, 1], float32, background exactly 0 (register B-4).
 
-    Parameters
-    ----------
-    data : np.ndarray
-        Voxels of any shape, finite; negative values count as 0.
-    method : str
-        ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels above 0, so the
-        darkest hundredth of the tissue joins the background; then min-max. ``minmax`` (text): min-max alone.
-    source : str or Path, optional
-        What the error message calls the volume.
-
-    Returns
-    -------
-    np.ndarray
-        float32 of the same shape.
+    Negative values count as 0. ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels
+    above 0, so that the darkest hundredth of the tissue joins the background; then min-max. ``minmax`` (text of
+    the paper): min-max alone.
 
     Raises
     ------
     MudiffError
-        If no voxel is above 0, or (almost) all of those have one value.
+        If no voxel is above 0, or (almost) all of those have one value; it names `source`.
     """
     if method not in ("percentile", "minmax"):
         raise MudiffError(f"normalisation {method!r} is unknown: choose one of percentile, minmax.")
@@ -72,17 +61,13 @@ def to_slices(
 ) -> tuple[np.ndarray, Geometry]:
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
-    Axes are ordered by the affine, zeros pad each slice to a square (never a stretch), and the square is
-    resized, smoothed first where it shrinks.
-
     Parameters
     ----------
-    data : np.ndarray
-        Voxels (X, Y, Z) in native order.
-    affine : np.ndarray
-        Voxel indices to millimetres, (4, 4).
+    data, affine : np.ndarray
+        Voxels (X, Y, Z) in native order, and what takes their indices to millimetres, (4, 4).
     size : int, optional
-        Pixels of the slices; default the longer side of the native ones.
+        Pixels of the slices; default the longer side of the native ones. Zeros pad each slice to a square (never
+        a stretch), which is resized, smoothed first where it shrinks.
     order : int, optional
         1 for intensities, 0 (nearest voxel) for masks.
     wanted : int, optional

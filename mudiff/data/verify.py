@@ -18,24 +18,9 @@ Finding = tuple[str, str, str]
 def verify(
     dataset: str, root: Path, manifest: pd.DataFrame | None = None, workers: int = 2, progress: bool = True
 ) -> list[Finding]:
-    """Check every subject of a data folder, and the folder against its manifest.
+    """Check every subject of a data folder, and the folder against its manifest; return what is wrong, sorted.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the dataset.
-    root : Path
-        The data folder.
-    manifest : pd.DataFrame, optional
-        As `manifests.read_manifest` returns it; its excluded subjects are passed over. Without it only the
-        files are checked.
-    workers, progress
-        As in `prepare.prepare`.
-
-    Returns
-    -------
-    list of Finding
-        Sorted by subject; empty if all is in order.
+    Subjects that the manifest excludes are passed over. Without a manifest only the files are checked.
 
     Raises
     ------

@@ -26,22 +26,10 @@ _REPLACE = "replace the file or exclude the subject"
 
 @dataclass(frozen=True)
 class Volume:
-    """One NIfTI file in memory.
+    """One NIfTI file in memory."""
 
-    Attributes
-    ----------
-    data : np.ndarray
-        Voxels (X, Y, Z) in the order of the file, float32 (a mask: uint8).
-    affine : np.ndarray
-        Voxel indices to millimetres, (4, 4).
-    header : nibabel.Nifti1Header
-        The header of the file.
-    path : Path
-        The file.
-    """
-
-    data: np.ndarray
-    affine: np.ndarray
+    data: np.ndarray  # voxels (X, Y, Z) in the order of the file, float32 (a mask: uint8)
+    affine: np.ndarray  # voxel indices to millimetres, (4, 4)
     header: Any
     path: Path
 
