@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,35 +70,6 @@ def test_several_processes_write_the_same_as_one(cohort, tmp_path):
     assert one.data_hash == two.data_hash
 
 
-def test_minmax_is_another_cache(cohort, tmp_path):
-    prepare(cohort, tmp_path / "a")
-    text = Preparation("brats", image_size=16, slices=4, normalisation="minmax")
-    prepare(cohort, tmp_path / "b", text)
-    a, b = (dataset.open_slices(tmp_path / name, "test") for name in "ab")
-    dark = [(slices.images(range(4), "t1")[slices.brain(range(4))] == -1).sum() for slices in (a, b)]
-    assert dark[0] > dark[1]  # the clip turns the darkest tissue into background
-    assert dataset.check(tmp_path / "b", text)
-    with pytest.raises(MudiffError, match="prepared with normalisation 'percentile', not 'minmax'"):
-        dataset.check(tmp_path / "a", text)
-
-
-def test_storage_order_does_not_change_the_slices(cohort, tmp_path, write_subject):
-    prepare(cohort, tmp_path / "a")
-    before = dataset.open_slices(tmp_path / "a", "test")
-    for path in (cohort[0] / "Brats18_E_1").iterdir():  # store subject E as R, A, S and then as S, R, A
-        image = nibabel.as_closest_canonical(nibabel.load(path))
-        order = nibabel.orientations.axcodes2ornt("SRA", (("L", "R"), ("P", "A"), ("I", "S")))
-        nibabel.save(
-            image.as_reoriented(nibabel.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], order)), path
-        )
-    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("S", "R", "A")
-    prepare(cohort, tmp_path / "b")
-    after = dataset.open_slices(tmp_path / "b", "test")
-    for contrast in before.contrasts:
-        np.testing.assert_array_equal(before.images(range(4), contrast), after.images(range(4), contrast))
-    np.testing.assert_array_equal(before.lesion(range(4)), after.lesion(range(4)))
-
-
 def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
     cut = head(rng)
     cut[:, 13:] = 0  # a cut field of view
@@ -126,15 +96,6 @@ def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_s
     slices = dataset.open_slices(tmp_path / "p", "train")
     assert slices.index["slice"].tolist() == [*range(12)] * 3
     assert not slices.lesion(slices.subject("Brats18_C_1")).any()
-
-
-def test_voxels_that_are_not_square_in_the_slices_are_a_warning(cohort, tmp_path, write_subject):
-    write_subject(
-        cohort[0], "Brats18_A_1", affine=LPS @ np.diag([1, 1, 5, 1])
-    )  # thick slices are as they are
-    write_subject(cohort[0], "Brats18_B_1", affine=LPS @ np.diag([1.2, 1, 1, 1]))
-    report = prepare(cohort, tmp_path / "p")
-    assert report.warnings == ["Brats18_B_1: has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
 
 
 @pytest.mark.parametrize("name", ["isles", "healthy", "open_ms"])
@@ -183,9 +144,7 @@ def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_sub
         lambda: dataset.check(tmp_path / "p", SMALL),  # and so does whoever would train on the rest
         lambda: dataset.open_slices(tmp_path / "p", "train"),
     ):
-        with pytest.raises(
-            MudiffError, match=r"4 of 5 subjects could not be .*exclude .*: Brats18_A_1: "
-        ) as caught:
+        with pytest.raises(MudiffError, match=r"4 of 5 subjects .*exclude .*: Brats18_A_1: ") as caught:
             use()
         assert "\n" not in str(caught.value)
     excluded = cohort[1].assign(split=["excluded", "excluded", "train", "excluded", "excluded"])
@@ -227,14 +186,16 @@ def test_without_training_subjects_nothing_is_touched(cohort, tmp_path):
 
 def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_path):
     folder = tmp_path / "p"
-    prepare(cohort, folder)
+    report = prepare(cohort, folder)
     before, first = contents(folder), folder / "train/Brats18_A_1.npy"
     changed = first.stat().st_mtime_ns
     (folder / "train/Brats18_B_1.json").unlink()  # as if it had been killed while writing this subject
     (folder / "train/Brats18_C_1.npy").unlink()
-    (folder / "prepared.json").unlink()
+    os.utime(cohort[0] / "Brats18_D_1/Brats18_D_1_t1.nii.gz")  # a copy with another date is prepared again
     prepare(cohort, folder)
-    assert contents(folder) == before
+    same = [name for name, content in contents(folder).items() if before[name] == content]
+    assert before.keys() - same == {"prepared.json", "val/Brats18_D_1.json"}  # which hold that date
+    assert dataset.check(folder, SMALL) == report.data_hash
     assert first.stat().st_mtime_ns == changed
     assert not list(tmp_path.glob("p.old-*"))
 
@@ -245,9 +206,9 @@ from pathlib import Path
 from mudiff.data import manifests, prepare
 from mudiff.data.dataset import Preparation
 
-left, flush = int(sys.argv[3]), os.fsync
+left, flush = 8, os.fsync
 
-def kill(handle):  # on the last of its calls the file is cut in half, as if its second half never came
+def kill(handle):  # while the masks of the third subject are written: the file is cut in half
     global left
     left -= 1
     if not left:
@@ -262,13 +223,12 @@ prepare.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(s
 """
 
 
-@pytest.mark.parametrize("written", [7, 8, 9])  # slices, masks and record of the third subject
-def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, written, monkeypatch):
+def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, monkeypatch):
     root, manifest = cohort
     manifest.to_csv(root / "manifest.csv", index=False)
     prepare(cohort, tmp_path / "whole")
     folder = tmp_path / "p"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder), str(written)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.glob("*/[!.]*.json"))) == 2
     assert len(list(folder.glob("*/.tmp-*"))) == 1
@@ -283,27 +243,7 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, w
     assert whole == contents(tmp_path / "whole")
 
 
-def test_a_subject_mended_later_is_added(cohort, tmp_path, write_subject):
-    whole = prepare(cohort, tmp_path / "whole")
-    flair = cohort[0] / "Brats18_B_1/Brats18_B_1_flair.nii.gz"
-    content = flair.read_bytes()
-    flair.write_bytes(content[:100])
-    assert list(prepare(cohort, tmp_path / "p").failed) == ["Brats18_B_1"]
-    flair.write_bytes(content)
-    report = prepare(cohort, tmp_path / "p")
-    assert (report.failed, report.data_hash) == ({}, whole.data_hash)
-    assert not list(tmp_path.glob("p.old-*"))
-
-
-def test_a_copy_with_other_dates_is_the_same_data(cohort, tmp_path):
-    report = prepare(cohort, tmp_path / "p")
-    for path in cohort[0].rglob("*.nii.gz"):
-        os.utime(path, (1, 1))
-    assert prepare(cohort, tmp_path / "p").data_hash == report.data_hash
-    assert not list(tmp_path.glob("p.old-*"))
-
-
-@pytest.mark.parametrize("change", ["source", "split", "dropped", "excluded"])
+@pytest.mark.parametrize("change", ["source", "split", "dropped"])
 def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, change, write_subject, capsys):
     root, manifest = cohort
     old = prepare(cohort, tmp_path / "p")
@@ -313,8 +253,6 @@ def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, ch
         write_subject(root, "Brats18_A_1")
     elif change == "split":  # subject A must not stay in train/ when it becomes a test subject
         manifest = manifest.assign(split=["test", "train", "train", "val", "test"])
-    elif change == "excluded":
-        manifest = manifest.assign(split=["excluded", "train", "train", "val", "test"])
     else:
         manifest = manifest.iloc[1:]
     new = prepare((root, manifest), tmp_path / "p")
@@ -347,11 +285,8 @@ def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write
     prepare((tmp_path / "copy", listed), tmp_path / "p", Preparation("healthy", 16, 4))
     shutil.rmtree(tmp_path / "copy")
     prepare(cohort, tmp_path / "q")
-    assert [dataset.origin(tmp_path / name) for name in ("p", "q", "none")] == [
-        "phantoms",
-        "patients",
-        "unknown",
-    ]
+    found = [dataset.origin(tmp_path / name) for name in ("p", "q", "none")]
+    assert found == ["phantoms", "patients", "unknown"]
     assert json.loads((tmp_path / "p/prepared.json").read_text())["phantoms"] is True
 
 
@@ -362,13 +297,8 @@ def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write
 def test_real_brats_subject_with_a_cut_field_of_view(tmp_path):
     found = files.find_contrasts(REAL_DATA / "brats/Brats18_2013_20_1")
     images, masks, record = data.subject_slices(Preparation("brats", 64, 20), "x", found)
-    assert record == {
-        "shape": [240, 240, 155],
-        "first_slice": 67,
-        "slices": 20,
-        "notes": [],
-        "phantom": False,
-    }
+    expected = {"shape": [240, 240, 155], "first_slice": 67, "slices": 20, "notes": [], "phantom": False}
+    assert record == expected
     brain = masks[:, 0].astype(bool)
     assert 0.15 < brain.mean() < 0.5
     rows = np.flatnonzero(brain.any(axis=(0, 2)))

@@ -6,7 +6,6 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import LPS, head
-from skimage.transform import resize
 
 from mudiff.data.slices import from_slices, middle, normalise, to_slices
 from mudiff.errors import MudiffError
@@ -43,16 +42,9 @@ def test_percentile_normalisation_is_the_released_one_at_any_range(rng, scale):
     result = normalise(data, "percentile")
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, released_normalisation(data), atol=1e-6)
-    assert (result[data == 0] == 0).all()
-    assert (result.min(), result.max()) == (0, 1)
+    assert (result[data == 0] == 0).all() and (result.min(), result.max()) == (0, 1)
     assert 0.005 < (result[data > 0] == 0).mean() < 0.02  # the darkest hundredth joins the background
-
-
-def test_minmax_normalisation_keeps_order_and_dark_tissue(rng):
-    data = head(rng)
-    result = normalise(data, "minmax")
-    np.testing.assert_allclose(result, data / data.max(), atol=1e-6)
-    assert (result[data > 0] > 0).all()
+    np.testing.assert_allclose(normalise(data, "minmax"), data / data.max(), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["percentile", "minmax"])
@@ -76,12 +68,14 @@ def test_normalisation_errors_name_the_source(rng):
 # --- slices
 
 
-@pytest.mark.parametrize(
-    ("total", "wanted", "start", "stop"),
-    [(155, 80, 37, 117), (154, 80, 37, 117), (80, 80, 0, 80), (40, 80, 0, 40), (5, 2, 1, 3)],
-)
-def test_middle(total, wanted, start, stop):
-    assert middle(total, wanted) == slice(start, stop)
+def test_middle():
+    for total, wanted, expected in (
+        (155, 80, (37, 117)),
+        (154, 80, (37, 117)),
+        (40, 80, (0, 40)),
+        (5, 2, (1, 3)),
+    ):
+        assert middle(total, wanted) == slice(*expected)
 
 
 def test_slices_show_anterior_on_top_the_right_side_left_and_rise_to_superior():
@@ -101,9 +95,8 @@ def test_every_storage_order_gives_the_same_slices_and_comes_back(rng, codes):
     slices, geometry = to_slices(stored, affine, 8)
     np.testing.assert_array_equal(slices, expected)
     np.testing.assert_array_equal(from_slices(slices, geometry), stored)
-    np.testing.assert_array_equal(
-        slices[:, :, 1:7], canonical.transpose(2, 1, 0)
-    )  # rows are full, columns padded
+    np.testing.assert_array_equal(slices[:, :, 1:7], canonical.transpose(2, 1, 0))  # columns are padded
+    np.testing.assert_array_equal(to_slices(stored, affine)[0], slices)  # 8 is the native size
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "SLA", "AIR"])
@@ -135,14 +128,6 @@ def test_padding_is_centred_and_nothing_is_stretched():
     assert inside.any(axis=0).sum() == 20
     assert inside.any(axis=1).sum() == 40
     assert np.flatnonzero(inside.any(axis=0))[[0, -1]].tolist() == [10, 29]
-
-
-@pytest.mark.parametrize("size", [13, 40])
-def test_resizing_is_that_of_scikit_image(rng, size):
-    data = normalise(head(rng, (26, 26, 3)), "percentile")
-    slices, _ = to_slices(data, LPS, size)
-    expected = [resize(image, (size, size), anti_aliasing=size < 26) for image in data.transpose(2, 1, 0)]
-    np.testing.assert_allclose(slices, expected, atol=1e-6)
 
 
 def test_masks_keep_their_labels_and_type():

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mudiff.data.masks import brain_mask
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 
@@ -130,50 +129,6 @@ def test_lesion_at_the_border_does_not_crash_released():
     assert math.isfinite(scores["mae"])
 
 
-@pytest.mark.parametrize(("size", "reach"), [(256, 3), (128, 2), (64, 1), (32, 1)])
-def test_dilation_scales_with_the_image(size, reach):
-    labels = np.zeros((2, size, size), np.float32)
-    labels[0, size // 2, size // 2] = 4.0
-    mask = metrics.lesion_mask(labels, dilate=True)
-    assert mask[0].sum() == (2 * reach + 1) ** 2
-    assert not mask[1].any()  # in-plane: the neighbouring slice stays empty
-    assert metrics.lesion_mask(labels).sum() == 1
-
-
-def test_brain_mask_removes_specks_and_fills_holes():
-    _, disc = brain(64)
-    volumes = np.zeros((2, 3, 64, 64))
-    volumes[0] = disc
-    volumes[0, :, 30:33, 30:33] = 0  # a hole
-    volumes[1, 1, 2, 2] = 0.9  # a hot voxel
-    volumes[1, 2, 2:5, 58:61] = 0.9  # a crumb that survives the opening
-    mask = brain_mask(volumes)
-    assert mask.dtype == bool and mask.shape == (3, 64, 64)
-    assert mask[:, 30:33, 30:33].all()
-    assert not mask[1, :4, :8].any() and not mask[2, :6, 56:].any()
-    assert (mask != disc).sum() <= 3 * 4
-
-
-def test_brain_mask_keeps_cut_fields_of_view():
-    _, disc = brain(64)
-    volumes = np.stack([np.stack([disc] * 3)] * 2).astype(float)
-    volumes[0, :, :, 40:] = 0  # one contrast is cut, the other is whole
-    assert brain_mask(volumes)[:, 32, 55].all()
-    cut = np.roll(volumes[1:], 25, axis=-1)
-    cut[..., :25] = 0  # the brain reaches the last column
-    inside = cut[0] > 0
-    assert (brain_mask(cut) == inside).all()
-
-
-def test_brain_mask_keeps_separate_lobes_and_takes_single_or_empty_slices():
-    lobes = np.zeros((1, 1, 64, 64))
-    lobes[..., 10:40, 10:20] = 1
-    lobes[..., 10:40, 40:50] = 0.5
-    mask = brain_mask(lobes)
-    assert mask[0, 25, 15] and mask[0, 25, 45]
-    assert not brain_mask(np.zeros((2, 4, 16, 16))).any()
-
-
 def test_to_uint8_stretches_each_image():
     image = np.array([[0.1, 0.2], [0.4, 0.6]])
     assert metrics.to_uint8(image).tolist() == [[0, 51], [153, 255]]
@@ -193,8 +148,6 @@ def test_bad_input_raises_one_clear_line():
         (lambda: metrics.score_subject(image, image, mask), "stacks of slices"),
         (lambda: metrics.score_subject(image[None], image[None], mask[None], "mine"), "released, masked"),
         (lambda: metrics.evaluate_arrays(image[None], image[None], 0 * mask[None]), "mask is empty"),
-        (lambda: brain_mask([image[None], image[None, :-1]]), "one shape"),
-        (lambda: brain_mask([]), "one shape"),
     ]
     for call, words in cases:
         with pytest.raises(MudiffError, match=words) as caught:
