@@ -146,3 +146,20 @@ def read_json(path: Path) -> Any:
         raise MudiffError(f"{path}: file not found; run the step that writes it first.") from None
     except (ValueError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read as JSON ({error}); delete it and make it again.") from None
+
+
+def read_tensors(path: Path | str, what: str, advice: str) -> Any:
+    """Read what `torch.save` wrote, without running any code in it.
+
+    Raises
+    ------
+    MudiffError
+        ``<path>: no <what> (<reason>); <advice>.`` if the file is missing, damaged, or would run code.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that hold something else
+        reason = "file not found" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        raise MudiffError(f"{path}: no {what} ({reason or type(error).__name__}); {advice}.") from None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mudiff import paths
 from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.synthesis import sample
@@ -47,15 +48,15 @@ class Inception(nn.Module):
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
             raise MudiffError(f"Inception features need `pip install torch-fidelity` ({error}).") from None
+        advice = f"fetch {INCEPTION_FILE} from the releases of github.com/toshas/torch-fidelity"
+        # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
+        paths.read_tensors(weights, "Inception weights", advice)
         try:
-            # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
-            torch.load(weights, map_location="cpu", weights_only=True)
             options = {"feature_extractor_weights_path": str(weights)}
             self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], **options)
         except Exception as error:  # torch raises many kinds for files that hold something else
             raise MudiffError(
-                f"{weights}: no Inception weights ({str(error).splitlines()[:1]}); fetch {INCEPTION_FILE} from the "
-                "releases of github.com/toshas/torch-fidelity."
+                f"{weights}: no Inception weights ({str(error).splitlines()[:1]}); {advice}."
             ) from None
 
     def forward(self, images: Tensor) -> Tensor:

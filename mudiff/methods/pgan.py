@@ -1,6 +1,5 @@
 """PGAN (Dar et al. 2019, "pGAN"): a residual network with a perceptual loss against the 70x70 PatchGAN."""
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mudiff import paths
 from mudiff.errors import MudiffError
 from mudiff.methods.adversarial import Adversarial, SeededDropout, patch_critic
 from mudiff.methods.base import Batch
@@ -64,14 +64,13 @@ def vgg16_features(path: Path) -> nn.Sequential:
     """
     a, b, c, d = (nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 64), (64, 64), (64, 128), (128, 128)))
     layers = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.MaxPool2d(2), c, nn.ReLU(), d, nn.ReLU())
+    advice = "give torchvision's vgg16 file, or leave setting vgg16 empty"
+    weights = paths.read_tensors(path, "weights of VGG16", advice)
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
         layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise MudiffError(
-            f"{path}: no weights of VGG16 ({reason}); give torchvision's vgg16 file, or leave setting vgg16 empty."
-        ) from None
+        raise MudiffError(f"{path}: no weights of VGG16 ({reason}); {advice}.") from None
     return layers.requires_grad_(False)
 
 

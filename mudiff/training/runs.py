@@ -99,12 +99,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / "state.pt"
     if not path.is_file():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise MudiffError(
-            f"{path}: damaged ({str(error).splitlines()[0]}); delete it to start this run anew."
-        ) from None
+    return paths.read_tensors(path, "resume state", "it is damaged: delete it to start this run anew")
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], settings: Settings) -> None:

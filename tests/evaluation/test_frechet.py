@@ -124,7 +124,7 @@ def test_inception_says_what_it_needs(monkeypatch, tmp_path):
         frechet.Inception(tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     with pytest.raises(
-        MudiffError, match=r"weights.pth: no Inception weights .*No such file.*fetch weights-inc"
+        MudiffError, match=r"weights.pth: no Inception weights .*file not found.*fetch weights-inc"
     ):
         frechet.Inception(tmp_path / "weights.pth")
 
