@@ -1,0 +1,199 @@
+"""The segmentation network sees what it should, learns, is kept, and its Dice is right."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SHAPE, head
+from torch import nn
+
+from mudiff import paths
+from mudiff.analyses import unet
+from mudiff.data import dataset, prepare
+from mudiff.errors import MudiffError
+from mudiff.training import profiles
+
+TINY = unet.Recipe(channels=(8, 16), residual_units=1, epochs=6, batch_size=4, learning_rate=2e-2)
+
+
+def tumour(labels=(2, 1, 4)):
+    """Return three slabs side by side, one per label; the first is the largest."""
+    mask = np.zeros(SHAPE, np.uint8)
+    for start, stop, label in ((5, 9, labels[0]), (9, 12, labels[1]), (12, 15, labels[2])):
+        mask[start:stop, 9:17, 4:8] = label
+    return mask
+
+
+@pytest.fixture
+def cohort(tmp_path, write_subject, rng, monkeypatch):
+    """Write and prepare subjects: ``cohort(train=[mask, ...], val=[...])``; FLAIR shows the labels."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+
+    def write(**masks):
+        rows = []
+        for split, name, mask in (
+            (s, f"Brats18_{s}{i}_1", m) for s, group in masks.items() for i, m in enumerate(group)
+        ):
+            flair = (0.2 * head(rng) + 250.0 * mask).astype(np.int16)
+            write_subject(tmp_path / "raw", name, flair=flair, seg=mask)
+            rows.append((name, split, ""))
+        manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
+        folder = paths.prepared("smoke", "brats")
+        prepare.prepare(profiles.preparation("smoke", "brats"), tmp_path / "raw", manifest, folder, 1).check()
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def prepared(cohort):
+    return cohort(train=[tumour(), tumour((2, 1, 3))], val=[tumour()])
+
+
+def weights(network):
+    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
+
+
+def test_images_have_the_caches_order_and_one_scale(prepared):
+    slices, indices = dataset.open_slices(prepared, "train"), np.array([2, 8])
+    given = np.full((2, 64, 64), 0.25, np.float32)
+    stack = unet.images(slices, indices, {"t2": given})
+    assert (
+        stack.shape == (2, 4, 64, 64) and stack.dtype == np.float32 and stack.min() == 0 and stack.max() <= 1
+    )
+    for place, contrast in enumerate(("t1", "t1ce", "t2", "flair")):
+        expected = given if contrast == "t2" else (slices.images(indices, contrast) + 1) / 2
+        assert np.array_equal(stack[:, place], expected)
+
+
+def test_dice_by_hand():
+    true = np.zeros((2, 2, 3), np.uint8)
+    true[0, 0] = (1, 1, 2)
+    true[1, 0] = (1, 0, 0)
+    predicted = np.zeros_like(true)
+    predicted[0, 0] = (1, 2, 2)
+    predicted[1, 1] = (0, 0, 3)  # a class that the truth does not have
+    found = unet.dice(predicted, true).set_index("region")
+    assert list(found.index) == ["whole", "necrotic", "oedema", "enhancing"]
+    assert found.dice["whole"] == pytest.approx(2 * 3 / (4 + 4))  # over the stack; the mean of slices is 0.43
+    assert found.dice["necrotic"] == pytest.approx(2 * 1 / (1 + 3))
+    assert found.dice["oedema"] == pytest.approx(2 * 1 / (2 + 1))
+    assert np.isnan(found.dice["enhancing"]) and found.invented["enhancing"] == 1
+    assert found.invented[:3].isna().all()
+    assert unet.dice(true, 0 * true).invented.tolist() == [4, 3, 1, 0]
+
+
+def test_prediction_does_not_depend_on_the_batch(rng):
+    network = unet.build(TINY).eval()
+    inputs = rng.random((5, 4, 32, 32), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(inputs)).argmax(1).numpy()
+    assert np.array_equal(unet.predict(network, inputs, batch=2), expected) and len(np.unique(expected)) > 1
+
+
+def test_weights_follow_from_the_seed_and_leave_the_global_state_alone():
+    before = torch.get_rng_state()
+    first, again, other = (
+        weights(unet.build(unet.Recipe(channels=(8, 16), seed=seed))) for seed in (1, 1, 2)
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_features_are_the_bottleneck_averaged_over_positions(rng):
+    network, seen = unet.build(unet.RECIPES["smoke"]).eval(), {}
+    bottom = network.model[1].submodule[1].submodule  # three levels: the third is the bottom
+    bottom.register_forward_hook(lambda module, x, y: seen.update(y=y))
+    features = unet.Features(network)
+    x = torch.from_numpy(rng.random((3, 4, 32, 32), dtype=np.float32))
+    with torch.no_grad():
+        network(x)
+        assert torch.allclose(features(x), seen["y"].mean(dim=(2, 3)))
+    assert features.num_features == 32 and "32 features" in features.label
+
+
+def test_it_learns_keeps_the_best_epoch_and_looks_at_no_test_subject(prepared):
+    network = unet.train("smoke", TINY)  # there is no test split
+    log = pd.read_csv(unet.folder("smoke") / "training.csv")
+    assert len(log) == TINY.epochs and log.chosen.sum() == 1 and not network.training
+    assert log.loss.iloc[-1] < 0.7 * log.loss.iloc[0]
+    assert log.dice[log.chosen].item() == log.dice.max() > 0.5
+    scores = unet.score(network, dataset.open_slices(prepared, "val"))
+    assert scores.dice[scores.region == "whole"].mean() == pytest.approx(log.dice.max())
+
+
+def test_a_network_is_kept_until_recipe_or_data_change(cohort, prepared, monkeypatch):
+    epochs, real = [], unet._epoch
+    monkeypatch.setattr(unet, "_epoch", lambda *args: epochs.append(len(args[3])) or real(*args))
+    first = weights(unet.train("smoke", TINY))
+    ill = sum(unet.ill(dataset.open_slices(prepared, "train")))
+    assert (
+        epochs == [ill + round(ill / 2)] * TINY.epochs or epochs == [12] * TINY.epochs
+    )  # and some without tumour
+    assert torch.equal(weights(unet.train("smoke", TINY)), first) and len(epochs) == 6
+    file = unet.folder("smoke") / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:100])  # damaged
+    assert torch.equal(weights(unet.train("smoke", TINY)), first) and len(epochs) == 12  # bit by bit
+    short = unet.Recipe(channels=(8, 16), residual_units=1, epochs=1)
+    unet.train("smoke", short)
+    assert len(epochs) == 13
+    cohort(train=[tumour()], val=[0 * tumour()])
+    unet.train("smoke", short)
+    assert len(epochs) == 14
+    log = pd.read_csv(unet.folder("smoke") / "training.csv")
+    assert log.dice.isna().all() and log.chosen.tolist() == [True]  # without tumours the last epoch counts
+
+
+def test_an_interrupted_training_leaves_nothing_behind(prepared, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unet, "_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        unet.train("smoke", TINY)
+    assert not (unet.folder("smoke") / "weights.safetensors").exists()
+
+
+def test_images_and_masks_are_mirrored_together(prepared, monkeypatch):
+    import monai.losses
+
+    slices = dataset.open_slices(prepared, "train")
+    order, seen = np.flatnonzero(unet.ill(slices)), []
+    loss = lambda x, y: (seen.append((x.detach()[:, 0], y[:, 0])), x.mean())[1]  # noqa: E731
+    monkeypatch.setattr(monai.losses, "DiceCELoss", lambda **options: loss)
+    network = nn.Conv2d(4, 1, 1)  # passes FLAIR on
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([0.0, 0, 0, 1]).reshape(1, 4, 1, 1)), network.bias.zero_()
+    frozen = torch.optim.SGD(network.parameters(), lr=0.0)
+    unet._epoch(network, frozen, slices, order, len(order), np.random.default_rng(0))
+    ((x, y),) = seen
+    flair = torch.from_numpy(unet.images(slices, order)[:, 3])
+    true = torch.from_numpy(np.minimum(slices.lesion(order), 3)).long()
+    same, turned = ((x == f).flatten(1).all(1) for f in (flair, flair.flip(2)))
+    assert 0 < same.sum() < len(order) and (same | turned).all() and not (same & turned).any()
+    assert torch.equal(y, torch.where(turned[:, None, None], true.flip(2), true))
+
+
+def test_without_tumours_there_is_nothing_to_learn(cohort):
+    cohort(train=[0 * tumour()], val=[tumour()])
+    with pytest.raises(MudiffError, match="no training subject has a tumour"):
+        unet.train("smoke", TINY)
+
+
+@pytest.mark.parametrize("labels", [(2, 3, 4), (2, 1, 7)])
+def test_labels_of_other_conventions_are_refused(cohort, labels):
+    cohort(train=[tumour(labels)], val=[tumour()])
+    with pytest.raises(MudiffError, match=r"Brats18_train0_1: the mask has labels .*; expected 1"):
+        unet.train("smoke", TINY)
+
+
+def test_newer_names_of_labels_are_the_same_classes(prepared):
+    slices = dataset.open_slices(prepared, "train")
+    old, new = (unet.truth(slices, subject) for subject in slices.subjects)
+    assert set(np.unique(old)) == set(np.unique(new)) == {0, 1, 2, 3}
+
+
+def test_every_profile_has_a_recipe_that_its_slices_can_be_halved_for():
+    assert unet.RECIPES.keys() == profiles.PROFILES.keys()
+    for name, recipe in unet.RECIPES.items():
+        assert profiles.preparation(name, "brats").image_size % 2 ** (len(recipe.channels) - 1) == 0
