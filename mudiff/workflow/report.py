@@ -179,52 +179,42 @@ def build(profile: str, figures: Path | None = None) -> Path:
 
 def _menu(pages: dict[str, str], here: str) -> str:
     """Return the links to all pages; those of one notebook, a page for each of its jobs, under one heading."""
-    groups: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[str, list[str]] = {}
     for stem in sorted(pages, key=lambda stem: (pages[stem] != "index.html", stem)):
-        notebook, *job = re.split(rf"_(?=(?:{'|'.join(datasets.DATASETS)})(?:_|$))", stem, maxsplit=1)
-        groups.setdefault(notebook, []).append((stem, _job_words("".join(job))))
-
-    def link(stem: str, words: str) -> str:
-        """Return the link to a page, marked if it is the present one."""
-        current = ' aria-current="page"' if stem == here else ""
-        return f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>'
-
+        groups.setdefault(_split(stem)[0], []).append(stem)
     parts = []
-    for notebook, copies in groups.items():
+    for notebook, stems in groups.items():
         number, _, name = notebook.partition("_")
-        words = f"{number} {name[:1].upper()}{name[1:].replace('_', ' ')}"
-        if len(copies) == 1:
-            parts.append(link(copies[0][0], " ".join(filter(None, (words, copies[0][1])))))
-            continue
-        shown = " open" if here in [stem for stem, _ in copies] else ""
-        inner = "".join(link(*copy) for copy in copies)
-        parts.append(f"<details{shown}><summary>{words}</summary>{inner}</details>")
+        heading = f"{number} {name.replace('_', ' ').capitalize()}"
+        links = []
+        for stem in stems:
+            current = ' aria-current="page"' if stem == here else ""
+            words = _split(stem)[1] if len(stems) > 1 else heading
+            links.append(f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>')
+        if len(stems) > 1:
+            shown = " open" if here in stems else ""
+            links = [f"<details{shown}><summary>{heading}</summary>", *links, "</details>"]
+        parts += links
     return "\n".join(parts)
 
 
-def _job_words(job: str) -> str:
-    """Return dataset, target and method of a page's name as they are written in texts."""
-    names = (
-        {name: dataset.label for name, dataset in datasets.DATASETS.items()}
-        | datasets.LABELS
-        | datasets.METHODS
-    )
-    for name in datasets.DATASETS:  # names may hold the mark between the words
-        if job == name or job.startswith(f"{name}_"):
-            return " ".join([names[name], *(names.get(p, p) for p in job[len(name) + 1 :].split("_") if p)])
-    return job
+def _split(stem: str) -> tuple[str, str]:
+    """Return the notebook of an executed copy, and its job as texts write it: 02_training_brats_t1 -> BraTS T1."""
+    notebook, *job = re.split(rf"_(?=(?:{'|'.join(datasets.DATASETS)})(?:_|$))", stem, maxsplit=1)
+    names = {name: cohort.label for name, cohort in datasets.DATASETS.items()}
+    names |= datasets.LABELS | datasets.METHODS
+    return notebook, " ".join(names.get(part, part) for part in "".join(job).split("_"))
 
 
 def _relink(body: str, pages: dict[str, str]) -> str:
     """Point links to notebooks at their pages, and file names of the gallery at the files."""
 
-    def notebook(match: re.Match) -> str:
-        """Return the link to the page of a notebook."""
+    def page_of(match: re.Match) -> str:
         stem = Path(urllib.parse.unquote(match[1])).stem
         copies = [page for other, page in pages.items() if other == stem or other.startswith(stem + "_")]
-        return f'href="{copies[0]}"' if copies else 'href="index.html"'
+        return f'href="{(copies or ["index.html"])[0]}"'
 
-    body = re.sub(r'href="([^":]+\.ipynb)"', notebook, body)
+    body = re.sub(r'href="([^":]+\.ipynb)"', page_of, body)
     return re.sub(r'<code class="file">([^<]+)</code>', r'<a href="figures/\1">\1</a>', body)
 
 
