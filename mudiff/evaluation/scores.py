@@ -12,6 +12,7 @@ import pandas as pd
 from mudiff import paths
 from mudiff.cache import file_hash, kept
 from mudiff.data import dataset, datasets
+from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.settings import Settings
@@ -227,7 +228,7 @@ def example(slices: dataset.Slices, target: str, subject: str, folders: Mapping[
     place = int(np.flatnonzero(slices.subject(subject) == index)[0])
     truth = (slices.images([index], target)[0] + 1) / 2
     brain, lesion = slices.brain([index])[0], slices.lesion([index])[0]
-    widened = metrics.lesion_mask(lesion, datasets.dataset(slices.info["settings"]["dataset"]).dilate)
+    widened = lesion_mask(lesion, datasets.dataset(slices.info["settings"]["dataset"]).dilate)
     synthetic = {name: sample.read_synthetic(folder, subject)[place] for name, folder in folders.items()}
     ssim = {
         name: tuple(metrics.masked_protocol(truth, image, mask)["ssim"] for mask in (brain, widened))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from mudiff.analyses.attention import ZONES, variants_of, zones
-from mudiff.data import motion, prepare
+from mudiff.data import motion
+from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
@@ -122,7 +123,7 @@ class Explorer:
         Of all syntheses; equal noise with and without a change, so that the change alone makes the difference.
     """
 
-    def __init__(self, method: Method, slices: prepare.Slices, mover: Mover = move, seed: int = 0) -> None:
+    def __init__(self, method: Method, slices: Slices, mover: Mover = move, seed: int = 0) -> None:
         self.method, self.slices, self.mover, self.seed = method, slices, mover, seed
         self.names = method.settings.conditions
         self.variants = tuple(variants_of(method))

@@ -13,6 +13,8 @@ import pandas as pd
 
 from mudiff import paths
 from mudiff.data import datasets
+from mudiff.data.dataset import open_slices
+from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.evaluation import old_tables as tables
@@ -25,7 +27,7 @@ from mudiff.training import profiles
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mudiff.data.prepare import Slices
+    from mudiff.data.dataset import Slices
 
 __all__ = [
     "WINDOWS", "caption", "examples", "examples_of", "fig1a", "fig1d", "fig3a", "fig3b", "loss_curves", "montage",
@@ -50,8 +52,6 @@ def subject_counts(profile: str) -> pd.DataFrame:
     MudiffError
         If no dataset is prepared.
     """
-    from mudiff.data import prepare
-
     counts = {}
     for name in dict.fromkeys(dataset for dataset, _ in tables.prepared_runs(profile)) | dict.fromkeys(
         name for name in datasets.DATASETS if paths.prepared(profile, name).is_dir()
@@ -60,7 +60,7 @@ def subject_counts(profile: str) -> pd.DataFrame:
         counts[name] = {}
         for split in ("train", "val", "test"):
             try:
-                counts[name][split] = len(prepare.open_slices(folder, split).subjects)
+                counts[name][split] = len(open_slices(folder, split).subjects)
             except MudiffError:  # a manifest may leave a split empty
                 counts[name][split] = 0
     return pd.DataFrame.from_dict(counts, orient="index")
@@ -95,13 +95,11 @@ def examples(profile: str, dataset: str, first: int = 0, count: int = 1) -> list
     MudiffError
         If data or a run is missing, or the profile has no task on the dataset.
     """
-    from mudiff.data import prepare
-
     every = profiles.profile(profile).runs
     chosen = {target: methods for (name, target), methods in every.items() if name == dataset}
     if not chosen:
         raise MudiffError(f"profile {profile} has no task on dataset {dataset!r}; choose another dataset.")
-    slices = prepare.open_slices(paths.prepared(profile, dataset), "test")
+    slices = open_slices(paths.prepared(profile, dataset), "test")
     return examples_of(
         slices,
         dataset,
@@ -146,7 +144,7 @@ def examples_of(
             here = indices[place : place + 1]
             synthetic = {m: sample.read_synthetic(folder(target, m), subject)[place] for m in methods}
             truth = (slices.images(here, target)[0] + 1) / 2  # [-1, 1] -> [0, 1]
-            masks = slices.brain(here)[0], metrics.lesion_mask(slices.lesion(here)[0])
+            masks = slices.brain(here)[0], lesion_mask(slices.lesion(here)[0])
             rows.append(_example(dataset, target, truth, synthetic, masks))
     return rows
 
@@ -159,7 +157,7 @@ def _example(
     masks: tuple[np.ndarray, np.ndarray],
 ) -> Example:
     brain, lesion = masks
-    dilated = metrics.lesion_mask(lesion, datasets.dataset(dataset).dilate)
+    dilated = lesion_mask(lesion, datasets.dataset(dataset).dilate)
     ssim = {
         method: tuple(metrics.masked_protocol(truth, image, mask)["ssim"] for mask in (brain, dilated))
         for method, image in synthetic.items()

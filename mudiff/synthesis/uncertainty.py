@@ -15,7 +15,9 @@ import torch
 
 from mudiff import paths
 from mudiff.cache import RECIPE_VERSION
-from mudiff.data import datasets, prepare
+from mudiff.data import datasets
+from mudiff.data.dataset import Slices, open_slices
+from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.evaluation import old_tables as tables
@@ -82,7 +84,7 @@ def draw(
             f"slices = {per_subject}, samples = {count}: expected 1 slice and 4 samples or more."
         )
     method = runs.load(run, runs.default_device())
-    test = prepare.open_slices(prepared, "test")
+    test = open_slices(prepared, "test")
     rows = np.concatenate([_spread(test.subject(subject), per_subject) for subject in test.subjects])
     weights = hashlib.sha256((Path(run) / "weights.safetensors").read_bytes()).hexdigest()
     parts = (weights, test.info["data_hash"], rows.tolist(), count, RECIPE_VERSION)
@@ -94,7 +96,7 @@ def draw(
             np.save(file, values, allow_pickle=False)
     values = np.load(path, allow_pickle=False).astype(TYPE) / 65535  # (1 + N, n, S, S)
     truth = (test.images(rows, method.settings.target) + 1) / 2
-    lesion = np.stack([metrics.lesion_mask(mask) for mask in test.lesion(rows)])
+    lesion = np.stack([lesion_mask(mask) for mask in test.lesion(rows)])
     subject = test.index["subject"].to_numpy(str)[rows]
     return Draws(subject, truth, values[0], values[1:], test.brain(rows) > 0, lesion)
 
@@ -105,7 +107,7 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.unique(places.round().astype(int))]
 
 
-def _draw(method: runs.Method, test: prepare.Slices, rows: np.ndarray, count: int) -> np.ndarray:
+def _draw(method: runs.Method, test: Slices, rows: np.ndarray, count: int) -> np.ndarray:
     """Return the one-step prediction and the samples, float32 (1 + N, n, S, S) in [0, 1]."""
     from tqdm.auto import tqdm
 

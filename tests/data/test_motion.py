@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from mudiff.data import datasets, motion, prepare, volumes
 from mudiff.data import files as layouts
-from mudiff.data.slices import SLICE_ORDER
+from mudiff.data.slices import SLICE_ORDER, normalise, to_slices
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -287,12 +287,12 @@ def test_other_arrays_than_volumes_are_refused(brain):
 
 
 def test_a_stack_moves_as_its_volume_does(brain):
-    unit = volumes.normalise(brain, "minmax")
-    stack, _ = volumes.to_slices(unit, AFFINE, max(SHAPE[:2]))  # no resizing: padding alone
+    unit = normalise(brain, "minmax")
+    stack, _ = to_slices(unit, AFFINE, max(SHAPE[:2]))  # no resizing: padding alone
     movement = motion.draw("A", 2)
     wide = np.zeros((48, 48, 32), np.float32)
     wide[4:44] = unit
-    expected, _ = volumes.to_slices(motion.move(wide, AFFINE, movement), AFFINE, 48)
+    expected, _ = to_slices(motion.move(wide, AFFINE, movement), AFFINE, 48)
     moved = motion.move_stack(stack, movement, (2, 2, 2))
     np.testing.assert_allclose(moved, np.clip(expected, 0, 1), atol=1e-4)
     assert moved.dtype == np.float32 and error(moved, stack) > 1e-3

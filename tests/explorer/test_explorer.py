@@ -10,6 +10,7 @@ import torch
 
 from mudiff import explorer, paths
 from mudiff.data import prepare
+from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.explorer import state, widgets
@@ -51,7 +52,7 @@ def made(cohort, tmp_path, monkeypatch, write_subject, moved):
         moved.append((subject, strength, stack.shape, sides))
         return np.roll(stack, int(strength), axis=2)
 
-    return explorer.Explorer(method, prepare.open_slices(folder, "test"), mover)
+    return explorer.Explorer(method, open_slices(folder, "test"), mover)
 
 
 def change(view, **fields):

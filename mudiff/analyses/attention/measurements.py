@@ -15,7 +15,8 @@ from mudiff import paths
 from mudiff.analyses.attention.observation import DRAWS, Observation, heads, observe, open_run
 from mudiff.analyses.attention.regions import ZONES, native_weights, zones
 from mudiff.cache import RECIPE_VERSION
-from mudiff.data import prepare
+from mudiff.data import dataset
+from mudiff.data.dataset import Slices
 from mudiff.methods.base import Method
 from mudiff.model.diffusion import slice_seed
 
@@ -105,7 +106,7 @@ def _tidy(values: np.ndarray, **axes: object) -> pd.DataFrame:
     return pd.Series(values.ravel(), index, name="mean").dropna().reset_index()
 
 
-def chosen_slices(slices: prepare.Slices, most: int = MOST) -> np.ndarray:
+def chosen_slices(slices: Slices, most: int = MOST) -> np.ndarray:
     """Return the indices of test slices to measure: with a lesion; of a lesion-free set, any.
 
     Parameters
@@ -129,7 +130,7 @@ def chosen_slices(slices: prepare.Slices, most: int = MOST) -> np.ndarray:
 class _Batch:
     """Some test slices on the method's device, and sums over their zones."""
 
-    def __init__(self, method: Method, slices: prepare.Slices, indices: np.ndarray, seed: int) -> None:
+    def __init__(self, method: Method, slices: Slices, indices: np.ndarray, seed: int) -> None:
         device, settings = method.device, method.settings
         rows = slices.index.iloc[indices]
         self.names = list(rows["subject"])
@@ -163,7 +164,7 @@ class _Batch:
         return torch.einsum("bknyx,bzyx->bknz", stack, self.areas).double().cpu().numpy()
 
 
-def measure(method: Method, slices: prepare.Slices, most: int = MOST, seed: int = 0) -> Measurements:
+def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> Measurements:
     """Measure masks, maps and logits on the test slices of `chosen_slices`.
 
     The slices are taken in a seeded order, so that a batch mixes subjects as in training: the critic's
@@ -217,9 +218,7 @@ def _beside(pixels: np.ndarray, x: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), *(1,) * (x.ndim - 2), -1)
 
 
-def measured(
-    profile: str, run: Path, slices: prepare.Slices, most: int = MOST, seed: int = 0
-) -> Measurements:
+def measured(profile: str, run: Path, slices: Slices, most: int = MOST, seed: int = 0) -> Measurements:
     """Return `measure` of a run, kept under ``analyses/attention`` while weights, data, recipe and code stay.
 
     Raises
@@ -234,7 +233,7 @@ def measured(
         *(Path(__file__).with_name(f"{name}.py") for name in ("observation", "measurements", "regions")),
     ]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    slices_hash = prepare.check(prepared, method.settings.preparation())
+    slices_hash = dataset.check(prepared, method.settings.preparation())
     # The recipe stands for the code of networks, critic and diffusion.
     key = json.dumps([RECIPE_VERSION, *digests, slices_hash, most, seed, DRAWS])
     path = paths.analysis(profile, "attention") / f"{method.settings.run_name}.npz"

@@ -10,7 +10,8 @@ from mudiff.analyses.attention import words
 from mudiff.analyses.attention.measurements import KINDS, Measurements
 from mudiff.analyses.attention.observation import Observation, observe, variants_of
 from mudiff.analyses.attention.regions import ZONES, reach, zones
-from mudiff.data import datasets, prepare
+from mudiff.data import datasets
+from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import old_tables as tables
 from mudiff.methods.base import Method
@@ -29,14 +30,14 @@ LEVELS = 12
 _GREY, _NOTE = "0.35", 7
 
 
-def example(slices: prepare.Slices, subject: str | None = None) -> int:
+def example(slices: Slices, subject: str | None = None) -> int:
     """Return the index of a subject's (by default the first's) slice with the largest lesion, or its middle one."""
     own = slices.subject(subject or slices.subjects[0])
     area = (slices.lesion(own) > 0).sum(axis=(1, 2))
     return int(own[area.argmax() if area.any() else len(own) // 2])
 
 
-def look(method: Method, slices: prepare.Slices, index: int, seed: int = 0) -> list[Observation]:
+def look(method: Method, slices: Slices, index: int, seed: int = 0) -> list[Observation]:
     """Return all steps of one slice, with the noise that it had in `measure`."""
     row = slices.index.iloc[index]
     read = lambda name: torch.from_numpy(slices.images([index], name)).to(method.device)  # noqa: E731
@@ -66,7 +67,7 @@ def outline(axis: "Axes", lesion: np.ndarray) -> None:
 
 def fig5a(
     method: Method,
-    slices: prepare.Slices,
+    slices: Slices,
     m: Measurements,
     profile: str,
     index: int | None = None,
@@ -118,9 +119,7 @@ def fig5a(
     return figure
 
 
-def _relative_maps(
-    method: Method, slices: prepare.Slices, index: int, t: int
-) -> dict[str, list[np.ndarray | None]]:
+def _relative_maps(method: Method, slices: Slices, index: int, t: int) -> dict[str, list[np.ndarray | None]]:
     """Return kind -> one map per condition, divided by its mean elsewhere in the brain; NaN outside the brain."""
     if not 0 <= t < method.schedule.steps:
         raise MudiffError(f"Fig. 5a: t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
@@ -203,7 +202,7 @@ def _note(axis: "Axes", text: str) -> None:
 
 
 def fig5b(
-    method: Method, slices: prepare.Slices, m: Measurements, profile: str, index: int | None = None
+    method: Method, slices: Slices, m: Measurements, profile: str, index: int | None = None
 ) -> "Figure":
     """Draw Fig. 5b: the attentive masks of both networks at each step, and where in the brain they are high.
 
@@ -252,7 +251,7 @@ def _convolution_words(method: Method) -> str:
 
 
 def _masks(
-    figure: "SubFigure", method: Method, slices: prepare.Slices, index: int, steps: Sequence[Observation]
+    figure: "SubFigure", method: Method, slices: Slices, index: int, steps: Sequence[Observation]
 ) -> None:
     """Draw a row per step: the masks of each network over its prediction, in the brain."""
     lesion, brain, size = slices.lesion([index])[0] > 0, slices.brain([index])[0], slices.image_size
