@@ -1,0 +1,296 @@
+"""What F1 and F2 learn from each other: how alike their layers are, and their predictions apart and averaged."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mudiff import cache, paths
+from mudiff.data import datasets
+from mudiff.data.dataset import Slices, check, open_slices
+from mudiff.data.masks import lesion_mask
+from mudiff.errors import MudiffError
+from mudiff.evaluation import cka, metrics
+from mudiff.methods.base import Method, build
+from mudiff.model.diffusion import SliceNoise, slice_seed
+from mudiff.model.generators import StructureNetwork, TextureNetwork
+from mudiff.synthesis import sample
+from mudiff.training import runs
+
+PARTS = ("input", "encoder", "decoder", "output")
+"""Parts of a network: f_c that enters H; the encoder with the middle; the decoder; the prediction of x_0."""
+
+WHITE = 65535
+"""The kept value of intensity 1."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of MU-Diff with its test slices.
+
+    What is computed is kept in `folder`; `key` is what it depends on, the hashes of weights and data.
+    """
+
+    run: Path
+    method: Method
+    slices: Slices
+    folder: Path
+    key: tuple[str, str]
+
+
+def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method: str = "mudiff") -> Trained:
+    """Open a run; `method` may name a variant, such as ``mudiff_abl4``.
+
+    Raises
+    ------
+    MudiffError
+        If the run is missing or has no pair of networks, or the slices are missing or prepared otherwise.
+    """
+    run = paths.run(profile, f"{dataset}_{target}_{method}")
+    loaded = runs.load(run, runs.default_device())
+    if getattr(loaded, "f1", None) is None or getattr(loaded, "f2", None) is None:
+        raise MudiffError(
+            f"run {run.name}: has no pair of networks F1 and F2; choose a run of mudiff with both."
+        )
+    prepared = paths.prepared(profile, dataset)
+    data = check(prepared, loaded.settings.preparation())
+    key = (cache.file_hash(run / "weights.safetensors"), data)
+    folder = paths.analysis(profile, "mutual") / run.name
+    return Trained(run, loaded, open_slices(prepared, "test"), folder, key)
+
+
+# Layers
+
+
+class Layer(NamedTuple):
+    """A layer of F1 or F2: its part of the network, its short name, and where its features are found."""
+
+    part: str
+    name: str
+    module: nn.Module
+    take: Callable[[tuple, Any], Tensor] = lambda _, result: result  # from the module's arguments and result
+
+
+def layers(network: StructureNetwork | TextureNetwork) -> list[Layer]:
+    """Return the layers of F1 or F2 in the order of the computation.
+
+    ``enc 2.1`` is the first residual block of the encoder's second level (with its attention, if any), ``down 2``
+    the way down from there with the input pyramid, ``mid`` the blocks between, ``dec`` and ``up`` the way back.
+    """
+    h = network.encoder_decoder
+    found = [Layer("input", "f_c", h, lambda arguments, _: arguments[0])]  # Eqs. 9 and 18
+    for k, level in enumerate(h.encoder, start=1):
+        blocks = level.blocks if level.attention is None else level.attention
+        found += [Layer("encoder", f"enc {k}.{b}", block) for b, block in enumerate(blocks, start=1)]
+        if level.down is not None:
+            found.append(Layer("encoder", f"down {k}", level, lambda _, result: result[0]))
+    middle = {"mid 1": h.middle1, "mid att": h.middle_attention, "mid 2": h.middle2}
+    found += [Layer("encoder", name, module) for name, module in middle.items()]
+    for k, level in zip(range(len(h.decoder), 0, -1), h.decoder, strict=True):
+        blocks = {f"dec {k}.{b}": block for b, block in enumerate(level.blocks, start=1)}
+        after = {f"att {k}": level.attention, f"up {k}": level.up}
+        found += [Layer("decoder", n, m) for n, m in (blocks | after).items() if m is not None]
+    return [*found, Layer("output", "x^p", h)]
+
+
+def layer_features(network: nn.Module, *given: Tensor) -> Tensor:
+    """Return the features of each of a network's L `layers` in one forward pass, (B, L, B) by `cka.factor`."""
+    watched, found = layers(network), {}
+
+    def keep(layer: Layer) -> Callable:
+        def hook(_: nn.Module, arguments: tuple, result: Any) -> None:
+            # Reduced at once: features of all layers at full size would fill the memory.
+            found[layer.name] = cka.factor(layer.take(arguments, result))
+
+        return hook
+
+    handles = [layer.module.register_forward_hook(keep(layer)) for layer in watched]
+    try:
+        network(*given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([found[layer.name] for layer in watched], dim=1)
+
+
+def inputs(
+    method: Method, slices: Slices, indices: np.ndarray, t: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what both networks get at step t: x_t (from the true target by Eq. 6), conditions, t and z."""
+    rows, settings = slices.index.iloc[indices], method.settings
+    seeds = [slice_seed(seed, "cka", t, s, z) for s, z in zip(rows.subject, rows["slice"], strict=True)]
+    noise = SliceNoise(seeds, method.device)
+    x_0 = torch.from_numpy(slices.images(indices, settings.target)[:, None]).to(method.device)
+    y = np.stack([slices.images(indices, c) for c in settings.conditions], axis=1)
+    steps = torch.full((len(indices),), t, device=method.device)
+    x_t = method.schedule.q_sample(x_0, steps + 1, noise.normal(*x_0.shape[1:]))
+    return x_t, torch.from_numpy(y).to(method.device), steps, noise.normal(settings.latent)
+
+
+@torch.inference_mode()
+def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int = 0) -> pd.DataFrame:
+    """Compute CKA between the layers of F1 and F2, part by part.
+
+    Both get the same `inputs`; F2 also gets F1's prediction from them.
+
+    Parameters
+    ----------
+    method, slices
+        A run of MU-Diff and prepared slices.
+    t : int
+        Time step 0 .. T-1.
+    count : int
+        Slices that are drawn (fewer where there are fewer), in minibatches of `cka.BATCH`.
+    seed : int
+        Seed of the choice and of the noise.
+
+    Returns
+    -------
+    DataFrame
+        One row per pair of layers of one part: part, f1, f2 (names), cka, t, slices (that were used).
+
+    Raises
+    ------
+    MudiffError
+        If t is no step of the run, or there are fewer than four slices.
+    """
+    if not 0 <= t < method.schedule.steps:
+        raise MudiffError(f"t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
+    chosen = np.random.default_rng(seed).permutation(len(slices))[
+        : max(count, 0)
+    ]  # mixes subjects and heights
+    if len(chosen) < 4:
+        raise MudiffError(f"CKA of {len(chosen)} slices: it takes 4 or more.")
+    batch = min(cka.BATCH, len(chosen))
+    chosen = chosen[: len(chosen) // batch * batch]
+    first, second = [], []
+    for part in chosen.reshape(-1, batch):
+        given = inputs(method, slices, part, t, seed)
+        first.append(layer_features(method.f1, *given))
+        second.append(layer_features(method.f2, *given, method.f1(*given)))
+    matrix = cka.alignment(torch.cat(first), torch.cat(second), batch)
+    return pd.DataFrame(
+        {
+            "part": a.part,
+            "f1": a.name,
+            "f2": b.name,
+            "cka": float(matrix[i, j]),
+            "t": t,
+            "slices": len(chosen),
+        }
+        for i, a in enumerate(layers(method.f1))
+        for j, b in enumerate(layers(method.f2))
+        if a.part == b.part
+    )
+
+
+def compare_steps(
+    trained: Trained, steps: Sequence[int], count: int = 64, untrained: bool = False
+) -> pd.DataFrame:
+    """Return `compare` of several steps, kept; `untrained`: of the random weights that the run's seed draws."""
+
+    def compute() -> pd.DataFrame:
+        method = trained.method
+        if untrained:
+            method = build(method.settings).to(method.device).eval()
+        return pd.concat([compare(method, trained.slices, t, count) for t in steps], ignore_index=True)
+
+    path = trained.folder / f"cka{'_untrained' if untrained else ''}.csv"
+    return cache.kept(path, compute, *trained.key, list(steps), count)
+
+
+# Predictions
+
+
+def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
+    """Return f1, f2 (predictions of the last step) and mutual (the result) of a test subject, kept.
+
+    Each is float32 (n, S, S) in [0, 1]. All come from one trajectory, that of the synthetic slices.
+    """
+
+    def compute() -> dict[str, np.ndarray]:
+        last: list[list[Tensor]] = []
+
+        def keep(step: dict[str, Any]) -> None:
+            if step["t"] == 0:
+                last.append([step["x_p1"], step["x_p2"]])
+
+        here = trained.slices.subject(subject)
+        mutual = sample.sample_slices(trained.method, trained.slices, here, callback=keep)
+        pair = (torch.cat(x)[:, 0].float().cpu().numpy() / 2 + 0.5 for x in zip(*last, strict=True))
+        images = dict(zip(("f1", "f2", "mutual"), (*pair, mutual), strict=True))
+        return {name: np.round(x * WHITE).astype(np.uint16) for name, x in images.items()}
+
+    found = cache.kept(trained.folder / "predictions" / f"{subject}.npz", compute, *trained.key, subject)
+    return {name: x.astype(np.float32) / WHITE for name, x in found.items()}
+
+
+def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return true slices (N, S, S) in [0, 1] and the masks of brain and lesion, of ISLES dilated as in Table 2."""
+    slices, settings = trained.slices, trained.method.settings
+    lesion = lesion_mask(slices.lesion(indices), datasets.dataset(settings.dataset).dilate)
+    return (slices.images(indices, settings.target) + 1) / 2, {
+        "brain": slices.brain(indices),
+        "lesion": lesion,
+    }
+
+
+def alone(method: Method, network: int) -> Method:
+    """Return the method with a sampler that follows network 1 or 2 in place of Eq. 31's average.
+
+    F2 still gets F1's prediction, which is one of its inputs. The weights are shared.
+    """
+    follower = copy.copy(method)
+    follower.predict = lambda *given: (method.predict(*given)[network - 1],)
+    return follower
+
+
+def scores(trained: Trained, every: int = 1, apart: bool = False) -> pd.DataFrame:
+    """Score the predictions of every test subject, protocol masked, kept.
+
+    Parameters
+    ----------
+    trained : Trained
+        The run.
+    every : int
+        1: all slices of a subject; k: every k-th.
+    apart : bool
+        Whether each network also samples alone, from the same noise.
+
+    Returns
+    -------
+    DataFrame
+        One row per prediction (f1, f2, mutual; "f1 alone", "f2 alone"), region (brain, lesion) and subject: psnr,
+        ssim, mae. NaN where a subject has no lesion.
+
+    Raises
+    ------
+    MudiffError
+        If `every` is below 1.
+    """
+    if every < 1:
+        raise MudiffError(f"every = {every}: choose 1 (all slices) or more.")
+    method, slices = trained.method, trained.slices
+
+    def compute() -> pd.DataFrame:
+        rows = []
+        for subject in slices.subjects:
+            here = slices.subject(subject)[::every]
+            images = {name: x[::every] for name, x in predictions(trained, subject).items()}
+            for network in (1, 2) if apart else ():
+                images[f"f{network} alone"] = sample.sample_slices(alone(method, network), slices, here)
+            real, masks = truth(trained, here)
+            for region, mask in masks.items():
+                for name, stack in images.items():
+                    row = {"prediction": name, "region": region, "subject": subject}
+                    rows.append(row | metrics.score_subject(real, stack, mask, "masked")[1])
+        return pd.DataFrame(rows)
+
+    path = trained.folder / f"scores{'_apart' if apart else ''}.csv"
+    return cache.kept(path, compute, *trained.key, every)

@@ -1,0 +1,296 @@
+"""The figures of mutual learning: Figs. 2b, 2c, 5c and 5d."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mudiff.data import datasets
+from mudiff.evaluation import cka, metrics, statistics, tables
+from mudiff.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+NAMES = {"f1": r"$\mathcal{F}_1$", "f2": r"$\mathcal{F}_2$", "mutual": "mutual"}
+"""Prediction -> its name in figures."""
+
+ANNOTATED = 12
+"""Layers of a heat map up to which its values can be read as numbers."""
+
+DIFFERENCE = 0.3
+"""Difference of intensities at which the colours of an error map end."""
+
+FEATURES = {
+    "f_i": "$f_{y_i}$ (Eq. 13)",
+    "f_j": "$f_{y_{i+1}}$ (Eq. 13)",
+    "f_ij": "$f_{(y_i,y_{i+1})}$ (Eq. 15)",
+    "f_w": "$f^w$ (Eq. 17)",
+}
+GATES = {"z_a": "$z^a$ (Eq. 14)", "z_b": "$z^b$ (Eq. 16)"}
+_LOSSES = {  # title -> the loss of a critic that guesses (1/3: one true image, two false), and log column -> label
+    "Supervised (Eq. 22)": (None, {"supervised_1": "$L_s^1$", "supervised_2": "$L_s^2$"}),
+    "Adversarial (Eq. 26)": (math.log(3), {"adversarial_1": "$L_c^1$", "adversarial_2": "$L_c^2$"}),
+    "Mask (Eq. 29)": (None, {"mask": "$L_m$"}),
+    "Critic (Eq. 27)": (math.log(3) + 2 * math.log(1.5), {"critic": "$L_{adv}$"}),
+}
+
+
+def matrix(frame: pd.DataFrame, part: str) -> pd.DataFrame:
+    """Return the CKA values of a part at one step: layers of F1 as rows, of F2 as columns, in their order."""
+    chosen = frame[frame.part == part]
+    return chosen.pivot(index="f1", columns="f2", values="cka").loc[chosen.f1.unique(), chosen.f2.unique()]
+
+
+def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 2b: CKA between all layers of both encoders, and of both decoders; below, of counterparts.
+
+    Parameters
+    ----------
+    frame, untrained : DataFrame
+        From `analyses.mutual.compare_steps`, one and the same step.
+    profile : str
+        Its name.
+    """
+    parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
+    side = max(2.6, 0.36 * min(ANNOTATED, max(map(len, parts.values()))))  # inches
+    t, slices = frame[["t", "slices"]].iloc[0]
+    with style.style():
+        figure = style.new_figure(2 * side + 1.6, side + 2.4)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(side + 0.7, 1.7))
+        axes = upper.subplots(1, 2)
+        for axis, (part, values) in zip(axes, parts.items(), strict=True):
+            image = _heat_map(axis, values)
+            axis.set(
+                title=part.capitalize(), xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}"
+            )
+        upper.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
+        axis = lower.subplots()
+        for name, line, mark in (("trained", frame, "o-"), ("untrained", untrained, "o:")):
+            line = line[line.f1 == line.f2]
+            axis.plot(range(len(line)), line.cka, mark, ms=3, lw=1.2, label=name,
+                      color=style.COLOURS[0] if name == "trained" else "0.5")  # fmt: skip
+        names = line.f1.replace({"f_c": "$f_c$", "x^p": "$x^p$"})
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7 if len(names) < 25 else 5)
+        for x in np.flatnonzero(line.part.to_numpy()[1:] != line.part.to_numpy()[:-1]) + 0.5:
+            axis.axvline(x, color="0.8", lw=0.8, zorder=0)
+        axis.set(ylabel="CKA of counterparts", ylim=(min(0, axis.get_ylim()[0]), 1.03))
+        axis.legend(ncols=2, loc="lower right")
+        text = (
+            f"CKA between the layers of {NAMES['f1']} and {NAMES['f2']} (Eq. 19): encoders with the middle, and "
+            "decoders, in the order of the computation; boxes mark counterparts. enc a.b, dec a.b: block b of "
+            "level a; down, up: the way to the next level; mid: what lies between. Below: counterparts from "
+            "the features $f_c$ that enter to the prediction $x^p$, and the same before training. Both "
+            f"networks get the same $x_t$, conditions, t and z; step t = {t} of the code, {t + 1} of the paper. "
+            f"torch-cka, unbiased, {slices} test slices in minibatches of {min(cka.BATCH, slices)}; values "
+            "below 0 have the colour of 0, and below 32 slices all are close to noise."
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
+def _heat_map(axis: "Axes", values: pd.DataFrame) -> object:
+    from matplotlib.patches import Rectangle
+
+    image = axis.imshow(values, cmap="viridis", vmin=0, vmax=1)
+    readable = len(values) <= ANNOTATED
+    axis.set_xticks(range(values.shape[1]), values.columns, rotation=90)
+    axis.set_yticks(range(len(values)), values.index)
+    axis.tick_params(length=0, labelsize=7 if readable else 5)
+    axis.spines[:].set_visible(False)
+    for (i, j), value in np.ndenumerate(values) if readable else ():
+        colour = "w" if value < 0.6 else "k"  # viridis is dark below
+        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
+    for k in range(len(values)):
+        axis.add_patch(Rectangle((k - 0.5, k - 0.5), 1, 1, fill=False, ec="w", lw=1.0))
+    return image
+
+
+def fig2c(
+    tau: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
+    log: pd.DataFrame,
+    steps: Sequence[Mapping[str, np.ndarray]],
+    truth: np.ndarray,
+    brain: np.ndarray,
+    target: str,
+    shown: str,
+    profile: str,
+) -> "Figure":
+    """Draw Fig. 2c: tau step by step, each loss term over training, and the averaged predictions of the T steps.
+
+    Parameters
+    ----------
+    tau : mapping of (str, str) to mapping of str to array (S, S)
+        Names of a pair of conditions -> the maps of `FEATURES` and `GATES`, means over the channels.
+    log : DataFrame
+        Lines of the run's log; empty where there is none.
+    steps : sequence of mapping
+        From the first step to the last: ``t`` (of the code), ``x_t`` and ``mean`` (of both predictions), in [0, 1].
+    truth, brain : array (S, S)
+        The true slice in [0, 1], and its brain.
+    target, shown, profile : str
+        The target, what the slice is (for the caption), and the profile.
+    """
+    with style.style():
+        heights = [1.35 * len(tau) + 0.35, 2.0, 2.75]
+        figure = style.new_figure(9.0, sum(heights))
+        upper, middle, lower = figure.subfigures(3, 1, height_ratios=heights)
+        _draw_tau(upper, tau, brain)
+        _draw_losses(middle, log)
+        _draw_steps(lower, steps, truth, brain, target)
+        text = (
+            f"{shown}. Top: tau of {NAMES['f2']} at the last step for every "
+            "pair of conditions, means over the channels, in the brain; all features have one scale. Middle: "
+            "each loss term over the training; dashed: a critic that guesses. Bottom: what enters each step, "
+            "and the error of the average of both predictions with its mean size in the brain (MAE); steps as "
+            f"the paper counts them. {style.ORIENTATION}"
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
+def _draw_tau(figure: "SubFigure", tau: Mapping, brain: np.ndarray) -> None:
+    axes = figure.subplots(len(tau), len(FEATURES) + len(GATES), squeeze=False)
+    inside = np.stack([maps[key][brain] for maps in tau.values() for key in FEATURES])
+    limits = dict.fromkeys(FEATURES, np.percentile(inside, (1, 99))) | dict.fromkeys(GATES, (0, 1))
+    for row, ((first, second), maps) in zip(axes, tau.items(), strict=True):
+        row[0].set_ylabel(f"i: {first}\ni + 1: {second}")
+        for axis, key in zip(row, limits, strict=True):
+            colours = "viridis" if key in FEATURES else "cividis"
+            low, high = limits[key]
+            axis.imshow(np.where(brain, maps[key], np.nan), cmap=colours, vmin=low, vmax=high)
+            style.bare(axis)
+            style.crop(axis, style.square(brain))
+    for axis, title in zip(axes[0], (FEATURES | GATES).values(), strict=True):
+        axis.set_title(title)
+    count = len(FEATURES)
+    for group, label in ((axes[:, :count], "features"), (axes[:, count:], "gates")):
+        figure.colorbar(group[0, 0].images[0], ax=list(group.ravel()), shrink=0.6, pad=0.02, label=label)
+
+
+def _draw_losses(figure: "SubFigure", log: pd.DataFrame) -> None:
+    axes = figure.subplots(1, len(_LOSSES))
+    for axis, (title, (guess, terms)) in zip(axes, _LOSSES.items(), strict=True):
+        shown = [name for name in terms if f"loss/{name}" in log]
+        for name, colour, line in zip(shown, (style.COLOURS[0], "k"), ("-", ":"), strict=False):
+            curve = log.dropna(subset=[f"loss/{name}"])
+            axis.plot(curve.epoch, curve[f"loss/{name}"], line, color=colour, lw=1.2, label=terms[name])
+        axis.set(title=title, xlabel="epoch", ylim=(0, 1.15 * max(axis.get_ylim()[1], guess or 0)))
+        if guess:
+            axis.axhline(guess, ls="--", lw=0.8, color="0.5", zorder=0)
+        axis.locator_params(nbins=4)
+        if shown:
+            axis.legend(fontsize=7, handlelength=1.6, loc="lower left")
+        else:
+            axis.text(0.5, 0.4, "not in the log", transform=axis.transAxes, ha="center", color="0.45")
+    axes[0].set_ylabel("loss")
+
+
+def _draw_steps(
+    figure: "SubFigure", steps: Sequence, truth: np.ndarray, brain: np.ndarray, target: str
+) -> None:
+    axes = figure.subplots(2, len(steps) + 1, squeeze=False)
+    for column, step in zip(axes.T, steps, strict=False):
+        error, t = step["mean"] - truth, step["t"] + 1
+        style.show(column[0], step["x_t"], target)
+        column[0].set_title(f"$x_{{{t}}}$")
+        bar = _draw_error(column[1], error)
+        column[1].set_title(f"t = {t}: MAE {np.abs(error[brain]).mean():.4f}", fontsize=8)
+    style.show(axes[0, -1], truth, target, "bottom")
+    axes[0, -1].set_title("truth")
+    style.show(axes[1, -1], steps[-1]["mean"], target)
+    axes[1, -1].set_title("$(x^{p_1}+x^{p_2})/2$, t = 1")
+    axes[1, 0].set_ylabel("average − truth")
+    for axis in axes.ravel():
+        style.crop(axis, style.square(brain))
+    figure.colorbar(bar, ax=list(axes[1]), shrink=0.8, pad=0.01, label="difference", extend="both")
+
+
+def _draw_error(axis: "Axes", error: np.ndarray) -> object:
+    style.bare(axis)
+    return axis.imshow(error, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)
+
+
+def fig5c(
+    rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target: str, profile: str
+) -> "Figure":
+    """Draw Fig. 5c: the predictions of both networks and the mutual one beside the truth, with their errors.
+
+    Parameters
+    ----------
+    rows : sequence of (str, four arrays (S, S), Square)
+        Label; truth, x^{p1}, x^{p2} and mutual in [0, 1]; what is shown of them.
+    target, profile : str
+        Names.
+    """
+    titles = ["truth", "$x^{p_1}$", "$x^{p_2}$", "mutual"]
+    titles += [f"{name} − truth" for name in titles[1:]]
+    with style.style():
+        figure = style.new_figure(8.6, 1.15 * len(rows) + 0.2)
+        axes = figure.subplots(len(rows), 7, squeeze=False)
+        for row, (label, images, view) in zip(axes, rows, strict=True):
+            for axis, image in zip(row, images, strict=False):
+                style.show(axis, image, target, "top" if axis is axes[0, 0] else "")
+            for axis, image in zip(row[4:], images[1:], strict=True):
+                errors = _draw_error(axis, image - images[0])
+            for axis in row:
+                style.crop(axis, view)
+            row[0].set_ylabel(label, fontsize=7)
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
+        figure.colorbar(errors, ax=list(axes[:, -1]), shrink=0.7, pad=0.03, label="difference", extend="both")
+        text = (
+            f"Predictions of {NAMES['f1']} and {NAMES['f2']} at the last step (t = 1 of the paper) of one "
+            f"trajectory, their average, the result (Eq. 31), and the truth: {datasets.LABELS[target]}, the "
+            "test slice with the largest lesion (the middle one of subjects without), and the lesion enlarged. "
+            f"Differences of normalised intensities. {style.ORIENTATION}"
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
+def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
+    """Draw Fig. 5d: how much better the mutual prediction is than that of each network, subject by subject.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        From `analyses.mutual.scores`.
+    profile : str
+        Its name.
+    """
+    regions = [region for region, part in scores.groupby("region") if part.mae.notna().any()]
+    with style.style():
+        figure = style.new_figure(8.6, 1.5 * len(regions))
+        axes = figure.subplots(len(regions), 3, squeeze=False)
+        for row, region in zip(axes, regions, strict=True):
+            for axis, metric in zip(row, metrics.METRICS, strict=True):
+                chosen = scores[scores.region == region]
+                wide = chosen.pivot(index="subject", columns="prediction", values=metric)[
+                    list(NAMES)
+                ].dropna()
+                _differences(axis, wide, metric)
+            row[0].set_ylabel(region)
+        text = (
+            "Mutual prediction minus that of each network, per subject (small marks), mean and 95 % interval "
+            f"(paired t, {scores.subject.nunique()} test subjects; none for one subject); for MAE the sign is "
+            "turned, so that right of 0 the mutual one is better. Titles: mean scores. All three come from one "
+            "trajectory, which both networks steered. Protocol masked."
+        )
+        left = "" if "lesion" in regions else " No test subject has a lesion."
+        style.caption(figure, text + left, tables.about(profile))
+    return figure
+
+
+def _differences(axis: "Axes", wide: pd.DataFrame, metric: str) -> None:
+    sign, places = statistics.SIGN[metric], 2 if metric == "psnr" else 4
+    found = {NAMES[name]: sign * (wide["mutual"] - wide[name]) for name in ("f1", "f2")}
+    style.dots(axis, {f"mutual − {name}": values for name, values in found.items()})
+    style.intervals(axis, pd.DataFrame([statistics.paired(values) for values in found.values()]))
+    means = ", ".join(f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
+    axis.set_title(means, fontsize=7.5)
+    axis.set_xlabel(("− " if sign < 0 else "") + style.AXES[metric])
+    axis.locator_params(axis="x", nbins=5)
