@@ -189,11 +189,11 @@ def _named(tables: Tables) -> list[tuple[str, pd.DataFrame]]:
     return [("", tables)] if isinstance(tables, pd.DataFrame) else list(tables.items())
 
 
-def markdown(tables: Tables, text: str) -> str:
-    """Return tables as Markdown, `text` as their caption; the index is the first column."""
+def markdown(tables: Tables, text: str, align: str = "--:") -> str:
+    """Return tables as Markdown, `text` as their caption; the index is the first column, `align` is of the others."""
     blocks = [text]
     for title, frame in _named(tables):
-        lines = [f"| {' | '.join([title, *frame.columns])} |", "|---|" + "--:|" * len(frame.columns)]
+        lines = [f"| {' | '.join([title, *frame.columns])} |", "|---|" + f"{align}|" * len(frame.columns)]
         lines += [f"| {' | '.join(map(str, row))} |" for row in frame.itertuples(name=None)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

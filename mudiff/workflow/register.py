@@ -5,13 +5,16 @@ python -m mudiff.workflow.register        # writes the register's part of DIFFER
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mudiff import paths
 from mudiff.errors import MudiffError
+from mudiff.evaluation import tables
 from mudiff.settings import Settings
 from mudiff.training import profiles
 
@@ -25,15 +28,13 @@ CHAPTERS = {
     "G": ("packaging", "Packaging"),
     "L": ("packaging", "Licence"),
 }
-"""Letter of an id -> the group that it belongs to, and the chapter's title."""
+"""Letter of an id -> what it concerns, and the chapter's title."""
 
 SEVERITIES = ("results", "method", "minor")
 """Changes a number or its meaning; matters to whoever writes the method anew; neither."""
 
 BEGIN, END = "<!-- register: begin -->", "<!-- register: end -->"
 """What stands in DIFFERENCES.md before and after the part that is made from the data."""
-
-_TEXTS = ("id", "severity", "paper", "code", "here")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Difference:
         One of `SEVERITIES`.
     paper, code, here : str
         What the paper says, what the released code does, what this package does.
-    fields : dict of str to tuple
+    fields : dict of str to (value, value)
         Field of `Settings` -> its value in variant ``released`` and in variant ``text``; empty where no field
         stands for the difference, and then `here` says why.
     """
@@ -58,20 +59,15 @@ class Difference:
     paper: str
     code: str
     here: str
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-
-    @property
-    def group(self) -> str:
-        """What it concerns: metrics, sampling, training, architecture, data or packaging."""
-        return CHAPTERS[self.id[0]][0]
+    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def setting(self) -> str:
         """The fields and their values as Markdown, ``released`` first; a dash where there is none."""
-        words = []
-        for name, (released, text) in self.fields.items():
-            other = "" if released == text else f" → {_value(text)}"
-            words.append(f"`{name}` {_value(released)}{other}")
+        words = [
+            f"`{name}` {_value(released)}" + ("" if released == text else f" → {_value(text)}")
+            for name, (released, text) in self.fields.items()
+        ]
         return "; ".join(words) or "–"
 
 
@@ -82,12 +78,7 @@ def _value(value: Any) -> str:
 
 
 def read(path: Path | None = None) -> list[Difference]:
-    """Return the register, in its order.
-
-    Parameters
-    ----------
-    path : Path, optional
-        The file; by default ``data_manifests/differences.toml``.
+    """Return the register, in its order; by default of ``data_manifests/differences.toml``.
 
     Raises
     ------
@@ -98,103 +89,56 @@ def read(path: Path | None = None) -> list[Difference]:
     path = Path(path or paths.manifests() / "differences.toml")
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["difference"]
-    except (OSError, ValueError, KeyError) as error:
+        register = [Difference(**entry) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MudiffError(f"{path}: cannot be read as the register ({error}); restore it from git.") from None
-    register = [_entry(path, entry) for entry in entries]
-    ids = [difference.id for difference in register]
-    for twice in sorted({name for name in ids if ids.count(name) > 1}):
-        raise MudiffError(f"{path}: {twice} is there {ids.count(twice)} times; keep one of them.")
-    for wrong in disagreements(register):
+    for wrong in problems(register):
         raise MudiffError(f"{path}: {wrong}; correct the register or mudiff/training/profiles.py.")
     return register
 
 
-def _entry(path: Path, entry: dict[str, Any]) -> Difference:
-    name = entry.get("id", "an entry without id")
-    if not re.fullmatch(rf"[{''.join(CHAPTERS)}]-[1-9]\d*", name):
-        raise MudiffError(
-            f"{path}: {name}: expected a letter of {''.join(CHAPTERS)} and a number, as in A-2."
-        )
-    texts = {key: entry.get(key, "") for key in _TEXTS}
-    unknown = entry.keys() - {*_TEXTS, "fields"}
-    missing = [key for key, text in texts.items() if not (isinstance(text, str) and text)]
-    if unknown or missing or texts["severity"] not in SEVERITIES:
-        wrong = ", ".join(sorted(unknown) or missing or ["severity"])
-        raise MudiffError(
-            f"{path}: {name}: check {wrong}; expected {', '.join(_TEXTS)} and, if wanted, fields."
-        )
-    pairs = entry.get("fields", {})
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs.values()):
-        raise MudiffError(f"{path}: {name}: each field has two values, of released and of text.")
-    return Difference(**texts, fields={key: tuple(pair) for key, pair in pairs.items()})
-
-
-def disagreements(register: Iterable[Difference]) -> list[str]:
-    """Return what the register says of the settings and is not so, as sentences without full stop."""
-    published = Settings().to_dict()
-    wrong = []
-    for difference in register:
-        for name, stated in difference.fields.items():
+def problems(register: Sequence[Difference]) -> Iterator[str]:
+    """Yield what is wrong with a register, above all what it says of the settings and is not so."""
+    ids, published = [one.id for one in register], Settings().to_dict()
+    for one in register:
+        if not re.fullmatch(rf"[{''.join(CHAPTERS)}]-[1-9]\d*", one.id) or ids.count(one.id) > 1:
+            yield f"{one.id}: expected a letter of {''.join(CHAPTERS)} and a number, as in A-2, each once"
+        if one.severity not in SEVERITIES:
+            yield f"{one.id}: severity is {one.severity!r}; expected one of {', '.join(SEVERITIES)}"
+        for name, stated in one.fields.items():
+            actual = [published.get(name), profiles.TEXT.get(name, published.get(name))]
             if name not in published:
-                wrong.append(f"{difference.id}: there is no setting {name!r}")
-                continue
-            actual = (published[name], profiles.TEXT.get(name, published[name]))
-            for variant, says, has in zip(("released", "text"), stated, actual, strict=True):
-                if (type(says), says) != (type(has), has):
-                    wrong.append(f"{difference.id}: {name} is {has!r} in variant {variant}, not {says!r}")
-    return wrong
-
-
-def undocumented(register: Iterable[Difference]) -> list[str]:
-    """Return the fields in which variant ``text`` differs from ``released`` and that no entry names."""
-    named = {name for difference in register for name in difference.fields}
-    return sorted(profiles.TEXT.keys() - named)
-
-
-# Rendering
+                yield f"{one.id}: there is no setting {name!r}"
+            elif [*map(repr, stated)] != [*map(repr, actual)]:  # 30 is not 30.0, and 0 is not False
+                yield f"{one.id}: {name} is {actual} in variants released and text, not {stated}"
 
 
 def markdown(register: Iterable[Difference]) -> str:
-    """Return differences as one Markdown table; ids of severity "results" are bold."""
-    lines = ["| id | paper | released code | setting: `released` → `text` | here |", "|---|---|---|---|---|"]
-    for one in register:
-        name = f"**{one.id}**" if one.severity == "results" else one.id
-        cells = (name, one.paper, one.code, one.setting, one.here)
-        lines.append(f"| {' | '.join('–' if cell == '-' else cell for cell in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def chapters(register: Iterable[Difference]) -> str:
-    """Return the whole register as Markdown, a table for each chapter."""
-    register = list(register)
-    blocks = []
+    """Return the register as Markdown, a table for each chapter; ids of severity "results" are bold."""
+    register, blocks = list(register), []
     for letter, (_, title) in CHAPTERS.items():
         part = [one for one in register if one.id[0] == letter]
         if part:
-            blocks.append(f"### {letter}. {title}\n\n{markdown(part)}")
+            columns = {
+                "paper": [one.paper for one in part],
+                "released code": [one.code for one in part],
+                "setting: `released` → `text`": [one.setting for one in part],
+                "here": [one.here for one in part],
+            }
+            names = [f"**{one.id}**" if one.severity == "results" else one.id for one in part]
+            frame = pd.DataFrame(columns, index=names).replace("-", "–")
+            blocks.append(tables.markdown({"id": frame}, f"### {letter}. {title}", align="---"))
     return "\n".join(blocks)
 
 
 def filled(document: str, register: Iterable[Difference]) -> str:
-    """Return a document with the register between `BEGIN` and `END`.
-
-    Raises
-    ------
-    MudiffError
-        If the document does not have both, once and in this order.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
+    """Return a document with the register between `BEGIN` and `END`, which it must have, once and in this order."""
+    parts = re.fullmatch(f"((?s:.*)){BEGIN}(?s:.*){END}((?s:.*))", document)
+    if parts is None or document.count(BEGIN) + document.count(END) != 2:
         raise MudiffError(f"DIFFERENCES.md: expected one line {BEGIN} and, below it, one line {END}.")
-    return f"{before}{BEGIN}\n\n{chapters(register)}\n{END}{after}"
-
-
-def main() -> None:
-    """Write the register's part of DIFFERENCES.md anew."""
-    path = paths.root() / "DIFFERENCES.md"
-    paths.write_text(path, filled(path.read_text(encoding="utf-8"), read()))
+    return f"{parts[1]}{BEGIN}\n\n{markdown(register)}\n{END}{parts[2]}"
 
 
 if __name__ == "__main__":
-    main()
+    document = paths.root() / "DIFFERENCES.md"
+    paths.write_text(document, filled(document.read_text(encoding="utf-8"), read()))

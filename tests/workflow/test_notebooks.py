@@ -65,7 +65,7 @@ def test_the_second_cell_holds_the_commented_parameters(path, book):
 
 
 def test_the_third_cell_imports_and_records_versions_and_settings(book):
-    assert "from mudiff import" in book.cells[2].source
+    assert "from mudiff" in book.cells[2].source
     assert "notebook.start(profile" in book.cells[2].source
 
 

@@ -1,0 +1,275 @@
+"""Effects of training, architecture and data: short trainings on phantoms, one setting changed in each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mudiff import paths
+from mudiff.cache import file_hash, kept
+from mudiff.data import dataset, manifests
+from mudiff.data.prepare import prepare
+from mudiff.evaluation import metrics
+from mudiff.phantoms import cohort
+from mudiff.settings import Preparation, Settings
+from mudiff.training import profiles
+
+DATASET, TARGET = "brats", "t1ce"
+"""The paper's task for all analyses."""
+
+SEED = 1024
+"""Of the base and of every change; repetitions count on from it."""
+
+_SIZES = {
+    "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 32, "critic_width": 4,
+    "critic_blocks": 5,  # 32 pixels can be halved five times
+    "batch_size": 4,
+    # As in profile demo, ten times the published: few steps must do, which limits what A-2 and A-4 show.
+    "learning_rate": 2e-3, "critic_learning_rate": 5e-4,
+    "validation_slices": 0, "checkpoint": "last",  # no choice that would differ between the settings compared
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured in a profile.
+
+    Attributes
+    ----------
+    subjects : tuple of int
+        Phantoms for training, validation and test.
+    slices : int
+        Middle slices of each.
+    spacing : float
+        Edge of the voxels in mm.
+    seeds, repeats : int
+        Trainings of the base, and of each change.
+    sizes : dict
+        Fields of `Settings` of every training.
+    changes : tuple of str
+        Which of `CHANGES` are trained; empty for all.
+    images : int
+        Test slices for the effects of metrics and sampling.
+    steps, step_images : int
+        E-4: how many sampling steps take the place of 4, and on how many slices.
+    """
+
+    subjects: tuple[int, int, int]
+    slices: int
+    spacing: float
+    seeds: int
+    repeats: int
+    sizes: Mapping[str, Any]
+    changes: tuple[str, ...] = ()
+    images: int = 24
+    steps: int = 1000
+    step_images: int = 4
+
+
+EXTENTS = {
+    "smoke": Extent(
+        (2, 1, 1), 2, 8.0, seeds=2, repeats=1, sizes=_SIZES | {"epochs": 2}, changes=("betas", "pair", "minmax"),
+        images=4, steps=20, step_images=1,
+    ),
+    "demo": Extent(
+        (8, 1, 4), 4, 5.0, seeds=4, repeats=1, sizes=_SIZES | {"epochs": 5}, images=12, steps=100,
+        changes=("betas", "constant", "no_r1", "channel_mean", "detached", "shuffled", "pair", "chain", "minmax"),
+    ),
+    "paper": Extent(
+        (16, 2, 8), 20, 3.0, seeds=5, repeats=3,
+        sizes=_SIZES | {"image_size": 64, "width": 16, "critic_width": 16, "critic_blocks": 6, "epochs": 5},
+    ),
+}  # fmt: skip
+"""Profile -> extent; any other profile has that of ``paper``."""
+
+
+class Change(NamedTuple):
+    """One departure from the base: id in the register, words, the fields of `Settings` of that difference alone."""
+
+    id: str
+    name: str
+    fields: Mapping[str, Any]
+
+
+CHANGES = {
+    "weights": Change(
+        "A-1", "loss weights of the README's figure", {"weight_supervised": 1.0, "weight_adversarial": 0.5}
+    ),
+    "betas": Change("A-2", "Adam β 0.1, 0.2", {"beta1": 0.1, "beta2": 0.2}),
+    "constant": Change("A-4", "constant learning rates", {"schedule": "constant"}),
+    "no_r1": Change("A-5", "no R1 penalty", {"r1_gamma": 0.0}),
+    "channel_mean": Change("C-1", "mask: mean over channels", {"mask": "channel_mean"}),
+    "trained_mask": Change("C-1", "mask: layer trained", {"mask": "trained"}),
+    "detached": Change("C-2", "masks detached", {"mask_detached": True}),
+    "shuffled": Change("C-8", "every epoch shuffled", {"order": "shuffled"}),
+    "pair": Change("D-2", "gates see the pair", {"gates": "pair"}),
+    "chain": Change("D-3", "pairs as a chain", {"pairs": "chain"}),
+    "minmax": Change("B-4", "min-max, on the base's scale", {"normalisation": "minmax"}),
+    "text": Change("A to D", "variant text as a whole", profiles.TEXT | {"variant": "text"}),
+}
+"""Name of the training's folder -> the change."""
+
+
+def extent(profile: str) -> Extent:
+    """Return how much is measured in a profile."""
+    return EXTENTS.get(profiles.profile(profile).name, EXTENTS["paper"])
+
+
+def folder(profile: str) -> Path:
+    """Return where phantoms, trainings and results lie."""
+    return paths.analysis(profile, "effects")
+
+
+def base_settings(profile: str) -> Settings:
+    """Return the settings that every change starts from: variant ``released``, small."""
+    chosen = extent(profile)
+    fields = {**chosen.sizes, "slices": chosen.slices, "seed": SEED, "validate_every": chosen.sizes["epochs"]}
+    return profiles.settings("paper", DATASET, TARGET, "mudiff", **fields)
+
+
+def prepared(profile: str, normalisation: str = "percentile") -> Path:
+    """Return the slices of the phantoms by either normalisation (B-4), made where they are missing."""
+    chosen = extent(profile)
+    manifest = cohort.write_cohort(
+        DATASET,
+        folder(profile) / "phantoms",
+        chosen.subjects,
+        spacing=chosen.spacing,
+        workers=1,
+        progress=False,
+    )
+    preparation = Preparation(DATASET, chosen.sizes["image_size"], chosen.slices, normalisation)
+    target = folder(profile) / "prepared" / normalisation
+    listed = manifests.read_manifest(DATASET, manifest)
+    prepare(preparation, manifest.parent, listed, target, workers=1, progress=False).check()
+    return target
+
+
+def train_one(profile: str, name: str = "base", repeat: int = 0) -> Path:
+    """Train the base or one of `CHANGES`, if that is not done yet, with seed `SEED` + `repeat`; return its folder."""
+    from mudiff.training import train
+
+    fields = {} if name == "base" else CHANGES[name].fields
+    settings = base_settings(profile).replace(**fields, seed=SEED + repeat)
+    place = folder(profile) / "trainings" / f"{name}_{repeat}"
+    return train.train(settings, prepared(profile, settings.normalisation), place, progress=False)
+
+
+def score(profile: str, run: Path, normalisation: str = "percentile") -> dict[str, float]:
+    """Return the PSNR in dB (protocol ``masked``, mean over test subjects) of one training.
+
+    Returns
+    -------
+    dict of str to float
+        "psnr" on the base's scale, "own" on that of the training's own normalisation.
+    """
+    tests = [dataset.open_slices(prepared(profile, n), "test") for n in (normalisation, "percentile")]
+    inputs = [file_hash(run / "weights.safetensors"), *(test.info["data_hash"] for test in tests)]
+    return kept(run / "score.csv", partial(_score, run, *tests), *inputs).iloc[0].to_dict()
+
+
+def _score(run: Path, test: dataset.Slices, scale: dataset.Slices) -> pd.DataFrame:
+    from mudiff.synthesis import sample
+    from mudiff.training import runs
+
+    indices = np.arange(len(test))
+    synthetic = sample.sample_slices(runs.load(run, runs.default_device()), test, indices)
+    own, common = ((slices.images(indices, TARGET) + 1) / 2 for slices in (test, scale))
+    brain, subjects = test.brain(indices), test.index.subject.to_numpy()
+    moved = rescaled(synthetic, own, common, subjects)
+    scores = {"psnr": psnr(common, moved, brain, subjects), "own": psnr(own, synthetic, brain, subjects)}
+    return pd.DataFrame([scores])
+
+
+def psnr(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, subjects: np.ndarray) -> float:
+    """Return the mean over subjects of the PSNR in dB of protocol ``masked``.
+
+    Parameters
+    ----------
+    real, synthetic : array (N, S, S)
+        Slices in [0, 1].
+    brain : array of bool (N, S, S)
+        Masks.
+    subjects : array of str (N,)
+        Whose each slice is.
+    """
+    parts = [subjects == name for name in np.unique(subjects)]
+    scores = [metrics.score_subject(real[part], synthetic[part], brain[part])[1] for part in parts]
+    return float(np.mean([score["psnr"] for score in scores]))
+
+
+def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Bring slices (N, S, S) in [0, 1] from their own normalisation to a common one (B-4).
+
+    Both are linear in the measured signal where the common one does not clip, so the line through the truth in
+    both, `own` and `common`, gives the factors of each volume.
+    """
+    if np.array_equal(own, common):
+        return synthetic
+    result = np.empty_like(synthetic)
+    for name in np.unique(subjects):
+        part = subjects == name
+        linear = (common[part] > 0.02) & (common[part] < 0.98)
+        slope, offset = np.polyfit(own[part][linear], common[part][linear], 1)
+        result[part] = np.clip(slope * synthetic[part] + offset, 0, 1)
+    return result
+
+
+def compare(
+    name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int
+) -> dict[str, Any]:
+    r"""Compare a change with the base of the same seeds; the interval tells what other seeds do.
+
+    The difference lies in the middle of an interval of :math:`\pm t\,s\sqrt{2/m}`, with the standard deviation s of
+    the base's seeds, the quantile t (97.5 %) of Student's distribution with as many degrees of freedom less one, and
+    m seeds of the change: so far apart are, in 95 % of the cases, two trainings of one setting whose seeds differ.
+
+    Parameters
+    ----------
+    name, change : str
+        Id in the register, and what is changed.
+    base, changed : sequence of float
+        PSNR of all seeds of the base, and of the first m of them.
+    n : int
+        Test slices.
+
+    Returns
+    -------
+    dict
+        id, change, base and changed (dB), difference, low, high, n, seeds (of the base), repeats (m). No interval,
+        NaN, with one seed.
+    """
+    from scipy import stats
+
+    seeds, m = len(base), len(changed)
+    first, second = float(np.mean(base[:m])), float(np.mean(changed))
+    reach = math.nan
+    if seeds > 1:
+        reach = float(stats.t.ppf(0.975, seeds - 1) * np.std(base, ddof=1) * math.sqrt(2 / m))
+    row = {"id": name, "change": change, "base": first, "changed": second, "difference": second - first}
+    row |= {"low": second - first - reach, "high": second - first + reach}
+    return row | {"n": n, "seeds": seeds, "repeats": m}
+
+
+def training_effects(profile: str) -> pd.DataFrame:
+    """Return the effects of the profile's changes, in the columns of `compare`; trains what is not trained yet."""
+    from tqdm.auto import tqdm
+
+    chosen = extent(profile)
+    names = chosen.changes or tuple(CHANGES)
+    work = [("base", k) for k in range(chosen.seeds)] + [(c, k) for c in names for k in range(chosen.repeats)]
+    scores: dict[str, list[dict[str, float]]] = {}
+    for name, repeat in tqdm(work, desc="short trainings", unit="training", disable=None):
+        scale = "percentile" if name == "base" else CHANGES[name].fields.get("normalisation", "percentile")
+        scores.setdefault(name, []).append(score(profile, train_one(profile, name, repeat), scale))
+    base, n = [one["psnr"] for one in scores["base"]], chosen.subjects[2] * chosen.slices
+    rows = [compare(*CHANGES[name][:2], base, [one["psnr"] for one in scores[name]], n) for name in names]
+    if "minmax" in names:
+        own = [one["own"] for one in scores["minmax"]]
+        rows.append(compare("B-4", "min-max, each on its own scale", base, own, n))
+    return pd.DataFrame(rows)
