@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mudiff import paths
-from mudiff.data import datasets
+from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 
@@ -47,13 +47,13 @@ def about(profile: str, data: str | None = None) -> str:
 def origin(profile: str) -> str:
     """Return what a profile's prepared data are, as ``prepared.json`` records it: phantoms, patients, or both."""
     found = {}
-    for name, dataset in datasets.DATASETS.items():
-        record = paths.prepared(profile, name) / "prepared.json"
-        if record.is_file():
-            found[dataset.label] = paths.read_json(record).get("phantoms")
-    if found and None in found.values():
+    for name, cohort in datasets.DATASETS.items():
+        folder = paths.prepared(profile, name)
+        if (folder / "prepared.json").is_file():
+            found[cohort.label] = dataset.origin(folder)
+    if "unknown" in found.values():
         return "of unknown origin"
-    labels = [label for label, phantoms in found.items() if phantoms]
+    labels = [label for label, data in found.items() if data == "phantoms"]
     if len(labels) == len(found):  # so too where nothing is prepared yet: the profile would make phantoms
         return "generated phantoms, no patients"
     return f"patients; of {' and '.join(labels)} generated phantoms" if labels else "patients"
