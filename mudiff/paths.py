@@ -13,9 +13,9 @@ from mudiff.errors import MudiffError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
-    *(errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
-)
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def root() -> Path:
@@ -30,7 +30,7 @@ def root() -> Path:
 
 
 def results(profile: str) -> Path:
-    """Return ``results/<profile>``: prepared data, runs, executed notebooks, report."""
+    """Return ``results/<profile>``: phantoms, prepared data, runs, executed notebooks, report."""
     return root() / "results" / profile
 
 
@@ -86,9 +86,9 @@ def clear_os_errors(path: Path, among: tuple[int, ...] = (*_FULL, *_FORBIDDEN)) 
             raise
         if error.errno in _FULL:
             raise MudiffError(f"{path}: the disk is full; free some space and run it again.") from error
-        reason = os.strerror(error.errno)
+        why = os.strerror(error.errno)
         raise MudiffError(
-            f"{path}: cannot be written ({reason}); choose a folder that you may write to."
+            f"{path}: cannot be written ({why}); choose a folder that you may write to."
         ) from error
 
 
@@ -133,13 +133,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that mudiff wrote.
-
-    Raises
-    ------
-    MudiffError
-        If the file is missing or damaged.
-    """
+    """Read a JSON file that mudiff wrote; a MudiffError says if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
