@@ -132,7 +132,7 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Where the paper's values are known for some task, "<method> (paper)" is one row more, under ``released``.
     """
     shown = {}
-    for dataset, part in frame.groupby("dataset", sort=False):
+    for cohort, part in frame.groupby("dataset", sort=False):
         columns = list(dict.fromkeys(zip(part.target, part.metric, strict=True)))
         cells = {(row.method, row.target, row.metric): row for row in part.itertuples()}
         rows: dict[str, list[str]] = {}
@@ -143,7 +143,7 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 values = ["NA" if row is None else number(row.paper, DECIMALS[row.metric]) for row in own]
                 rows[f"{datasets.METHODS[method]} (paper)"] = values
         heads = [f"{datasets.LABELS[target]} {HEADINGS[metric]}" for target, metric in columns]
-        shown[datasets.dataset(dataset).label] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
+        shown[datasets.dataset(cohort).label] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
     return shown
 
 
