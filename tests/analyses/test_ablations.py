@@ -1,98 +1,165 @@
-"""Scores and figures of the ablations, on runs made by hand."""
+"""The ablations' scores, times and figures; several samples of a slice, and what their spread is worth."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from mudiff import paths
 from mudiff.analyses import ablations
+from mudiff.data import dataset, prepare
 from mudiff.errors import MudiffError
-from mudiff.plots import figures
+from mudiff.methods import base
+from mudiff.plots import ablations as plots
+from mudiff.settings import Settings
+from mudiff.synthesis import sample
+from mudiff.training import devices, profiles, runs
 
-SUBJECTS = ["a", "b", "c", "d"]
-
-
-def scored(loss: dict[str, float], region: str = "brain") -> pd.DataFrame:
-    """Scores in which each variant loses a known amount, with a little spread over the subjects."""
-    rng = np.random.default_rng(3)
-    base, noise = rng.uniform(18, 22, 4), rng.normal(0, 0.05, (len(loss), 4))
-    rows = [
-        (variant, region, s, base[i] - lost + noise[k, i], 0.8 - lost / 50, 0.1 + lost / 100)
-        for k, (variant, lost) in enumerate(loss.items())
-        for i, s in enumerate(SUBJECTS)
-    ]
-    return pd.DataFrame(rows, columns=["variant", "region", "subject", "psnr", "ssim", "mae"])
+SMALL = {
+    "image_size": 32, "slices": 6, "width": 4, "blocks": 1, "multipliers": (1, 2), "embedding": 8, "latent": 3,
+    "critic_width": 4, "critic_blocks": 2, "steps": 3,
+}  # fmt: skip
 
 
-def test_differences_are_what_the_part_is_worth_in_every_metric():
-    frame = ablations.differences(scored({"full": 0, "abl1": 1.0, "abl4": -0.5}))
-    found = frame.set_index(["variant", "metric"])
-    assert set(frame.variant) == {"abl1", "abl4"} and (frame.n == 4).all()
-    assert found.difference["abl1", "psnr"] == pytest.approx(1.0, abs=0.1)
-    assert found.difference["abl1", "ssim"] == pytest.approx(0.02)
-    assert found.difference["abl1", "mae"] == pytest.approx(0.01)  # turned: above zero is better
-    assert found.low["abl1", "psnr"] > 0 and found.high["abl4", "psnr"] < 0
+def write_run(name: str, **changes: object) -> None:
+    """Write a run of MU-Diff whose last layers, which start near zero, are drawn."""
+    settings = Settings(**SMALL | changes)
+    method, folder = base.build(settings), paths.run("smoke", name)
+    g = torch.Generator().manual_seed(1)
+    for network in (method.f1, method.f2):
+        weight = network.encoder_decoder.output.weight
+        weight.data = torch.randn(weight.shape, generator=g)
+    paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
+    runs.save_weights(folder / "weights.safetensors", method.state_dict(), settings)
 
 
-def test_the_verdict_names_both_directions():
-    words = ablations.verdict(ablations.differences(scored({"full": 0, "abl1": 1.0, "abl4": -0.5})))
-    better, worse = words.split("it scores lower than")
-    assert "abl1: one network (PSNR)" in better and "abl4" not in better
-    assert "abl4: no mask loss (PSNR)" in worse and "2 of 6 comparisons" in worse
-
-
-def test_one_subject_decides_nothing():
-    frame = scored({"full": 0, "abl1": 1.0})
-    one = ablations.differences(frame[frame.subject == "a"])
-    assert one.low.isna().all() and "nothing can be decided" in ablations.verdict(one)
-
-
-def test_subjects_without_a_lesion_do_not_count():
-    frame = scored({"full": 0, "abl1": 1.0}, "lesion")
-    frame.loc[frame.subject == "b", ["psnr", "ssim", "mae"]] = np.nan
-    assert (ablations.differences(frame).n == 3).all()
-
-
-def test_figures_draw_every_variant(tmp_path):
-    frame = scored(dict.fromkeys(ablations.COMPONENTS, 0.1) | {"full": 0})
-    for draw in (ablations.fig5g, ablations.fig5h):
-        figure = draw(frame, "smoke")
-        labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-        assert labels[0] == "Full" and len(labels) == 6 and "4 test subjects" in figures.caption(figure)
-    with pytest.raises(MudiffError, match="no lesions"):
-        ablations.fig5h(frame.assign(psnr=np.nan), "smoke")
-    ablations.write(frame, tmp_path / "fig5g")
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "fig5g.csv"), frame, rtol=1e-5)
-
-
-def test_steps_are_drawn_with_their_cost():
-    parts = [scored({"T1": 1, "T2": 0.5, "full": 0, "T8": 0.2}, region) for region in ("brain", "lesion")]
-    frame = pd.concat(parts)
-    frame["steps"] = frame.variant.map(ablations.STEPS)
-    frame["seconds"] = frame.steps * 0.1
-    figure = ablations.fig5e(frame, "smoke")
-    assert [axis.get_title() for axis in figure.axes] == ["whole brain"] * 2 + ["lesions"] * 2 + ["cost"]
-    (line,) = figure.axes[-1].lines
-    assert line.get_xdata().tolist() == [1, 2, 4, 8] and line.get_ydata().tolist() == [0.1, 0.2, 0.4, 0.8]
-    assert len(ablations.fig5e(frame[frame.region == "brain"], "smoke").axes) == 3
-
-
-def test_distances_show_their_number_of_images():
-    frame = pd.DataFrame(
-        {
-            "variant": [ablations.REAL, "full", "full_half"],
-            "features": "f",
-            "images": [9, 18, 18],
-            "fid": [3.0, 1, 2],
-        }
-    )
-    (axis,) = ablations.fig5f(frame, "smoke").axes
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["real against real", "Full", "Full, half"]
-    assert [text.get_text() for text in axis.texts] == ["3 (9 images)", "1 (18 images)", "2 (18 images)"]
-
-
-def test_a_missing_run_is_named(tmp_path, monkeypatch):
+@pytest.fixture
+def slices(tmp_path, monkeypatch, write_subject) -> dataset.Slices:
+    """Two prepared test subjects."""
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    with pytest.raises(MudiffError, match="prepare"):
-        ablations.score("smoke", ["abl1"], "brain")
-    assert ablations.run_name("smoke", "full") == "brats_t1ce_mudiff"  # the same budget: no run of its own
-    assert ablations.run_name("demo", "full") == "brats_t1ce_mudiff_full"
+    splits = {"A": "train", "B": "test", "C": "test"}
+    for name in splits:
+        write_subject(tmp_path / "raw", f"Brats18_{name}_1")
+    rows = [(f"Brats18_{name}_1", split, "") for name, split in splits.items()]
+    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
+    prepared = paths.prepared("smoke", "brats")
+    preparation = Settings(**SMALL).preparation()
+    prepare.prepare(preparation, tmp_path / "raw", manifest, prepared, workers=1).check()
+    return dataset.open_slices(prepared, "test")
+
+
+def test_full_is_the_main_run_only_where_the_budgets_are_equal():
+    assert ablations.settings("smoke", "full").run_name == "brats_t1ce_mudiff"
+    assert ablations.settings("demo", "full").run_name == "brats_t1ce_mudiff_full"
+    assert ablations.settings("demo", "abl1").networks == "single"
+    for name, steps in ablations.STEPS.items():
+        assert ablations.settings("paper", name).steps == steps
+    assert set(ablations.STEPS) | set(ablations.COMPONENTS) <= set(profiles.ABLATIONS)
+
+
+def test_scores_are_the_subjects_of_the_masked_protocol(slices, monkeypatch):
+    name = ablations.settings("smoke", "abl1").run_name
+    with pytest.raises(MudiffError, match=f"run {name} has no synthetic test slices"):
+        ablations.score("smoke", slices, ["abl1"], "brain")
+    write_run(name)
+    folder = paths.synthetic("smoke", name)
+    sample.synthesize_split(paths.run("smoke", name), paths.prepared("smoke", "brats"), "test", folder)
+    frame = ablations.score("smoke", slices, ["abl1"], "lesion")
+    assert list(frame) == ["variant", "region", "subject", "psnr", "ssim", "mae"]
+    assert list(frame.subject) == slices.subjects and set(frame.variant) == {"abl1"}
+    indices = slices.subject("Brats18_B_1")
+    truth, inside = (slices.images(indices, "t1ce") + 1) / 2, slices.lesion(indices) > 0
+    error = (truth - sample.read_synthetic(folder, "Brats18_B_1"))[inside]
+    assert frame.mae[0] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+
+
+def test_seconds_name_the_device_that_they_were_measured_on(slices, monkeypatch):
+    """A figure made elsewhere from kept times must not call that machine its own."""
+    for variant, steps in {"T2": 2, "T8": 8}.items():
+        write_run(ablations.settings("smoke", variant).run_name, steps=steps)
+    monkeypatch.setattr("os.cpu_count", lambda: 77)
+    frame = ablations.seconds("smoke", slices, ["T2", "T8"])
+    assert list(frame.variant) == ["T2", "T8"] and (frame.seconds > 0).all()
+    assert frame.device.str.contains("of 77 cores").all()
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    pd.testing.assert_frame_equal(ablations.seconds("smoke", slices, ["T2", "T8"]), frame)
+    write_run(ablations.settings("smoke", "T2").run_name, steps=1)  # other weights are measured anew
+    write_run(ablations.settings("smoke", "T8").run_name, steps=1, seed=9)
+    assert ablations.seconds("smoke", slices, ["T2", "T8"]).device.str.contains("of 2 cores").all()
+
+
+# Samples
+
+
+def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(slices, monkeypatch):
+    write_run("main")
+    run, rows = paths.run("smoke", "main"), np.array([1, 3, 4, 7])
+    monkeypatch.setattr(sample, "BATCH", 3)  # one step comes from several batches
+    drawn = ablations.draw("smoke", run, slices, rows, 4)
+    assert drawn["samples"].shape == (4, 4, 32, 32) and drawn["one_step"].shape == (4, 32, 32)
+    method, seen = runs.load(run), []
+    expected = sample.sample_slices(method, slices, rows, 0, callback=seen.append)
+    np.testing.assert_allclose(drawn["samples"][0], expected, atol=1e-5)
+    first = [(step["x_p1"] + step["x_p2"]) / 2 for step in seen if step["t"] == 2]
+    expected = (torch.cat(first)[:, 0].clamp(-1, 1) + 1) / 2
+    np.testing.assert_allclose(drawn["one_step"], expected, atol=1e-5)
+    assert not np.array_equal(*drawn["samples"][:2])
+    monkeypatch.setattr(devices, "default_device", None)  # kept: nothing is drawn again
+    again = ablations.draw("smoke", run, slices, rows, 4)
+    np.testing.assert_array_equal(again["samples"], drawn["samples"])
+
+
+def gaussian(count: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return samples and a truth from one Gaussian per voxel; with `scale` the samples' spread is wrong by it."""
+    rng = np.random.default_rng(5)
+    shape = (6, 32, 32)
+    mean, sigma = rng.uniform(0.3, 0.7, shape), rng.uniform(0.01, 0.1, shape)
+    truth = mean + sigma * rng.standard_normal(shape)
+    return mean + scale * sigma * rng.standard_normal((count, *shape)), truth, np.ones(shape, bool)
+
+
+@pytest.mark.parametrize("count", [4, 8, 64])  # few draws have a spread that is small by chance
+def test_samples_from_the_truths_own_distribution_are_calibrated(count):
+    frame = ablations.calibration(*gaussian(count))
+    np.testing.assert_allclose(frame.error, frame.expected, rtol=0.16)
+    np.testing.assert_allclose(frame.expected, frame.sd * np.sqrt(1 + 2 / count))
+    assert frame.voxels.sum() == 6 * 32 * 32 and frame.sd.iloc[-1] > 1.3 * frame.sd.iloc[0]
+
+
+def test_samples_that_agree_too_much_are_found_out():
+    frame = ablations.calibration(*gaussian(32, scale=0.25))
+    assert (frame.error > 3 * frame.expected).all()
+
+
+# Figures
+
+
+def test_components_have_a_row_each_and_one_colour(rng):
+    values = rng.uniform(0, 1, (12, 3))
+    values[5] = np.nan  # a subject without a lesion
+    frame = pd.DataFrame(values, columns=["psnr", "ssim", "mae"]).assign(variant=["full", "abl1", "abl4"] * 4)
+    figure = plots.components(frame, {"full": "Full", "abl1": "one network", "abl4": "no mask loss"})
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
+        "Full",
+        "one network",
+        "no mask loss",
+    ]
+    assert [axis.get_xlabel()[:4] for axis in figure.axes] == ["PSNR", "SSIM", "MAE "]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert len({line.get_color() for line in marks}) == 1
+    np.testing.assert_allclose(
+        [m.get_xdata()[0] for m in marks], frame.groupby("variant").psnr.mean()[["full", "abl1", "abl4"]]
+    )
+
+
+def test_the_picture_of_the_spread_outlines_the_lesion(rng):
+    samples, truth, brain = (part[:, 0] if part.ndim == 4 else part[0] for part in gaussian(4))
+    lesion = np.zeros_like(brain)
+    lesion[8:12, 8:12] = True
+    classes = ablations.calibration(*gaussian(4))
+    figure = plots.spread(samples, truth, brain, lesion, "t1ce", classes)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:5] == ["truth", "one sample", "mean", "error of mean", "SD"]
+    np.testing.assert_allclose(figure.axes[4].images[0].get_array(), samples.std(axis=0, ddof=1))
+    assert len(figure.axes[0].collections) == 1
+    assert not plots.spread(samples, truth, brain, lesion & False, "t1ce", classes).axes[0].collections
