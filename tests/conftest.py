@@ -93,3 +93,18 @@ def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
     g = torch.Generator().manual_seed(count)
     draw = lambda channels: torch.rand(count, channels, size, size, generator=g) * 2 - 1  # noqa: E731
     return Batch(draw(1), draw(conditions), torch.ones(count, 1, size, size) > 0, torch.arange(count))
+
+
+def hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
+    """Return the unbiased HSIC_1 of two Gram matrices (N, N), by its definition (Song et al. 2012, Eq. 5)."""
+    n = len(k)
+    k, l = (m - torch.diag(m.diagonal()) for m in (k, l))  # noqa: E741
+    cross = (k @ l).sum()
+    return ((k * l.T).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
+
+
+def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Return the minibatch CKA of two layers from their features (B, ...), in float64."""
+    grams = [[(f := x.flatten(1).double()) @ f.T for x in pair] for pair in batches]
+    sums = [sum(hsic(pair[i], pair[j]) for pair in grams) for i, j in ((0, 1), (0, 0), (1, 1))]
+    return float(sums[0] / (sums[1] * sums[2]).sqrt())

@@ -1,14 +1,13 @@
 """Centred kernel alignment (CKA) of layers, by the library torch-cka (Fig. 2b).
 
 With features X (N, p) and Y (N, q) of the same N slices and Gram matrices K = XX' and L = YY', CKA is
-HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)). torch-cka takes the unbiased HSIC_1 (Song et al. 2012), averaged over
-minibatches (Nguyen et al. 2021), so that a value can be below 0.
+HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)). torch-cka takes the unbiased HSIC_1 (Song et al. 2012, Eq. 5), averaged over
+minibatches (Nguyen et al. 2021), so that a value can be below 0. Notebook 07 computes it by hand.
 """
 
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,24 +18,6 @@ from mudiff.errors import MudiffError
 
 BATCH = 16
 """Slices of a minibatch, of which HSIC_1 sees N (N - 3) / 2 numbers: of few slices CKA is close to noise."""
-
-
-def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    """Return HSIC_1 of two Gram matrices (N, N), N >= 4 (Song et al. 2012, Eq. 5; both diagonals set to 0).
-
-    ``[tr(KL) + (1'K1)(1'L1) / ((N-1)(N-2)) - 2/(N-2) 1'KL1] / (N(N-3))``
-    """
-    n = len(k)
-    k, l = (m - torch.diag(m.diagonal()) for m in (k, l))  # noqa: E741
-    cross = (k @ l).sum()
-    return ((k * l.T).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
-
-
-def reference(batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the minibatch CKA of two layers by its definition, from their features (B, ...) for each minibatch."""
-    grams = [[(f := x.flatten(1).double()) @ f.T for x in pair] for pair in batches]
-    sums = [sum(hsic(pair[i], pair[j]) for pair in grams) for i, j in ((0, 1), (0, 0), (1, 1))]
-    return float(sums[0] / (sums[1] * sums[2]).sqrt())
 
 
 def factor(features: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, head
+from conftest import SHAPE, cka_by_definition, head
 
 from mudiff import paths
 from mudiff.analyses import mutual
@@ -140,7 +140,7 @@ def test_comparison_is_the_definition_on_the_networks_features(trained):
     with torch.no_grad():
         method.f2(*given, method.f1(*given))
     ours = drawings.matrix(frame, "decoder").loc["dec 1.2", "dec 1.2"]
-    assert ours == pytest.approx(cka.reference([(raw["f1"], raw["f2"])]), abs=1e-5)
+    assert ours == pytest.approx(cka_by_definition([(raw["f1"], raw["f2"])]), abs=1e-5)
     assert 0 < ours < 0.999
 
 
@@ -246,7 +246,9 @@ def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trai
     assert encoder.images[0].get_clim() == decoder.images[0].get_clim() == (0, 1)
     assert np.allclose(lines.lines[0].get_ydata(), frame[frame.f1 == frame.f2].cka)
     assert np.allclose(lines.lines[1].get_ydata(), 0.5)
-    assert "t = 0 of the code, 1 of the paper" in figure.get_label() and "16 test slices" in figure.get_label()
+    assert (
+        "t = 0 of the code, 1 of the paper" in figure.get_label() and "16 test slices" in figure.get_label()
+    )
 
 
 def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_guesses(rng):
