@@ -13,11 +13,9 @@ from mudiff.errors import MudiffError
 from mudiff.model.diffusion import to_device
 from mudiff.settings import Settings
 
+# Receives t, x_t and the predictions of x_0, x_p1 (of MU-Diff also x_p2), at each sampling step.
 Callback = Callable[[dict[str, Any]], None]
-"""Receives ``t``, ``x_t`` and the predictions of x_0, ``x_p1`` (of MU-Diff also ``x_p2``), at each sampling step."""
-
-Loss = tuple[Tensor, dict[str, Tensor]]
-"""What an optimiser minimises, and the values of the log: name -> scalar."""
+Loss = tuple[Tensor, dict[str, Tensor]]  # what an optimiser minimises, and the log's values by name
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 class LossModule(nn.Module):
-    """The parameters of one optimiser, and a `forward` that computes its loss: what DDP wraps.
-
-    DDP averages the gradients of what passes through the `forward` of its module, and of nothing else.
-    """
+    """One optimiser's parameters and a `forward` that computes its loss: DDP averages what passes through it."""
 
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:
         super().__init__()
@@ -61,29 +56,17 @@ class LossModule(nn.Module):
 
 
 class Method(nn.Module, ABC):
-    """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler.
+    """A way to synthesise a contrast: networks, their optimisers, one training step, one sampler."""
 
-    Attributes
-    ----------
-    optimisers : dict of str to Optimizer
-        Empty for a method that solves in closed form. The loop sets their learning rates.
-    training_only : tuple of str
-        Prefixes of weights that sampling does not need.
-    networks : tuple of str
-        Attributes that torch.compile can take: what runs in every step, and has no second derivative.
-    several_processes : bool
-        Whether it can be trained by several processes; batch normalisation cannot.
-    """
-
-    training_only: tuple[str, ...] = ()
-    several_processes: bool = False
-    networks: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()  # prefixes of weights that sampling does not need
+    several_processes: bool = False  # whether several can train it: batch normalisation cannot be shared
+    networks: tuple[str, ...] = ()  # what torch.compile can take: used in every step, no second derivative
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        self._distributed: dict[str, nn.Module] = {}  # a dict, so that they are no part of the weights
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}  # the loop sets their rates; may be empty
+        self._distributed: dict[str, nn.Module] = {}  # in a dict they are no part of the weights
 
     @property
     def device(self) -> torch.device:
@@ -128,16 +111,9 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
-        """Return the target, (B, 1, H, W) in [-1, 1].
+        """Return the target, (B, 1, H, W) in [-1, 1], from conditions (B, n, H, W) in [-1, 1].
 
-        Parameters
-        ----------
-        conditions : Tensor (B, n, H, W)
-            The other contrasts in [-1, 1].
-        seeds : Tensor (B,)
-            One seed a slice: a slice's result depends on nothing else.
-        callback : callable, optional
-            Called at each step of methods that have steps.
+        A slice's result depends on its conditions and its seed (B,) alone; `callback` is called at each step.
         """
 
 
@@ -146,13 +122,7 @@ def build(settings: Settings) -> Method:
     from mudiff.methods import ddpm, hinet, linear, mmgan, mudiff, pgan, pix2pix, syndiff
 
     kinds: dict[str, type[Method]] = {
-        "pix2pix": pix2pix.Pix2Pix,
-        "pgan": pgan.PGAN,
-        "mmgan": mmgan.MMGAN,
-        "hinet": hinet.HiNet,
-        "ddpm": ddpm.DDPM,
-        "syndiff": syndiff.SynDiff,
-        "mudiff": mudiff.MUDiff,
-        "linear": linear.Linear,
-    }
+        "pix2pix": pix2pix.Pix2Pix, "pgan": pgan.PGAN, "mmgan": mmgan.MMGAN, "hinet": hinet.HiNet,
+        "ddpm": ddpm.DDPM, "syndiff": syndiff.SynDiff, "mudiff": mudiff.MUDiff, "linear": linear.Linear,
+    }  # fmt: skip
     return kinds[settings.method](settings, torch.Generator().manual_seed(settings.seed))

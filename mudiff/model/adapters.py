@@ -9,15 +9,7 @@ from mudiff.settings import Settings
 
 
 class MapperBlock(nn.Module):
-    """R_i of the feature mappers: one image to `width` feature maps.
-
-    Parameters
-    ----------
-    settings : Settings
-        Widths, and the readings of register D-5.
-    styled : bool
-        Whether rho's vector modulates the normalised features (phi of F2).
-    """
+    """R_i of the feature mappers: one image to `width` feature maps; `styled` ones take rho's vector (D-5)."""
 
     def __init__(self, settings: Settings, styled: bool = False) -> None:
         super().__init__()

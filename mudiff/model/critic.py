@@ -17,7 +17,7 @@ def _leaky(x: Tensor) -> Tensor:
 
 
 class CriticTimeEmbedding(nn.Module):
-    """Time embedding of the critic: a sinusoid as wide as the embedding, then two linear layers."""
+    """A sinusoid as wide as the embedding, then two linear layers."""
 
     def __init__(self, embedding: int) -> None:
         super().__init__()
@@ -62,13 +62,7 @@ def minibatch_std(h: Tensor) -> Tensor:
 
 
 class Critic(nn.Module):
-    """Psi judges whether x_{t-1} is a plausible denoised version of x_t.
-
-    Parameters
-    ----------
-    settings : Settings
-        `critic_width`, `critic_blocks` and `critic_minibatch_std` of register D-1.
-    """
+    """Psi judges whether x_{t-1} is a plausible denoised version of x_t (D-1)."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -98,12 +92,10 @@ class Critic(nn.Module):
 
         Parameters
         ----------
-        x_before : Tensor (B, 1, H, W)
-            Candidate for x_{t-1}.
+        x_before, x_t : Tensor (B, 1, H, W)
+            Candidate for x_{t-1}, and the noisier image.
         t : Tensor (B,)
             Time steps 0 .. T-1.
-        x_t : Tensor (B, 1, H, W)
-            The noisier image.
         candidates : int
             Number of concatenated batches; each gets its own minibatch statistics.
 
@@ -135,16 +127,9 @@ def mask_convolution(critic: Critic) -> nn.Conv2d:
 
 
 def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> Tensor:
-    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1).
+    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1), of the critic's middle features.
 
-    Parameters
-    ----------
-    middle : Tensor (B, C, h, w)
-        Middle features of the critic.
-    size : int
-        Side of the images.
-    convolution : nn.Module or None
-        `mask_convolution`, or None for the mean over the channels, which gives one mask without it.
+    `convolution` is a `mask_convolution`, or None for the mean over the channels.
     """
     feature = middle.mean(dim=1, keepdim=True) if convolution is None else convolution(middle)
     mask = torch.sigmoid(feature.float())

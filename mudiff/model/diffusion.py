@@ -18,15 +18,6 @@ class Schedule(nn.Module):
         Variance of the noise that each step adds; best float64, the tables are rounded to float32.
     posterior : {"beta", "printed"}
         Whether x_0 counts in the posterior mean by beta_t, or as printed in the paper (E-1).
-
-    Attributes
-    ----------
-    sqrt_alpha_bar, sigma : Tensor (T+1,)
-        Factors of image and noise after 0 .. T steps.
-    mean_x0, mean_xt : Tensor (T,)
-        Factors of x_0 and x_t in the posterior mean.
-    variance : Tensor (T,)
-        Posterior variance.
     """
 
     def __init__(self, betas: Tensor, posterior: str = "beta") -> None:
@@ -38,12 +29,12 @@ class Schedule(nn.Module):
         # The paper prints the posterior variance in place of beta_t: its last step gives zeros (E-1).
         signal = variance if posterior == "printed" else betas
         tables = {
-            "betas": betas,
-            "sqrt_alpha_bar": torch.cat([alpha_bar.new_ones(1), alpha_bar]).sqrt(),
-            "sigma": torch.cat([alpha_bar.new_zeros(1), 1 - alpha_bar]).sqrt(),
-            "mean_x0": signal * before.sqrt() / (1 - alpha_bar),
-            "mean_xt": (1 - betas).sqrt() * (1 - before) / (1 - alpha_bar),
-            "variance": variance,
+            "betas": betas,  # (T,)
+            "sqrt_alpha_bar": torch.cat([alpha_bar.new_ones(1), alpha_bar]).sqrt(),  # (T+1,), x_0 first
+            "sigma": torch.cat([alpha_bar.new_zeros(1), 1 - alpha_bar]).sqrt(),  # (T+1,)
+            "mean_x0": signal * before.sqrt() / (1 - alpha_bar),  # (T,)
+            "mean_xt": (1 - betas).sqrt() * (1 - before) / (1 - alpha_bar),  # (T,)
+            "variance": variance,  # (T,)
         }
         for name, table in tables.items():  # known from the settings, so no part of the weights
             self.register_buffer(name, table.float(), persistent=False)
@@ -98,13 +89,6 @@ class SliceNoise:
     """Random numbers of a batch, each slice's from its own generator: they do not depend on the batch.
 
     They are drawn on the CPU, so all devices see the same.
-
-    Parameters
-    ----------
-    seeds : Tensor (B,) or sequence of int
-        One seed a slice.
-    device : torch.device
-        Where the numbers are needed.
     """
 
     def __init__(self, seeds: Tensor | Sequence[int], device: torch.device) -> None:

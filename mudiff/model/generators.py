@@ -74,16 +74,9 @@ class DecoderLevel(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """H: the U-Net of both generators (section "Model architecture"; details of register D-7 and D-8).
+    """H: the U-Net of both generators (section "Model architecture"; D-7, D-8).
 
-    Parameters
-    ----------
-    inputs : int
-        Channels of the features that enter.
-    settings : Settings
-        Widths, levels and blocks.
-    images : int
-        Channels of the image that the input pyramid starts from.
+    `inputs` counts the channels of the features that enter, `images` those that the input pyramid starts from.
     """
 
     def __init__(self, inputs: int, settings: Settings, images: int = 1) -> None:
@@ -125,13 +118,11 @@ class EncoderDecoder(nn.Module):
         Parameters
         ----------
         f_c : Tensor (B, C, H, W)
-            Features of the images, f_c^1 or f_c^2.
+            Features of all images, f_c^1 or f_c^2.
         x_t : Tensor (B, images, H, W)
-            The noisy target, start of the input pyramid.
-        t : Tensor (B,)
-            Time steps 0 .. T-1.
-        z : Tensor (B, latent)
-            Latent vector, standard normal.
+            Start of the input pyramid.
+        t, z : Tensor (B,) and (B, latent)
+            Time steps 0 .. T-1, and the latent vector.
         """
         time, latent = self.time(t), self.latent(z)
         h, p = channels_last(f_c), channels_last(x_t)

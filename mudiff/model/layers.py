@@ -8,9 +8,6 @@ from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
 
-FIR = (1.0, 3.0, 3.0, 1.0)
-"""The one-dimensional low-pass filter of every up- and downsampling (A-10)."""
-
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """Embed time steps t (B,) in sines, then cosines, with wavelengths up to 10000: (B, width), `width` even."""
@@ -21,10 +18,10 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
 
 
 def _fir_kernel(x: Tensor, gain: float = 1.0) -> Tensor:
-    taps = x.new_ones(4)  # made where x is: a copy from the CPU would wait for the GPU
-    taps[1:3] = FIR[1]
-    kernel = torch.outer(taps, taps) * (gain / taps.sum() ** 2)
-    return kernel.expand(x.shape[1], 1, 4, 4)
+    """Return the low-pass filter of all resampling (A-10) for the channels of x, (C, 1, 4, 4)."""
+    taps = x.new_ones(4)  # 1, 3, 3, 1, made where x is: a copy from the CPU would wait for the GPU
+    taps[1:3] = 3
+    return (torch.outer(taps, taps) * gain / 64).expand(x.shape[1], 1, 4, 4)
 
 
 def fir_down(x: Tensor) -> Tensor:
@@ -66,18 +63,11 @@ def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights of convolutions and linear layers anew, as the released code does (D-12).
+    """Draw all weights of a network on the CPU anew, as the released code does (D-12).
 
-    Weights are uniform with variance ``scale / fan``, biases zero, those of gamma one. A layer says with
-    ``init_scale`` and ``init_fan`` ("average", "out", or "default": PyTorch's own rule) how it departs from
-    scale 1 and fan-average. Scale 1e-10 lets a residual block start as its shortcut.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The network, on the CPU; changed in place.
-    generator : torch.Generator
-        Source of the random numbers.
+    Uniform with variance ``scale / fan``, biases zero, those of gamma one. A layer says with ``init_scale`` and
+    ``init_fan`` ("average", "out", or "default": PyTorch's rule) how it departs from scale 1 and fan-average.
+    Scale 1e-10 lets a residual block start as its shortcut.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -125,14 +115,7 @@ class AdaptiveGroupNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """The residual sub-block of H: two convolutions with AdaGN, time bias and rescaled skip.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels before and after.
-    embedding : int
-        Length of the time and latent embeddings.
-    resample : {None, "down", "up"}
-        FIR resampling inside the block, on both branches.
+    `resample` (None, "down" or "up") is the FIR resampling inside the block, on both branches.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, resample: str | None = None) -> None:
@@ -176,7 +159,7 @@ class SelfAttention(nn.Module):
 
 
 class PyramidStep(nn.Module):
-    """One step of the input pyramid of the encoder: blur, halve, project (register D-8)."""
+    """One step of the encoder's input pyramid: blur, halve, project (D-8)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

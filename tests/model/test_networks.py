@@ -1,6 +1,8 @@
 """Networks, critic, schedule and losses against values of the released code on seeded weights."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from reference import needs, seeded_weights, wave
 
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
-from mudiff.model import losses
+from mudiff.model import layers, losses
 from mudiff.model.adapters import ContrastAdapter
 from mudiff.model.critic import Critic, attentive_mask, minibatch_std
 from mudiff.model.diffusion import Schedule
@@ -340,3 +342,14 @@ def test_r1_penalty_of_a_linear_critic():
     x = torch.zeros(2, 1, 2, 2, requires_grad=True)
     w = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
     assert losses.r1_penalty((x * w).sum(dim=(1, 2, 3)), x).item() == pytest.approx(30.0)
+
+
+def test_each_equation_stands_once_where_it_is_computed():
+    folder = Path(layers.__file__).parent
+    lines = [line for file in sorted(folder.glob("*.py")) for line in file.read_text().splitlines()]
+    found = [int(n) for line in lines for n in re.findall(r"Eq\. (\d+)", line.partition("#")[2])]
+    training = {20, 21, 23, 24, 25}  # of Algorithm 1, in methods/mudiff.py
+    assert sorted(found) == sorted(set(range(1, 34)) - training)
+    assert sum(len(re.findall(r"Eq\. \d", line)) for line in lines) == len(found)  # none in a docstring
+    algorithm = (folder.parent / "methods" / "mudiff.py").read_text()
+    assert all(len(re.findall(rf"Eq\. {n}\b", algorithm)) == 1 for n in training)
