@@ -25,7 +25,7 @@ from mudiff.phantoms import cohort
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import profiles
-from mudiff.training.devices import default_device
+from mudiff.training.runs import default_device
 
 KEY = ("profile", "processor", "device", "formulation", "precision")
 

@@ -9,12 +9,13 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks import counts, machine
 from mudiff.methods.base import Batch, build
-from mudiff.training import memory, processes, profiles
-from mudiff.training.devices import default_device
+from mudiff.training import processes, profiles
+from mudiff.training.runs import default_device
 
 
 def steps(profile: str, precision: str, device: torch.device, repeats: int) -> list[float]:
@@ -22,21 +23,19 @@ def steps(profile: str, precision: str, device: torch.device, repeats: int) -> l
     settings = profiles.settings(profile, "brats", "t1ce", "mudiff", precision=precision)
     method = build(settings).to(device)
     method.distribute()
-    part = processes.part_of(settings.batch_size)
+    rows, _ = processes.own_part(np.arange(settings.batch_size), 0, settings.batch_size)
     whole = counts.some_images(settings, settings.batch_size, device)
-    rows = part.rows
     images = Batch(
         whole.target[rows], whole.conditions[rows], whole.brain[rows], torch.tensor(whole.seeds)[rows]
     )
     seconds = []
     for step in range(1, repeats + 2):
-        processes.agree(0)
+        processes.any_process(False)
         began = time.perf_counter()
-        with processes.taking(part):
-            method.training_step(images, step)
+        method.training_step(images, step)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        processes.agree(0)
+        processes.any_process(False)
         seconds.append(time.perf_counter() - began)
     return seconds[1:]
 
@@ -51,7 +50,6 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    memory.keep_freed_memory()
     with processes.joined():
         device = default_device() if arguments.device == "cuda" else torch.device("cpu")
         seconds = steps(arguments.profile, arguments.precision, device, arguments.repeats)

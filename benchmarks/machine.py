@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import report
-from mudiff.training.devices import default_device
+from mudiff.training.runs import default_device
 
 KEY = ("processor", "device", "threads", "quantity", "precision")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

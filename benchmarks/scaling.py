@@ -26,8 +26,8 @@ from benchmarks.workers import Case, Worker
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
-from mudiff.training import memory, profiles
-from mudiff.training.devices import default_device
+from mudiff.training import profiles
+from mudiff.training.runs import default_device
 
 KEY = ("profile", "kind", "x", "phase", "precision", "processor", "device", "threads", "jobs", "batch")
 SLICES = (1, 2, 4, 8, 16, 40, 80)
@@ -44,7 +44,6 @@ def _row(kind: str, x: int, phase: str, images: int, seconds: list[float], **mor
 
 def over_slices(settings: Settings, device: torch.device, threads: int, repeats: int) -> Iterator[Row]:
     """Sample growing numbers of slices in one process."""
-    memory.keep_freed_memory()  # as sampling does
     method = build(settings).to(device)
     images = counts.some_images(settings, max(SLICES), device)
 

@@ -21,7 +21,7 @@ from benchmarks import counts, machine, report, workers
 from benchmarks.workers import MAKERS, Case
 from mudiff.data import datasets
 from mudiff.training import profiles
-from mudiff.training.devices import default_device
+from mudiff.training.runs import default_device
 
 KEY = ("profile", "method", "implementation", "phase", "precision", "processor", "device", "threads", "batch")
 

@@ -17,7 +17,6 @@ from benchmarks import counts
 from benchmarks.released_like import ReleasedLike
 from mudiff.methods.base import Method, build
 from mudiff.settings import Settings
-from mudiff.training import memory
 
 Name = TypeVar("Name")
 
@@ -83,8 +82,6 @@ def _serve(pipe: Connection, case: Case, device_name: str, threads: int) -> None
     """Make the method, then do its work once for every message."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
-    if case.implementation != "released-like":
-        memory.keep_freed_memory()  # as training and sampling do
     torch.ones(256, 256) @ torch.ones(256, 256)  # what only loads libraries is no memory of the method
     before = resident()
     method = MAKERS[case.implementation](case.settings).to(device)

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from mudiff import __version__, cache, paths
 from mudiff.data import datasets
+from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
-from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ Root = Annotated[Path, typer.Option(help="Folder of the NIfTI files.")]
 Manifest = Annotated[Path | None, typer.Option(help="CSV with columns subject, split.")]
 ProfileName = Annotated[str, typer.Option(help=f"One of {', '.join(profiles.PROFILES)}.")]
 Target = Annotated[str, typer.Option(help=f"Contrast to make: {', '.join(datasets.LABELS.values())}.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="field=value, repeatable.")]
 Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")]
 
@@ -86,24 +88,44 @@ def prepare(
     data_root: Root,
     profile: ProfileName = "paper",
     manifest: Manifest = None,
+    changes: Changes = None,
     workers: Workers = 2,
 ) -> None:
     """Turn NIfTI volumes into the slice cache."""
-    from mudiff.data import prepare as data
+    fields = _fields(changes)
+    for name in fields.keys() - {"image_size", "slices", "normalisation"}:
+        raise MudiffError(f"--set {name}: prepare takes image_size, slices and normalisation.")
+    target = next(iter(datasets.dataset(dataset).targets))
+    preparation = profiles.settings(profile, dataset, target, "linear", **fields).preparation()
+    folder = _prepared(profile, preparation)
+    _prepare(preparation, data_root, manifest, folder, workers)
+    for split, subjects in pd.read_csv(folder / "slices.csv", dtype=str).groupby("split", sort=False):
+        print(f"{split}: {subjects['subject'].nunique()} subjects, {len(subjects)} slices")
 
-    preparation = profiles.preparation(profile, dataset)
-    _prepare(preparation, data_root, manifest, paths.prepared(profile, dataset), workers)
-    for split in data.SPLITS:
-        folder = paths.prepared(profile, dataset)
-        if (folder / split).is_dir():
-            slices = data.open_slices(folder, split)
-            print(f"{split}: {len(slices.subjects)} subjects, {len(slices)} slices")
+
+def _fields(changes: list[str] | None) -> dict[str, str]:
+    """Split each ``field=value`` of --set."""
+    fields = {}
+    for change in changes or []:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise MudiffError(f"--set {change}: expected field=value.")
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def _prepared(profile: str, preparation: Preparation) -> Path:
+    """Return the folder of the slices: the profile's own, or one beside it."""
+    folder = paths.prepared(profile, preparation.dataset)
+    usual = preparation == profiles.preparation(profile, preparation.dataset)
+    return folder if usual else folder.with_name(f"{preparation.dataset}-{preparation.fingerprint()}")
 
 
 def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
+    from mudiff.data import manifests
     from mudiff.data import prepare as data
 
-    listed = data.read_manifest(preparation.dataset, manifest)
+    listed = manifests.read_manifest(preparation.dataset, manifest)
     report = data.prepare(preparation, root, listed, folder, workers=workers)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -119,50 +141,41 @@ def train(
     variant: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.VARIANTS)}.")] = "released",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the NIfTI files, prepared first.")] = None,
     manifest: Manifest = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="field=value, repeatable.")] = None,
+    changes: Changes = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; default results/<profile>/runs/...")
     ] = None,
     device: Device = None,
     compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="Let torch.compile fuse the networks' steps: for long runs on a GPU."),
+        bool, typer.Option("--compile", help="Compile the networks: for long runs on a GPU.")
     ] = False,
     workers: Workers = 2,
 ) -> None:
-    """Train one run, or resume it where it stopped; under torchrun in several processes together."""
-    from mudiff.training import processes
-    from mudiff.training.train import train as train_run
+    """Train one run, or resume it where it stopped; under torchrun in several processes."""
+    from mudiff.training import loop, processes
 
-    with processes.joined():
-        with processes.together():
-            settings = _changed(changes or [], profile, dataset, target, method, variant)
-            folder = paths.prepared(profile, dataset)
-            if settings.preparation() != profiles.preparation(profile, dataset):
-                folder = folder.with_name(f"{dataset}-{settings.preparation().fingerprint()}")
-        if data_root is not None:
-            processes.first(_prepare, settings.preparation(), data_root, manifest, folder, workers)
-        with processes.together():
-            chosen = _device(device)
-        place = train_run(
-            settings, folder, run or paths.run(profile, settings.run_name), device=chosen, compiled=compiled
-        )
-        if processes.rank() == 0:
-            print(place)
-
-
-def _changed(
-    changes: list[str], profile: str, dataset: str, target: str, method: str, variant: str
-) -> Settings:
-    fields = {}
-    for change in changes:
-        name, separator, value = change.partition("=")
-        if not separator:
-            raise MudiffError(f"--set {change}: expected field=value.")
-        fields[name.strip()] = value.strip()
+    fields = _fields(changes)
     for name in fields.keys() & {"dataset", "target", "method", "variant"}:
         raise MudiffError(f"--set {name}={fields[name]}: use --{name} {fields[name]}.")
-    return profiles.settings(profile, dataset, target, method, variant, **fields)
+    settings = profiles.settings(profile, dataset, target, method, variant, **fields)
+    preparation = settings.preparation()
+    slices = _prepared(profile, preparation)
+    if data_root is None and not (slices / "prepared.json").is_file():
+        usual = vars(profiles.preparation(profile, dataset))
+        sets = "".join(f" --set {k}={v}" for k, v in vars(preparation).items() if v != usual[k])
+        raise MudiffError(
+            f"{slices}: holds no prepared slices; add --data-root DIR, or first run "
+            f"`mudiff prepare --dataset {dataset} --profile {profile}{sets} --data-root DIR`."
+        )
+    with processes.joined():
+        if data_root is not None and processes.rank() == 0:
+            _prepare(preparation, data_root, manifest, slices, workers)
+        processes.any_process(False)  # wait for rank 0
+        folder = run or paths.run(profile, settings.run_name)
+        chosen = None if device is None else _device(device)
+        loop.train(settings, slices, folder, device=chosen, compiled=compiled)
+        if processes.rank() == 0:
+            print(folder)
 
 
 @app.command()
@@ -180,19 +193,8 @@ def synthesize(
     """Make a subject's missing contrast as a whole volume on the grid of the others."""
     from mudiff.synthesis.sample import synthesize_volume
 
-    print(
-        synthesize_volume(
-            run,
-            subject,
-            target,
-            output,
-            samples=samples,
-            uncertainty=uncertainty,
-            device=_device(device),
-            precision=precision,
-            seed=seed,
-        )
-    )
+    options = {"samples": samples, "uncertainty": uncertainty, "precision": precision, "seed": seed}
+    print(synthesize_volume(run, subject, target, output, device=_device(device), **options))
 
 
 @app.command()
@@ -202,25 +204,17 @@ def evaluate(
     mask: Annotated[Path, typer.Option(help="Where to measure: voxels above 0.")],
     protocol: Annotated[str, typer.Option(help="released or masked.")] = "masked",
     dilate: Annotated[bool, typer.Option(help="Dilate the mask, as for ISLES.")] = False,
+    normalisation: Annotated[str, typer.Option(help="percentile, or minmax (variant text).")] = "percentile",
 ) -> None:
     """Print PSNR, SSIM and MAE per slice and per subject as JSON.
 
-    Each volume is clipped to its own 1st to 99th percentile and scaled to [0, 1] first, so an error of the
-    overall brightness does not count here; it does in the tables of protocol masked.
+    The truth is normalised as `prepare` does it; the synthesis is in [0, 1], as `synthesize` writes it, and taken
+    as it is. Protocol released normalises each volume by itself, as the released code does.
     """
-    from mudiff.data import volumes
     from mudiff.evaluation import metrics
 
-    loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
-    loaded["mask"] = volumes.load_mask(mask)
-    volumes.check_grid(loaded, f"{real}, {synthetic}, {mask}")
-    stacks = []
-    for name in ("real", "synthetic"):
-        volume = loaded[name]
-        unit = volumes.normalise(volume.data, "percentile", volume.path)
-        stacks.append(volumes.to_slices(unit, volume.affine)[0])  # at native size
-    inside, _ = volumes.to_slices(loaded["mask"].data, loaded["mask"].affine, order=0)
-    print(json.dumps(metrics.evaluate_arrays(*stacks, inside, protocol, dilate), indent=2))
+    scores = metrics.evaluate_volumes(real, synthetic, mask, protocol, dilate, normalisation)
+    print(json.dumps(scores, indent=2))
 
 
 @app.command("import-released")
@@ -260,23 +254,20 @@ def info() -> None:
         print(f"profile {name}: {len(profile.runs)} tasks at {size}x{size}; results: {found}")
 
 
+_UsageError = typer.BadParameter.__bases__[0]  # of the click that typer brings
+
+
 def main() -> None:
     """Run the command line; a `MudiffError` or a usage error ends it with one line and exit code 2."""
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except (MudiffError, _UsageError) as error:
+        message = error.format_message() if isinstance(error, _UsageError) else str(error)
+        print(f"mudiff: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("mudiff: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        # Usage errors of the command-line parser are known by their formatted message.
-        usage = getattr(error, "format_message", None)
-        if usage is None and not isinstance(error, MudiffError):
-            raise
-        message = usage() if usage else str(error)
-        print(f"mudiff: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -10,6 +10,7 @@ import torch
 from conftest import head, write_nifti
 
 from mudiff import cli, paths
+from mudiff.data.slices import normalise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 from mudiff.synthesis import released
@@ -52,30 +53,39 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
 
     subject = root / "Brats18_E_1"
     made = tmp_path / "out.nii.gz"
-    code, out, err = mudiff(
-        "synthesize",
-        "--run",
-        run,
-        "--subject",
-        subject,
-        "--target",
-        "t1ce",
-        "--output",
-        made,
-        "--device",
-        "cpu",
+    request = ["--run", run, "--subject", subject, "--target", "t1ce", "--output", made]
+    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
+    assert code == 0, err
+    real, mask = (subject / f"Brats18_E_1_{name}.nii.gz" for name in ("t1ce", "seg"))
+    for protocol in ("masked", "released"):
+        files = ["--real", real, "--synthetic", made, "--mask", mask]
+        code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
+        assert code == 0, err
+        assert 0 < json.loads(out)["subject"]["psnr"] < 60
+
+
+def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, tmp_path, rng):
+    truth = head(rng)
+    unit = normalise(truth, "percentile")
+    real, perfect, half = (
+        write_nifti(tmp_path / f"{name}.nii.gz", data)
+        for name, data in {"real": truth, "perfect": unit, "half": unit / 2}.items()
     )
-    assert code == 0, err
-    real = subject / "Brats18_E_1_t1ce.nii.gz"
-    mask = subject / "Brats18_E_1_seg.nii.gz"
-    code, out, err = mudiff("evaluate", "--real", real, "--synthetic", real, "--mask", mask)
-    assert code == 0, err
-    assert json.loads(out)["subject"]["mae"] == 0
-    code, out, err = mudiff(
-        "evaluate", "--real", real, "--synthetic", made, "--mask", mask, "--protocol", "released"
+    scores = {}
+    for made in (perfect, half, real):
+        for protocol in ("masked", "released"):
+            files = ["--real", real, "--synthetic", made, "--mask", real]
+            code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
+            scores[made.stem[:4], protocol] = json.loads(out)["subject"] if code == 0 else err
+    best = {"psnr": "inf", "ssim": 1.0, "mae": 0.0}
+    assert scores["perf", "masked"] == best
+    inside = unit[truth > 0]
+    assert scores["half", "masked"]["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
+    assert scores["half", "masked"]["psnr"] == pytest.approx(
+        -10 * np.log10(np.mean((inside / 2) ** 2)), rel=1e-5
     )
-    assert code == 0, err
-    assert 0 < json.loads(out)["subject"]["psnr"] < 60
+    assert scores["real", "released"] == best  # by its own window
+    assert "real.nii.gz: has values from 0 to" in scores["real", "masked"]
 
 
 def test_verify_and_prepare(mudiff, cohort, tmp_path):
@@ -102,6 +112,32 @@ def test_verify_and_prepare(mudiff, cohort, tmp_path):
     assert len(list(prepared.rglob("*.masks.npy"))) == 4  # the others went through
 
 
+def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
+    root, manifest = cohort
+    manifest.to_csv(tmp_path / "split.csv", index=False)
+    task = [
+        "--dataset",
+        "brats",
+        "--target",
+        "t1ce",
+        "--profile",
+        "smoke",
+        "--variant",
+        "text",
+        "--device",
+        "cpu",
+    ]
+    task += ["--set", "slices=3", "--set", "critic_blocks=2", "--set", "epochs=1"]
+    code, _, err = mudiff("train", *task)
+    assert code == 2 and "add --data-root DIR, or first run" in err
+    advice = err.partition("`mudiff ")[2].partition("`")[0].replace(" DIR", f" {root}").split()
+    assert advice[:3] == ["prepare", "--dataset", "brats"] and "normalisation=minmax" in advice
+    assert mudiff(*advice, "--manifest", tmp_path / "split.csv", "--workers", 1)[0] == 0
+    code, out, err = mudiff("train", *task)
+    assert code == 0, err
+    assert out.strip().endswith("brats_t1ce_mudiff_text")
+
+
 RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1", "--output", "o.nii"]
 
 
@@ -120,6 +156,10 @@ RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1
         (["train", "--dataset", "brats", "--target", "t1", "--set", "width"], "expected field=value"),
         (["train", "--dataset", "brats", "--target", "t1", "--set", "variant=text"], "use --variant text"),
         (["train", "--dataset", "brats", "--target", "t1", "--device", "cpu"], "mudiff prepare"),
+        (
+            ["prepare", "--dataset", "brats", "--data-root", ".", "--set", "width=8"],
+            "prepare takes image_size",
+        ),
         (RUN, "no trained run here"),
         (["synthesize"], "Missing option"),
         (["nonsense"], "No such command"),

@@ -152,12 +152,12 @@ def prepared(profile: str, normalisation: str = "percentile") -> Path:
 
 def train_one(profile: str, name: str = "base", repeat: int = 0) -> Path:
     """Train the base or one of `CHANGES`, if that is not done yet, with seed `SEED` + `repeat`; return its folder."""
-    from mudiff.training import train
+    from mudiff.training import loop
 
     fields = {} if name == "base" else CHANGES[name].fields
     settings = base_settings(profile).replace(**fields, seed=SEED + repeat)
     place = folder(profile) / "trainings" / f"{name}_{repeat}"
-    return train.train(settings, prepared(profile, settings.normalisation), place, progress=False)
+    return loop.train(settings, prepared(profile, settings.normalisation), place, progress=False)
 
 
 def score(profile: str, run: Path, normalisation: str = "percentile") -> dict[str, float]:

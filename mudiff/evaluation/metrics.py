@@ -9,11 +9,14 @@ Images that agree exactly inside the mask have PSNR infinity; a mean that contai
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from mudiff.data import volumes
 from mudiff.data.masks import lesion_mask
+from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")
@@ -257,6 +260,42 @@ def evaluate_arrays(
         raise MudiffError("evaluation: the mask is empty; give a mask with at least one voxel above 0.")
     rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
     return {"protocol": protocol, "dilated": dilate, "subject": _plain(subject), "slices": rows}
+
+
+def evaluate_volumes(
+    real: Path,
+    synthetic: Path,
+    mask: Path,
+    protocol: str = "masked",
+    dilate: bool = False,
+    normalisation: str = "percentile",
+) -> dict[str, object]:
+    """Score a synthetic NIfTI volume slice by slice at its native size; returns what `evaluate_arrays` returns.
+
+    The truth is normalised. The synthesis is in [0, 1] of the normalised truth, as `mudiff synthesize` writes it,
+    and taken as it is; protocol ``released`` normalises it by its own window, and so does not see its brightness.
+
+    Raises
+    ------
+    MudiffError
+        If a file cannot be used, the grids differ, or, under ``masked``, the synthesis is not in [0, 1].
+    """
+    loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
+    loaded["mask"] = volumes.load_mask(mask)
+    volumes.check_grid(loaded, f"{real}, {synthetic}, {mask}")
+    truth, made = (loaded[name].data for name in ("real", "synthetic"))
+    truth = normalise(truth, normalisation, real)
+    if protocol == "released":
+        made = normalise(made, normalisation, synthetic)
+    elif made.min() < 0 or made.max() > 1:
+        raise MudiffError(
+            f"{synthetic}: has values from {made.min():.4g} to {made.max():.4g}, expected [0, 1] of the normalised "
+            "truth, as `mudiff synthesize` writes it; --protocol released takes any range."
+        )
+    affine = loaded["real"].affine
+    inside, _ = to_slices(loaded["mask"].data, affine, order=0)
+    stacks = [to_slices(data, affine)[0] for data in (truth, made)]
+    return evaluate_arrays(*stacks, inside, protocol, dilate)
 
 
 def _plain(scores: dict[str, float]) -> dict[str, object]:

@@ -214,7 +214,7 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
     f1, f2 = load_networks(generator_1, generator_2)
     weights = nn.ModuleDict({"f1": f1, "f2": f2}).state_dict()
     runs.claim(folder, settings, data_hash="published weights")
-    runs.save_weights(folder / "weights.safetensors", weights, settings)
+    runs.save_weights(folder / "weights.safetensors", weights)
     hashes = [cache.file_hash(path) for path in (generator_1, generator_2)]
     paths.write_json(folder / "provenance.json", {"source": "published weights", "sha256": hashes})
     return folder

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mudiff import cache, paths
-from mudiff.data import datasets, files, prepare, volumes
+from mudiff.data import dataset, datasets, files, volumes
+from mudiff.data.slices import from_slices, normalise, to_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Callback, Method
 from mudiff.model.diffusion import slice_seed
@@ -26,7 +27,7 @@ def _unit(x: Tensor) -> np.ndarray:
 
 def sample_slices(
     method: Method,
-    slices: prepare.Slices,
+    slices: dataset.Slices,
     indices: np.ndarray,
     seed: int = 0,
     replaced: Mapping[str, np.ndarray] | None = None,
@@ -76,8 +77,8 @@ def synthesize_split(
     from tqdm.auto import tqdm
 
     method = runs.load(run, device or runs.default_device())
-    data_hash = prepare.check(prepared, method.settings.preparation())
-    slices = prepare.open_slices(prepared, split)
+    data_hash = dataset.check(prepared, method.settings.preparation())
+    slices = dataset.open_slices(prepared, split)
     key = {
         "run": method.settings.run_name,
         "weights": cache.file_hash(run / "weights.safetensors"),
@@ -180,14 +181,14 @@ def synthesize_volume(
 
     stacks, background = [], True
     for volume in conditions.values():
-        unit = volumes.normalise(volume.data, settings.normalisation, volume.path)
-        slices, geometry = volumes.to_slices(unit, volume.affine, settings.image_size)
+        unit = normalise(volume.data, settings.normalisation, volume.path)
+        slices, geometry = to_slices(unit, volume.affine, settings.image_size)
         stacks.append(slices)
         background = background & (volume.data <= 0)
     y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
     for path, stack in zip((output, uncertainty), _sample_stack(method, y, samples, seed), strict=True):
         if path is not None:
-            native = volumes.from_slices(stack.astype(np.float32), geometry)
+            native = from_slices(stack.astype(np.float32), geometry)
             native[background] = 0
             volumes.save_volume(Path(path), np.clip(native, 0, 1), next(iter(conditions.values())))
     return Path(output)

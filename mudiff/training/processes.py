@@ -1,55 +1,40 @@
-"""One training run in several processes, which ``torchrun`` starts.
+"""The processes of one run, which ``torchrun`` starts, and the GPU of a process.
 
-Every process holds all networks and takes a part of each batch; torch's DistributedDataParallel averages the
-gradients. Three things make that the run of one process with the joint batch: each part counts by its number
-of images (`Part`), statistics over a batch are those of the joint one (`join`), and whatever happens to
-one process happens to all (`together`, `agree`). With a single process everything here does nothing.
+Plain DistributedDataParallel: every process has all networks and an equal part of each batch, gradients are
+averaged (`Method.distribute`), rank 0 alone validates and writes. A process that fails ends the others by torchrun.
 """
 
-import contextlib
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from filelock import FileLock, Timeout
+from torch import Tensor, distributed
 
+from mudiff import paths
 from mudiff.errors import MudiffError
+from mudiff.methods.base import Method
 
-T = TypeVar("T")
-
-PATIENCE = timedelta(days=7)
-"""How long a process waits for word of the others: while the first one validates, or waits for the run's lock."""
-
-_words: Any = None  # for a few numbers on the CPU, whatever the device of the run
+SECONDS_BETWEEN_TRIES = 1.0
 
 
-@contextlib.contextmanager
+@contextmanager
 def joined() -> Iterator[None]:
     """Be one of the processes that ``torchrun`` started inside the block; without it do nothing."""
-    global _words
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group()  # gloo for numbers on the CPU, NCCL for those on GPUs
-    _words = distributed.new_group(backend="gloo", timeout=PATIENCE)
-    agreed = True
-    try:
-        with warnings.catch_warnings():
-            # DDP copies gradients of convolutions in channels_last, and says so at the first one.
-            warnings.filterwarnings("ignore", message="Grad strides do not match")
-            yield
-    except BaseException as error:
-        agreed = isinstance(error, MudiffError | SystemExit)
-        raise
-    finally:
-        _words = None
-        if agreed:  # after an error of this process alone, to take leave could wait for the others
-            distributed.destroy_process_group()
+    # The others wait as long as rank 0 validates, or waits for the run's lock.
+    distributed.init_process_group(timeout=timedelta(days=7))
+    yield
+    distributed.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def count() -> int:
@@ -62,197 +47,88 @@ def rank() -> int:
     return distributed.get_rank() if count() > 1 else 0
 
 
-# What one process knows, all know --------------------------------------------------------------------------
-
-
-def agree(word: int) -> list[int]:
-    """Return the words of all processes, in their order, once all have given theirs."""
+def any_process(flag: bool) -> bool:
+    """Return whether any process says so, once all have said."""
     if count() == 1:
-        return [word]
-    words = torch.zeros(count(), dtype=torch.int64)
-    words[rank()] = word
-    distributed.all_reduce(words, group=_words)
-    return words.tolist()
+        return flag
+    said = torch.tensor(int(flag))
+    distributed.all_reduce(said)
+    return bool(said)
 
 
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """End all processes if one fails inside the block: that one with its error, the others without a word.
+def average(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means of scalars over the processes."""
+    if count() == 1 or not losses:
+        return losses
+    means = torch.stack(list(losses.values())) / count()
+    distributed.all_reduce(means)
+    return dict(zip(losses, means.unbind(), strict=True))
 
-    The block must not wait for other processes.
 
-    Raises
-    ------
-    SystemExit
-        In the others, with the exit code that the error gives the one that failed.
+def check(method: Method) -> None:
+    """Refuse a method or a batch size that this number of processes cannot train."""
+    settings = method.settings
+    if count() > 1 and not method.several_processes:
+        raise MudiffError(
+            f"method {settings.method}: trains in one process only; start it without torchrun, "
+            "or with --nproc-per-node 1."
+        )
+    if settings.batch_size % count():
+        raise MudiffError(
+            f"setting batch_size = {settings.batch_size}: does not split evenly over {count()} processes; "
+            "choose a multiple (--set batch_size=...)."
+        )
+
+
+def own_part(order: np.ndarray, number: int, size: int) -> tuple[np.ndarray, range]:
+    """Return this process's slices of a batch, and their places in it.
+
+    The last batch of an epoch is filled from the start of the order until it splits evenly.
     """
-    failed = None
-    try:
-        yield
-    except Exception as error:
-        if count() == 1:
-            raise
-        failed = error
-    codes = agree(0 if failed is None else 2 if isinstance(failed, MudiffError) else 1)
-    if any(codes):
-        first = next(place for place, code in enumerate(codes) if code)
-        if failed is not None and rank() == first:
-            raise failed
-        raise SystemExit(codes[first])
+    batch = order[number * size : (number + 1) * size]
+    batch = np.concatenate([batch, order[: -len(batch) % count()]])
+    share = len(batch) // count()
+    places = range(rank() * share, (rank() + 1) * share)
+    return batch[places.start : places.stop], places
 
 
-def first(work: Callable[..., T], *arguments: Any) -> T | None:
-    """Let the first process alone do some work while the others wait; they get None."""
-    with together():
-        return work(*arguments) if rank() == 0 else None
+@contextmanager
+def claimed_device(device: torch.device | None = None) -> Iterator[torch.device]:
+    """Yield where to train: `device`, else the CPU where there is no GPU, else a GPU.
 
-
-def first_says(question: Callable[[], bool]) -> bool:
-    """Return the first process's answer in all processes."""
-    return bool(agree(int(bool(first(question))))[0])
-
-
-@contextlib.contextmanager
-def first_holds(resource: contextlib.AbstractContextManager) -> Iterator[None]:
-    """Hold a resource in the first process, for as long as all are inside the block."""
-    with contextlib.ExitStack() as held:
-        first(held.enter_context, resource)
-        yield
-
-
-# The joint batch -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """The images of the joint batch that this process takes.
-
-    Attributes
-    ----------
-    places : range
-        Where they stand in the joint batch. A process without one takes the first, which then does not count.
-    whole : int
-        Images of the joint batch.
-    counts : bool
-        Whether they count.
+    Of the GPUs that torch sees (``CUDA_VISIBLE_DEVICES`` limits them) a process of torchrun has that of its
+    ``LOCAL_RANK``; any other has the only one, or of several one that no other training of this user holds: a
+    file lock each, until the block or the process ends. It waits while there is none.
     """
-
-    places: range
-    whole: int
-    counts: bool = True
-
-    @property
-    def rows(self) -> slice:
-        """The places, to index a tensor with."""
-        return slice(self.places.start, self.places.stop)
-
-    def of(self, mean: Tensor) -> Tensor:
-        """Return what a mean over these images adds to the mean over the joint batch."""
-        if len(self.places) == self.whole and self.counts:
-            return mean
-        return mean * (len(self.places) / self.whole * self.counts)
-
-
-_part: ContextVar[Part | None] = ContextVar("part", default=None)
-
-
-def part_of(whole: int) -> Part:
-    """Return this process's part of a batch; the sizes of the parts differ by one image at most."""
-    start, stop = (-(-place * whole // count()) for place in (rank(), rank() + 1))
-    return Part(range(start, stop), whole) if stop > start else Part(range(1), whole, counts=False)
-
-
-@contextlib.contextmanager
-def taking(part: Part) -> Iterator[None]:
-    """Say that batches inside the block are such a part of a joint one."""
-    before = _part.set(part)
+    if device is not None or not torch.cuda.is_available():
+        yield device or torch.device("cpu")
+        return
+    gpus, local = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
+    if local is not None and int(local) >= gpus:
+        raise MudiffError(f"LOCAL_RANK is {local}, but there are {gpus} GPUs: use --nproc-per-node {gpus}.")
+    lock, index = (None, int(local or 0)) if local is not None or gpus == 1 else _free_gpu(gpus)
     try:
-        yield
+        torch.cuda.set_device(index)  # else torch opens a context on GPU 0 as well
+        yield torch.device("cuda", index)
     finally:
-        _part.reset(before)
+        if lock is not None:
+            lock.release()
 
 
-def share(loss: Tensor) -> Tensor:
-    """Return this process's share in the loss of the joint batch, such that DDP's average is its gradient."""
-    part = _part.get()
-    return loss if part is None or count() == 1 else part.of(loss) * count()
-
-
-def join(h: Tensor) -> Tensor:
-    """Return the features of the joint batch.
-
-    Gradients flow to the processes that the features come from, any number of times (R1 differentiates
-    twice). All processes must call this, and differentiate what comes of it, in the same order.
-
-    Parameters
-    ----------
-    h : Tensor (B, ...)
-        This process's features.
-
-    Returns
-    -------
-    Tensor (joint B, ...)
-        With one process `h` itself.
-    """
-    part = _part.get()
-    if part is None or count() == 1:
-        return h
-    padded = h.new_zeros(part.whole, *h.shape[1:])
-    padded[part.rows] = h * part.counts
-    joint = _Sum.apply(padded)
-    # What does not count has no gradient: the image is not in the joint batch a second time.
-    return joint if part.counts else joint.detach() + 0 * joint
-
-
-def own(joint: Tensor) -> Tensor:
-    """Return this process's rows of what was computed for the joint batch; with one process all."""
-    part = _part.get()
-    return joint if part is None or count() == 1 else joint[part.rows]
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over all processes. It is its own adjoint: a gradient is the sum of all processes' gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Return the sum of all processes' x."""
-        total = x.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Return the sum of all processes' gradients."""
-        return _Sum.apply(gradient)
-
-
-def add_up(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the sums over all processes of scalars that all have, in one exchange."""
-    if count() == 1 or not values:
-        return values
-    totals = torch.stack(list(values.values()))
-    distributed.all_reduce(totals)
-    return dict(zip(values, totals.unbind(), strict=True))
-
-
-class Turn(nn.Module):
-    """What DDP wraps: the parameters of one optimiser, and a `forward` that computes its loss.
-
-    DDP averages the gradients of what passes through the `forward` of its module, and of nothing else.
-    """
-
-    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(p for group in optimiser.param_groups for p in group["params"])
-
-    def forward(self, loss: Callable[..., T], *arguments: Any) -> T:
-        """Return ``loss(*arguments)``."""
-        return loss(*arguments)
-
-
-def averaged(optimiser: torch.optim.Optimizer) -> nn.Module:
-    """Return a function that calls a loss so that its gradients become the average over all processes.
-
-    Every parameter of the optimiser must have a part in the loss. All start from the first process's values.
-    """
-    return nn.parallel.DistributedDataParallel(Turn(optimiser), gradient_as_bucket_view=True)
+def _free_gpu(count: int) -> tuple[FileLock, int]:
+    folder = Path(tempfile.gettempdir()) / f"mudiff-gpus-{os.getuid()}"
+    with paths.clear_os_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    # A GPU is known by its UUID: an index means another GPU where CUDA_VISIBLE_DEVICES differs.
+    names = [torch.cuda.get_device_properties(index).uuid for index in range(count)]
+    told = False
+    while True:
+        for index, name in enumerate(names):
+            try:
+                return FileLock(folder / f"{name}.lock").acquire(timeout=0).lock, index
+            except Timeout:
+                continue
+        if not told:
+            print(f"All {count} GPUs are held by other trainings of yours; waiting for one.", file=sys.stderr)
+            told = True
+        time.sleep(SECONDS_BETWEEN_TRIES)

@@ -1,13 +1,11 @@
-"""A run's folder: its settings, lock, log and checkpoints, each written so that a crash loses nothing.
+"""A run's folder: settings, log and weights, each written so that a crash loses nothing.
 
-``settings.json`` (settings, data and their fingerprint), ``log.jsonl``, ``weights.safetensors`` (the chosen
-checkpoint), ``last.safetensors``, ``provenance.json`` (written last: its presence means that the run is
-complete) and, while it is not, ``state.pt`` and ``best.safetensors``.
+``settings.json`` (settings, data and recipe), ``log.jsonl``, ``weights.safetensors`` (the chosen checkpoint),
+``provenance.json`` (written last: its presence means that the run is complete) and, while it is not,
+``state.pt`` and ``best.safetensors``.
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -20,53 +18,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from mudiff import __version__, paths
-from mudiff.cache import RECIPE_VERSION
+from mudiff import __version__, cache, paths
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Method, build
 from mudiff.settings import Settings
-from mudiff.training.devices import default_device as default_device
-from mudiff.training.memory import keep_freed_memory
+
+
+def default_device() -> torch.device:
+    """Return torch's current GPU (a training sets it), or the CPU where there is none."""
+    gpu = torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder alone; wait while another living process holds it."""
+    # Beside the folder, since a run of other settings is moved aside with all that is in it.
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
     with paths.clear_os_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, since a run of other settings is moved aside with all that is in it.
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
-    with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             print(f"{folder}: another process trains this run; waiting for it to end.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock.acquire()
+    try:
         yield
-
-
-def _claimed(settings: Settings, data_hash: str) -> dict[str, Any]:
-    return {"settings": settings.to_dict(), "data": data_hash, "recipe": RECIPE_VERSION}
+    finally:
+        lock.release()
 
 
 def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
-    """Tell whether the folder belongs to these settings and data."""
-    path = folder / "settings.json"
-    return path.is_file() and paths.read_json(path) == json.loads(json.dumps(_claimed(settings, data_hash)))
+    """Tell whether the folder belongs to these settings and data, under the present recipe."""
+    if not (folder / "settings.json").is_file():
+        return False
+    found = paths.read_json(folder / "settings.json")
+    with contextlib.suppress(MudiffError):  # values that no field takes any more
+        same = Settings.from_dict(found.pop("settings")) == settings
+        return same and found == {"data": data_hash, "recipe": cache.RECIPE_VERSION}
+    return False
 
 
 def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     """Make the folder belong to these settings and data; a run of others is moved aside, not deleted."""
     if matches(folder, settings, data_hash):
         return
-    if folder.is_dir() and any(folder.iterdir()):  # other settings, or nobody knows which
+    if folder.is_dir() and any(folder.iterdir()):  # other settings, or unknown ones
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
         with paths.clear_os_errors(folder):
             folder.rename(aside)
-    paths.write_json(folder / "settings.json", _claimed(settings, data_hash))
+    record = {"settings": settings.to_dict(), "data": data_hash, "recipe": cache.RECIPE_VERSION}
+    paths.write_json(folder / "settings.json", record)
 
 
 def is_complete(folder: Path) -> bool:
@@ -76,97 +82,67 @@ def is_complete(folder: Path) -> bool:
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write what a resumed run needs, in one move."""
-    with paths.atomic_write(folder / "state.pt") as temporary, temporary.open("wb") as file:
-        _torch_save(state, file, folder / "state.pt")
-
-
-def _torch_save(state: dict[str, Any], file: Any, path: Path) -> None:
-    try:
-        torch.save(state, file)
-        file.flush()
-    except RuntimeError as error:  # torch hides the errno of a full disk
-        raise OSError(28, f"{path}: {error}") from error
+    with paths.atomic_write(folder / "state.pt") as temporary:
+        torch.save(state, temporary)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """Return the resume state, or None where there is none.
-
-    Raises
-    ------
-    MudiffError
-        If the file is damaged.
-    """
+    """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
     path = folder / "state.pt"
     if not path.is_file():
         return None
     return paths.read_tensors(path, "resume state", "it is damaged: delete it to start this run anew")
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], settings: Settings) -> None:
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights in one move."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with paths.atomic_write(path) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except OSError:
-            raise
-        except Exception as error:  # safetensors wraps the errno of a full disk in an error of its own
-            if "No space left" in str(error):
-                raise OSError(28, str(error)) from error
-            raise
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
 
 
 def load(folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Method:
-    """Rebuild a run's method with its chosen weights, ready to sample.
+    """Rebuild a run's method with its weights, ready to sample; they load where names and shapes fit.
 
     Parameters
     ----------
     folder : Path
         A run's folder.
-    device : torch.device or str
-        Where to put it.
     precision : str, optional
         In which its networks compute, where not in that of the run's settings.
 
     Raises
     ------
     MudiffError
-        If the folder holds no complete run, or weights of other settings.
+        If the folder holds no run, or weights that do not fit its settings.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder)
-    path = folder / "weights.safetensors"
-    if not (folder / "settings.json").is_file() or not path.is_file():
+    path = Path(folder) / "weights.safetensors"
+    if not (Path(folder) / "settings.json").is_file() or not path.is_file():
         raise MudiffError(
             f"{folder}: no trained run here (settings.json and weights.safetensors expected); "
             "train it with `mudiff train` or import one with `mudiff import-released`."
         )
-    settings = Settings.from_dict(paths.read_json(folder / "settings.json")["settings"])
+    settings = Settings.from_dict(paths.read_json(Path(folder) / "settings.json")["settings"])
     method = build(settings)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
-    expected = method.state_dict()
-    needed = {name for name in expected if not name.startswith(method.training_only)}
-    if not method.training_only:
-        needed = set(expected)
-    wrong = sorted(
-        (needed - weights.keys())
-        | (weights.keys() - expected.keys())
-        | {n for n in weights.keys() & expected.keys() if weights[n].shape != expected[n].shape}
-    )
+    expected = {name: value.shape for name, value in method.state_dict().items()}
+    optional = {name for name in expected if name.startswith(method.training_only)}
+    found = {name: value.shape for name, value in weights.items()}
+    wrong = {name for name in expected | found if found.get(name) != expected.get(name)}
+    wrong -= optional - found.keys()
     if wrong:
         raise MudiffError(
-            f"{path}: weights of other settings than {folder / 'settings.json'} ({len(wrong)} tensors differ, "
-            f"such as {wrong[0]}); train the run again."
+            f"{path}: weights of other settings than settings.json ({len(wrong)} tensors differ, such as "
+            f"{min(wrong)}); train the run again."
         )
     method.load_state_dict(weights, strict=False)
-    keep_freed_memory()
     if precision is not None:
         method.settings = settings.replace(precision=precision)
     return method.to(device).eval()
@@ -181,11 +157,8 @@ def append_log(folder: Path, line: dict[str, Any]) -> None:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; a last line cut off by a crash is left out."""
-    path = Path(folder) / "log.jsonl"
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    path, lines = Path(folder) / "log.jsonl", []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
     return lines
@@ -201,15 +174,11 @@ def provenance(settings: Settings, data_hash: str, device: torch.device, seconds
     """Return what made a run: versions, data, seed, hardware, duration and peak memory."""
     packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel", "safetensors", "monai")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    record = (
-        {"vgg16_sha256": hashlib.sha256(Path(settings.vgg16).read_bytes()).hexdigest()}
-        if settings.vgg16
-        else {}
-    )
-    return record | {
+    mebibyte = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
+    vgg16 = {"vgg16_sha256": cache.file_hash(Path(settings.vgg16))} if settings.vgg16 else {}
+    return vgg16 | {
         "mudiff": __version__,
-        "recipe": RECIPE_VERSION,
-        "fingerprint": settings.fingerprint(),
+        "recipe": cache.RECIPE_VERSION,
         "data": data_hash,
         "seed": settings.seed,
         "python": platform.python_version(),
@@ -217,5 +186,5 @@ def provenance(settings: Settings, data_hash: str, device: torch.device, seconds
         "device": gpu or f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
         "machine": f"{platform.system()} {platform.machine()}",
         "seconds": round(seconds, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // mebibyte,
     }

@@ -61,7 +61,7 @@ def save(method, without=()):
     folder = paths.run("smoke", "brats_t1ce_mudiff")
     runs.claim(folder, method.settings, "data")
     kept = {k: v for k, v in method.state_dict().items() if not k.startswith(tuple(without))}
-    runs.save_weights(folder / "weights.safetensors", kept, method.settings)
+    runs.save_weights(folder / "weights.safetensors", kept)
     return folder
 
 
@@ -442,7 +442,7 @@ def test_runs_that_have_no_masks_are_refused(prepared):
     other = build(profiles.settings("smoke", "brats", "t1ce", "linear"))
     folder = paths.run("smoke", "brats_t1ce_linear")
     runs.claim(folder, other.settings, "data")
-    runs.save_weights(folder / "weights.safetensors", other.state_dict(), other.settings)
+    runs.save_weights(folder / "weights.safetensors", other.state_dict())
     with pytest.raises(MudiffError, match="a run of linear"):
         attention.open_run(folder)
 

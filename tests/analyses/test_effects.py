@@ -212,7 +212,7 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
 
 
 def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_does_it(miniature):
-    from mudiff.training import trainer
+    from mudiff.training import loop
 
     place = training.folder("smoke") / "trainings"
     base, changed, again = (runs.load(place / name) for name in ("base_0", "betas_0", "base_1"))
@@ -220,7 +220,7 @@ def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_doe
     assert again.settings == base.settings.replace(seed=base.settings.seed + 1)
     for name, normalisation in (("base_0", "percentile"), ("minmax_0", "minmax")):
         test = dataset.open_slices(training.prepared("smoke", normalisation), "test")
-        expected = trainer.validation_psnr(runs.load(place / name), test)
+        expected = loop.validation_psnr(runs.load(place / name), test)
         assert training.score("smoke", place / name, normalisation)["own"] == pytest.approx(
             expected, abs=1e-3
         )

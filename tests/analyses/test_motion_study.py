@@ -31,7 +31,7 @@ def write_run(method: str, change: float = 0.0) -> None:
     folder, made = paths.run("smoke", settings.run_name), paths.synthetic("smoke", settings.run_name)
     paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
     paths.write_json(folder / "provenance.json", {"fingerprint": settings.fingerprint()})
-    runs.save_weights(folder / "weights.safetensors", built.state_dict(), settings)
+    runs.save_weights(folder / "weights.safetensors", built.state_dict())
     sample.synthesize_split(folder, paths.prepared("smoke", "brats"), "test", made)
 
 

@@ -38,7 +38,7 @@ def drawn(seed=7, **changes):
 def write_run(method):
     folder = paths.run("smoke", "brats_t1ce_mudiff")
     runs.claim(folder, method.settings, "data")
-    runs.save_weights(folder / "weights.safetensors", method.state_dict(), method.settings)
+    runs.save_weights(folder / "weights.safetensors", method.state_dict())
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def untrained(folder: Path, **changes) -> Path:
     """Write a run whose weights are those that training starts from."""
     settings = Settings(**SMALL | changes)
     runs.claim(folder, settings, "data")
-    runs.save_weights(folder / "weights.safetensors", build(settings).state_dict(), settings)
+    runs.save_weights(folder / "weights.safetensors", build(settings).state_dict())
     return folder
 
 

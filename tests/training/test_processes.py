@@ -1,38 +1,34 @@
-"""Several processes: two reach the losses and weights of one, only the first writes, and all end together."""
+"""Several processes: two train as one does, rank 0 alone writes; and which GPU a training takes."""
 
-import contextlib
-import errno
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, some_slices
 from safetensors.torch import load_file
-from test_train import CPU
 
 from mudiff import paths
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Batch, build
-from mudiff.model.critic import minibatch_std
 from mudiff.settings import Settings
-from mudiff.training import processes as distributed
-from mudiff.training import runs, train
-from mudiff.training.processes import Part
+from mudiff.training import loop, processes, runs
 
-# In float64 nothing but rounding is left between one process and two: 2e-16 was measured.
-TOLERANCE = 1e-13
+CPU = torch.device("cpu")
+written: list[str] = []
 
 
-# Two processes that live for all tests of this file, since each takes seconds to start -------------------------
+# Two processes that live for all tests of this file, since each takes seconds to start
 
 
 def serve(rank: int, calls: Any) -> None:
@@ -46,6 +42,14 @@ def serve(rank: int, calls: Any) -> None:
             calls.send(("returned", function(*arguments)))
         except BaseException as error:
             calls.send((type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)))
+
+
+def note_writing(event: str, arguments: tuple) -> None:
+    """Note every path that this process opens for writing, makes, renames or removes."""
+    changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
+    opens = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if changes or opens:
+        written.append(str(arguments[0]))
 
 
 class Pair:
@@ -81,289 +85,142 @@ def pair() -> Iterator[Pair]:
         process.kill()
 
 
-# The training step -------------------------------------------------------------------------------------------
+# The training step
 
 
-@contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Compute everything in float64, also what asks for float32."""
-    kept = torch.Tensor.float
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.Tensor.float = kept
-
-
-def per_process(h):
-    return h
-
-
-def not_summed(ctx, gradient):
-    return gradient
-
-
-def unweighted(loss):
-    return loss
-
-
-def not_averaged(optimiser):
-    return distributed.Turn(optimiser)
-
-
-FAULTS = {
-    "statistics of each process": [(distributed, "join", per_process), (distributed, "own", per_process)],
-    "gradients of the statistics stay where they are": [(distributed._Sum, "backward", staticmethod(not_summed))],
-    "parts of unequal size count alike": [(distributed, "share", unweighted)],
-    "gradients are not averaged": [(distributed, "averaged", not_averaged)],
-}  # fmt: skip
-
-
-def take_steps(change: dict, batches: list[tuple[int, int]], fault: str | None = None) -> tuple:
-    """Train on joint batches, (step, size) each; return weights, losses and names without a gradient."""
-    faults = FAULTS[fault] if fault else []
-    kept = [(owner, name, vars(owner)[name]) for owner, name, _ in faults]
-    for owner, name, broken in faults:
-        setattr(owner, name, broken)
-    try:
-        with distributed.joined(), in_float64():
-            method, losses = build(Settings(**SMALL | change)), []
-            method.distribute()
-            for step, size in batches:
-                whole, part = some_slices(size), distributed.part_of(size)
-                images = (x[part.rows] for x in (whole.target, whole.conditions, whole.brain, whole.seeds))
-                with distributed.taking(part):
-                    values = method.training_step(Batch(*images), step)
-                joint = distributed.add_up({name: part.of(value) for name, value in values.items()})
-                losses.append({name: value.item() for name, value in joint.items()})
-            trained = [p for o in method.optimisers.values() for g in o.param_groups for p in g["params"]]
-            return method.state_dict(), losses, sum(p.grad is None for p in trained)
-    finally:
-        for owner, name, whole in kept:
-            setattr(owner, name, whole)
-
-
-def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max((a[name] - b[name]).abs().max().item() for name in a)
-
-
-STEPS = [
-    (0, 4),
-    (1, 3),
-    (2, 8),
-    (10, 1),
-    (11, 5),
-]  # R1 at 0 and 10; split evenly, unevenly, one process without
+def take_steps(change: dict) -> tuple[dict, list[dict]]:
+    """Train on five joint batches of four slices, R1 at the first and the last; return weights and losses."""
+    with processes.joined():
+        method, losses = build(Settings(**SMALL | {"batch_size": 4, "r1_interval": 4} | change)), []
+        method.distribute()
+        whole, number = some_slices(20), np.arange(20)
+        for step in range(5):
+            rows, _ = processes.own_part(number, step, 4)
+            images = (x[rows] for x in (whole.target, whole.conditions, whole.brain, whole.seeds))
+            values = processes.average(method.training_step(Batch(*images), step))
+            losses.append({name: value.item() for name, value in values.items()})
+        return method.state_dict(), losses
 
 
 @pytest.mark.parametrize(
-    ("change", "steps"),
+    "change",
     [
-        ({}, STEPS),
-        ({"mask": "trained", "mask_detached": True}, STEPS[:2]),  # a weight that no gradient reaches
-        ({"method": "syndiff"}, STEPS[:2]),
-        ({"method": "ddpm", "steps": 25, "width": 8}, STEPS[:2]),
+        {"critic_minibatch_std": False},
+        {"critic_minibatch_std": False, "mask": "trained", "reduction": "sum"},
+        {"critic_minibatch_std": False, "method": "syndiff"},
+        {"method": "ddpm", "steps": 25, "width": 8},
     ],
     ids=str,
 )
-def test_two_processes_reach_the_losses_and_weights_of_one(change, steps, pair):
-    (ended, first), (_, second) = pair(take_steps, change, steps)
+def test_two_processes_train_as_one_does_on_the_joint_batch(change, pair):
+    """Without statistics over the batch: those of a process are of its own part."""
+    (ended, first), (_, second) = pair(take_steps, change)
     assert ended == "returned", first
-    weights, losses, without_gradient = take_steps(change, steps)
-    assert difference(first[0], second[0]) == 0 and first[1] == second[1]
-    assert difference(first[0], weights) < TOLERANCE
+    weights, losses = take_steps(change)
+    for name, value in weights.items():
+        assert torch.equal(first[0][name], second[0][name])
+        torch.testing.assert_close(first[0][name], value, rtol=0, atol=1e-5)
     for found, expected in zip(first[1], losses, strict=True):
-        assert found == pytest.approx(expected, rel=TOLERANCE)
-    assert ("r1" in losses[0]) == (change.get("method") != "ddpm")
-    assert without_gradient == 0  # DDP would wait for it
-    start, _, _ = take_steps(change, [])
-    assert difference(start, weights) > 1e-4  # far more than the tolerance
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert ("r1" in losses[4]) == (change.get("method") != "ddpm")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_exchange_between_processes_is_seen(fault, pair):
-    steps = [(0, 3)]
-    (ended, first), _ = pair(take_steps, {}, steps, fault)
-    assert ended == "returned", first
-    assert difference(first[0], take_steps({}, steps)[0]) > 1e6 * TOLERANCE
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_batch_splits_evenly_and_nothing_is_left_out(count, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    order, seen = np.arange(21)[::-1], []
+    for number in range(3):  # batches of 8, 8 and 5, the last one filled from the start of the order
+        parts = []
+        for rank in range(count):
+            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+            parts.append(processes.own_part(order, number, 8))
+        assert len({len(indices) for indices, _ in parts}) == 1
+        assert [place for _, places in parts for place in places] == list(
+            range(sum(len(i) for i, _ in parts))
+        )
+        seen += [index for indices, _ in parts for index in indices]
+    assert seen[:21] == order.tolist() and seen[21:] == order[: -21 % count].tolist()
 
 
-def derivatives(h: torch.Tensor, parts: list[Part] | None) -> list[torch.Tensor]:
-    """Return statistics, and what R1 computes of such: a gradient and the gradient of its square."""
-    with distributed.joined():
-        part = parts[distributed.rank()] if parts else distributed.part_of(len(h))
-        with distributed.taking(part):
-            own = h[part.rows].clone().requires_grad_()
-            statistics = minibatch_std(own)[:, -1:]
-            (gradient,) = torch.autograd.grad(statistics.exp().sum(), own, create_graph=True)
-            penalty = gradient.square().sum() * part.counts
-            return [x.detach() for x in (statistics, gradient, *torch.autograd.grad(penalty, own))]
+# A whole run
 
 
-ALL_IN_THE_FIRST = [Part(range(2), 2), Part(range(1), 2, counts=False)]
-
-
-@pytest.mark.parametrize(
-    ("count", "parts"), [(3, None), (4, None), (5, None), (8, None), (9, None), (2, ALL_IN_THE_FIRST)]
-)
-def test_groups_of_the_minibatch_statistics_cross_the_processes(count, parts, pair):
-    h = torch.randn(count, 3, 2, 2, generator=torch.Generator().manual_seed(count))
-    expected = derivatives(h, None)
-    outcomes = pair(derivatives, h, parts)
-    assert [ended for ended, _ in outcomes] == ["returned", "returned"], outcomes
-    found = [values for _, values in outcomes]
-    own = [expected[0][part.rows] for part in parts] if parts else expected[0].tensor_split([-(-count // 2)])
-    for values, there in zip(found, own, strict=True):
-        torch.testing.assert_close(values[0], there)
-    counted = found[:1] if parts else found
-    for k in (1, 2):
-        torch.testing.assert_close(torch.cat([values[k] for values in counted]), expected[k])
-    assert expected[2].abs().max() > 1e-3
-
-
-# A whole run -------------------------------------------------------------------------------------------------
-
-written: list[str] = []
-
-
-def note_writing(event: str, arguments: tuple) -> None:
-    """Note every path that this process opens for writing, makes, renames or removes."""
-    changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
-    opens = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if changes or opens:
-        written.append(str(arguments[0]))
-
-
-def fit(folder: Path, prepared: Path, changes: dict, wrong: Callable | None = None) -> list[str]:
-    """Train; return which files below the run's parent were written. `wrong` runs before each step.
-
-    Only validation writes to the log, so that a state holds losses that no line has yet.
-    """
+def fit(folder: Path, prepared: Path, changes: dict, stops: Callable | None = None) -> list[str]:
+    """Train; return which files below the run's parent were written. `stops` runs before each step."""
     del written[:]
-    take_step, log = train.Trainer.take_step, train.Trainer.log
+    read = loop.make_batch
 
-    def first_something(trainer: train.Trainer) -> None:
-        wrong(trainer)
-        take_step(trainer)
+    def make_batch(slices, indices, settings, step, places):
+        if stops is not None:
+            stops(step)
+        return read(slices, indices, settings, step, places)
 
-    train.Trainer.log = lambda trainer: None
-    if wrong is not None:
-        train.Trainer.take_step = first_something
+    loop.make_batch = make_batch
     try:
-        train.train(Settings(**SMALL | changes), prepared, folder, device=CPU, progress=False, save_seconds=0)
+        settings = Settings(**SMALL | {"batch_size": 4, "critic_minibatch_std": False} | changes)
+        loop.train(settings, prepared, folder, device=CPU, progress=False, save_seconds=0)
     finally:
-        train.Trainer.take_step, train.Trainer.log = take_step, log
+        loop.make_batch = read
     return [path for path in written if path.startswith(str(folder.parent))]
 
 
-def sigterm_in_the_second(trainer: train.Trainer) -> None:
-    if trainer.step == 1 and distributed.rank() == 1:
+def sigterm_in_the_second(step: int) -> None:
+    if step == 1 and processes.rank() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def unreadable_in_the_second(trainer: train.Trainer) -> None:
-    if trainer.step == 2 and distributed.rank() == 1:
-        trainer.slices._open = damaged
-
-
-def damaged(name: str) -> None:
-    raise MudiffError(f"{name}: cannot be read")
-
-
-def full_disk_in_the_first(trainer: train.Trainer) -> None:
-    if trainer.step == 2 and distributed.rank() == 0:
-        trainer._save = no_space
-
-
-def no_space() -> None:
-    with paths.clear_os_errors(Path("state.pt")):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def stop_at_four(trainer: train.Trainer) -> None:
-    if trainer.step == 4:
+def stop_at_four(step: int) -> None:
+    if step == 4:
         raise KeyboardInterrupt
 
 
-def close(folder: Path, other: Path) -> None:
-    """Check that two runs are the same but for the rounding of float32: 6e-8 in weights, 4e-7 in losses."""
-    for name in ("weights.safetensors", "last.safetensors"):
-        assert difference(load_file(folder / name), load_file(other / name)) < 1e-6
-    for line, expected in zip(runs.read_log(folder), runs.read_log(other), strict=True):
-        assert line == pytest.approx(expected | {"seconds": line["seconds"]}, rel=1e-5)
-
-
-CHANGES = {"epochs": 2, "ema_decay": 0.9, "order": "shuffled", "r1_interval": 2}
+def assert_close(folder: Path, other: Path) -> None:
+    """Check that two runs are the same but for the rounding of float32."""
+    weights, expected = (load_file(run / "weights.safetensors") for run in (folder, other))
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
+    for line, theirs in zip(runs.read_log(folder), runs.read_log(other), strict=True):
+        assert line == pytest.approx(theirs | {"seconds": line["seconds"]}, rel=1e-4)
 
 
 def test_one_process_goes_on_with_what_two_began_and_the_other_way_round(pair, prepared, tmp_path):
-    fit(tmp_path / "whole", prepared, CHANGES)
-    outcomes = pair(fit, tmp_path / "2-1", prepared, CHANGES, sigterm_in_the_second)
-    assert outcomes == [("SystemExit", 143)] * 2
+    changes = {"epochs": 2, "ema_decay": 0.9, "order": "shuffled", "r1_interval": 2}
+    fit(tmp_path / "whole", prepared, changes)
+    assert pair(fit, tmp_path / "2-1", prepared, changes, sigterm_in_the_second) == [("SystemExit", 143)] * 2
     assert runs.read_state(tmp_path / "2-1")["step"] == 2
-    fit(tmp_path / "2-1", prepared, CHANGES)
-    close(tmp_path / "2-1", tmp_path / "whole")
+    fit(tmp_path / "2-1", prepared, changes)
+    assert_close(tmp_path / "2-1", tmp_path / "whole")
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "1-2", prepared, CHANGES, stop_at_four)
-    (ended, files), other = pair(fit, tmp_path / "1-2", prepared, CHANGES)
+        fit(tmp_path / "1-2", prepared, changes, stop_at_four)
+    (ended, files), other = pair(fit, tmp_path / "1-2", prepared, changes)
     assert ended == "returned", files
-    assert files and other == ("returned", [])  # only the first process writes
-    close(tmp_path / "1-2", tmp_path / "whole")
+    assert files and other == ("returned", [])  # rank 0 alone writes
+    assert_close(tmp_path / "1-2", tmp_path / "whole")
     before = (tmp_path / "1-2/weights.safetensors").stat().st_mtime_ns
-    assert [ended for ended, _ in pair(fit, tmp_path / "1-2", prepared, CHANGES)] == ["returned"] * 2
+    assert [ended for ended, _ in pair(fit, tmp_path / "1-2", prepared, changes)] == ["returned"] * 2
     assert (tmp_path / "1-2/weights.safetensors").stat().st_mtime_ns == before  # a complete run is left alone
 
 
 @pytest.mark.parametrize(
-    ("changes", "wrong", "place", "words"),
+    ("changes", "words"),
     [
-        ({"image_size": 32}, None, 0, "image_size"),
-        ({"method": "pgan", "critic_blocks": 2}, None, 0, "method pgan: trains in one process only"),
-        ({"learning_rate": 1e30, "critic_learning_rate": 1e30}, None, 0, "training has diverged"),
-        ({}, full_disk_in_the_first, 0, "disk is full"),
-        ({}, unreadable_in_the_second, 1, "cannot be read"),
+        ({"batch_size": 3}, "batch_size = 3: does not split evenly over 2 processes"),
+        ({"method": "pgan"}, "method pgan: trains in one process only"),
+        ({"learning_rate": 1e30, "critic_learning_rate": 1e30}, "training has diverged"),
     ],
-)  # fmt: skip
-def test_an_error_in_one_process_ends_both_and_is_told_once(
-    changes, wrong, place, words, pair, prepared, tmp_path
-):
-    outcomes = pair(fit, tmp_path / "run", prepared, changes, wrong)
-    ended, message = outcomes.pop(place)
-    assert ended == "MudiffError" and words in message
-    assert outcomes == [("SystemExit", 2)]
+)
+def test_what_several_processes_cannot_train_is_one_clear_error(changes, words, pair, prepared, tmp_path):
+    for ended, message in pair(fit, tmp_path / "run", prepared, changes):
+        assert ended == "MudiffError" and words in message
     assert not (tmp_path / "run/weights.safetensors").exists()
-
-
-def test_a_damaged_state_ends_both(pair, prepared, tmp_path):
-    pair(fit, tmp_path / "run", prepared, {}, sigterm_in_the_second)
-    (tmp_path / "run/state.pt").write_bytes(b"nothing")
-    (ended, message), second = pair(fit, tmp_path / "run", prepared, {})
-    assert ended == "MudiffError" and "state.pt: damaged" in message and second == ("SystemExit", 2)
-
-
-def check_gpus(uuids: list[str]) -> None:
-    kept = torch.cuda.get_device_properties
-    torch.cuda.get_device_properties = lambda _: SimpleNamespace(uuid=uuids[int(os.environ["RANK"])])
-    try:
-        with distributed.joined():
-            train._check_gpus(torch.device("cuda"))
-    finally:
-        torch.cuda.get_device_properties = kept
-
-
-def test_two_processes_do_not_share_a_gpu(pair):
-    assert pair(check_gpus, ["a", "b"]) == [("returned", None)] * 2
-    (ended, message), second = pair(check_gpus, ["a", "a"])
-    assert ended == "MudiffError" and "would share a GPU" in message and second == ("SystemExit", 2)
 
 
 def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     project = tmp_path / "project"
-    changes = Settings(**SMALL | {"epochs": 1}).to_dict().items() - Settings().to_dict().items()
+    changes = (
+        Settings(**SMALL | {"epochs": 1, "batch_size": 4}).to_dict().items() - Settings().to_dict().items()
+    )
     settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changes]
     slices = Settings(**SMALL).preparation().fingerprint()
     paths.write_text(project / "results/smoke/prepared/none", "")
@@ -380,19 +237,99 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     assert done.returncode == 0, done.stderr
     run = project / "results/smoke/runs/brats_t1ce_mudiff"
     assert done.stdout.splitlines() == [str(run)]
-    assert paths.read_json(run / "provenance.json")["processes"] == 2
-    assert runs.is_complete(run)
+    assert paths.read_json(run / "provenance.json")["processes"] == 2 and runs.is_complete(run)
 
 
-@pytest.mark.parametrize("processes", range(1, 6))
-def test_the_parts_are_the_batch(processes, monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: processes)
-    for whole in range(1, 10):
-        parts = []
-        for rank in range(processes):
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            parts.append(distributed.part_of(whole))
-        counted = [part for part in parts if part.counts]
-        assert [place for part in counted for place in part.places] == list(range(whole))
-        assert len(counted) == min(processes, whole)
-        assert max(len(p.places) for p in counted) - min(len(p.places) for p in counted) <= 1
+# The GPU of a process, with made-up GPUs and real processes
+
+
+@pytest.fixture
+def see(tmp_path, monkeypatch) -> Callable[..., list[int]]:
+    """Return a function that lets torch see GPUs of these UUIDs, and notes which become the current one."""
+    current: list[int] = [0]
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(processes.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(processes, "SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+
+    def see(*uuids: str) -> list[int]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(uuids))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(uuids))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=uuids[i]))
+        return current
+
+    return see
+
+
+def claimed() -> torch.device:
+    with processes.claimed_device() as device:
+        return device
+
+
+def test_without_a_choice_nothing_is_claimed(see, tmp_path, monkeypatch):
+    see()
+    assert claimed() == CPU
+    see("a")
+    assert claimed() == torch.device("cuda:0")
+    current = see("a", "b", "c")
+    with processes.claimed_device(CPU) as device:
+        assert device == CPU
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert claimed() == torch.device("cuda:2") and current[-1] == 2
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(MudiffError, match="LOCAL_RANK is 3, but there are 3 GPUs"):
+        claimed()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_only_looks_claims_no_gpu(see, tmp_path):
+    see("a", "b")
+    assert runs.default_device() == torch.device("cuda:0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trainings_share_the_gpus_by_uuid_and_give_them_back(see):
+    current = see("a", "b")
+    with processes.claimed_device() as first:
+        assert first == torch.device("cuda:0") and current[-1] == 0
+        see("b", "a")  # another process, with another CUDA_VISIBLE_DEVICES
+        with processes.claimed_device() as second:
+            assert second == torch.device("cuda:0")  # that is b
+        see("a", "b")
+        with processes.claimed_device() as third:
+            assert third == torch.device("cuda:1") == runs.default_device()
+    assert claimed() == torch.device("cuda:0")
+
+
+def hold(pipe: Any, seconds: float) -> None:
+    with processes.claimed_device() as device:
+        pipe.send(device.index)
+        time.sleep(seconds)
+
+
+def test_kill_9_frees_the_gpu_and_who_waits_is_told_so(see, capfd):
+    see("a", "b")
+    forked = multiprocessing.get_context("fork")  # the made-up GPUs are there, too
+    mine, theirs = forked.Pipe()
+    held = {}
+    for _ in range(2):
+        process = forked.Process(target=hold, args=(theirs, 600), daemon=True)
+        process.start()
+        held[mine.recv()] = process
+    assert set(held) == {0, 1}
+    waiting = forked.Process(target=hold, args=(theirs, 0), daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive() and not mine.poll()
+    held[1].kill()
+    assert mine.poll(30) and mine.recv() == 1
+    held[0].kill()
+    assert capfd.readouterr().err.count("All 2 GPUs are held") == 1
+
+
+def test_a_lock_folder_that_cannot_be_written_is_named(see, tmp_path):
+    (tmp_path / f"mudiff-gpus-{os.getuid()}").write_text("a file")
+    see("a", "b")
+    with pytest.raises(MudiffError, match=r"mudiff-gpus.* cannot be written"):
+        claimed()

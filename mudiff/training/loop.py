@@ -1,0 +1,334 @@
+"""One training loop for all methods, in one process or several; it stops at SIGTERM and resumes where it stopped.
+
+Everything random follows from the run's seed and the step, so an interrupted run ends as an uninterrupted one.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mudiff import paths
+from mudiff.data import dataset
+from mudiff.errors import MudiffError
+from mudiff.methods.base import Batch, Method, build
+from mudiff.model.diffusion import slice_seed
+from mudiff.settings import Settings
+from mudiff.training import processes, runs
+
+
+def train(
+    settings: Settings,
+    prepared: Path,
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    compiled: bool = False,
+    progress: bool = True,
+    save_seconds: float = 60.0,
+) -> Path:
+    """Train a run to its end, from where it stopped, and return its folder; a complete run is left alone.
+
+    Parameters
+    ----------
+    prepared : Path
+        Folder of the prepared slices.
+    folder : Path
+        Folder of the run. A run of other settings or data that lies there is moved aside.
+    device : torch.device, optional
+        By default a GPU if there is one, see `processes.claimed_device`.
+    compiled : bool
+        Whether to compile the networks with torch.compile.
+    save_seconds : float
+        Seconds between two resume states; each validation saves one too.
+
+    Raises
+    ------
+    MudiffError
+        If the slices do not fit the settings, the losses diverge, or a file cannot be read or written.
+    SystemExit
+        143 after SIGTERM: the state is saved and the same command resumes.
+    """
+    with processes.joined(), processes.claimed_device(device) as device:
+        data_hash = dataset.check(prepared, settings.preparation())
+        with runs.locked(folder) if processes.rank() == 0 else nullcontext():
+            processes.any_process(False)  # wait for rank 0
+            if not (runs.matches(folder, settings, data_hash) and runs.is_complete(folder)):
+                # Settings that cannot be trained fail here, before they displace a run.
+                training = _Training(settings, prepared, folder, device, compiled)
+                if processes.rank() == 0:
+                    runs.claim(folder, settings, data_hash)
+                processes.any_process(False)  # wait for rank 0
+                training.resume()
+                _loop(training, progress, save_seconds)
+                if processes.rank() == 0:
+                    training.finish(data_hash)
+    return folder
+
+
+def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
+    from tqdm.auto import tqdm
+
+    settings, method, average = training.settings, training.method, training.average
+    slices, per_epoch, total = training.slices, training.per_epoch, training.total
+    log_every = max(1, per_epoch // 10)
+    began, saved = time.monotonic() - training.seconds, time.monotonic()
+    shown = (
+        None if progress and processes.rank() == 0 else True
+    )  # None: quiet where the output is no terminal
+    bar = tqdm(total=total, initial=training.step, desc=settings.run_name, unit="step", disable=shown)
+    with bar, _stop_signal() as stop:
+        while training.step < total:
+            # One step, at the learning rates of this epoch, on this process's part of the batch.
+            epoch, place = divmod(training.step, per_epoch)
+            for name, optimiser in method.optimisers.items():
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(training.rates[name], settings, epoch)
+            order = epoch_order(len(slices), settings, epoch)
+            indices, places = processes.own_part(order, place, settings.batch_size)
+            batch = make_batch(slices, indices, settings, training.step, places).to(method.device)
+            losses = method.training_step(batch, training.step)
+
+            # Average the weights, add up the losses.
+            average.update(training.step)
+            training.step += 1
+            training.seconds = time.monotonic() - began
+            training.add(processes.average(losses))
+            bar.update()
+
+            # At the end of an epoch: validate, keep the best weights. In between: log.
+            epoch, place = divmod(training.step, per_epoch)
+            ended = training.step == total
+            validates = ended or (place == 0 and epoch % settings.validate_every == 0)
+            if validates:
+                bar.set_postfix(psnr=f"{training.validate():.2f} dB")
+            elif training.step % log_every == 0:
+                training.log()
+
+            # Save what a resumed run needs; stop if asked to.
+            stopped = processes.any_process(stop.is_set())
+            if validates or stopped or time.monotonic() - saved > save_seconds:
+                training.save()
+                saved = time.monotonic()
+            if stopped:
+                raise SystemExit(143)
+
+
+class _Training:
+    """A run in training: its slices, method, averaged weights, and how far it is; rank 0 alone writes."""
+
+    def __init__(
+        self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool
+    ) -> None:
+        self.settings, self.folder = settings, folder
+        self.slices = dataset.open_slices(prepared, "train")
+        self.validation = dataset.open_slices(prepared, "val")
+        self.method = build(settings).to(device)
+        processes.check(self.method)
+        self.method.prepare_training()
+        if compiled:
+            self.method.compile()
+        self.average = WeightAverage(self.method, settings.ema_decay)
+        self.rates = {name: o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
+        self.per_epoch = math.ceil(len(self.slices) / settings.batch_size)
+        self.total = settings.epochs * self.per_epoch
+        self.step, self.best, self.seconds = 0, -math.inf, 0.0
+        self.sums: dict[str, Tensor] = {}  # of losses since the last line of the log
+        self.counts: dict[str, int] = {}
+
+    def resume(self) -> None:
+        """Take up the last saved state, if there is one; it may be of another number of processes."""
+        state = runs.read_state(self.folder)
+        if state is not None:
+            self.method.load_state_dict(state["weights"])
+            for name, optimiser in self.method.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+            device = self.method.device
+            self.average.weights = {k: v.to(device) for k, v in state["average"].items()}
+            self.sums = {k: v.to(device) for k, v in state["sums"].items()}
+            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+            self.counts = state["counts"]
+        if processes.rank() == 0:
+            runs.cut_log(self.folder, self.step)
+        self.method.distribute()
+
+    def save(self) -> None:
+        """Write the state that `resume` takes up."""
+        if processes.rank() == 0:
+            optimisers = {name: o.state_dict() for name, o in self.method.optimisers.items()}
+            state = {
+                "weights": self.method.state_dict(),
+                "optimisers": optimisers,
+                "average": self.average.weights,
+            }
+            kept = ("step", "best", "seconds", "sums", "counts")
+            runs.save_state(self.folder, state | {name: getattr(self, name) for name in kept})
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Note the losses of a step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def log(self, **extra: float) -> None:
+        """Append the mean losses since the last line."""
+        means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise MudiffError(
+                    f"{self.folder}: the loss {name!r} is no number at step {self.step}: training has "
+                    "diverged; lower learning_rate (--set learning_rate=...) or choose another seed."
+                )
+        epochs, place = divmod(self.step, self.per_epoch)
+        line = {"step": self.step, "epoch": self.step / self.per_epoch}
+        line["slices"] = epochs * len(self.slices) + place * self.settings.batch_size
+        line |= {f"lr/{name}": o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
+        line |= {f"loss/{name}": value for name, value in means.items()}
+        if processes.rank() == 0:
+            runs.append_log(self.folder, line | {"seconds": round(self.seconds, 2)} | extra)
+
+    def validate(self) -> float:
+        """Measure the validation PSNR, log it, and keep the weights if they are the best so far."""
+        if processes.rank() > 0:
+            self.log()
+            return math.nan
+        self.method.eval()
+        with self.average.applied():
+            psnr = validation_psnr(self.method, self.validation)
+            self.log(**{"validation/psnr": psnr})
+            if psnr > self.best or not (self.folder / "best.safetensors").is_file():
+                runs.save_weights(self.folder / "best.safetensors", self.method.state_dict())
+        self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN
+        self.method.train()
+        return psnr
+
+    def finish(self, data_hash: str) -> None:
+        """Write the chosen weights and, as the last file, the provenance."""
+        weights, best = self.folder / "weights.safetensors", self.folder / "best.safetensors"
+        if self.settings.checkpoint == "last":
+            with self.average.applied():
+                runs.save_weights(weights, self.method.state_dict())
+        elif best.is_file():  # it is gone if a crash came after this line
+            best.replace(weights)
+        record = runs.provenance(self.settings, data_hash, self.method.device, self.seconds)
+        record |= {"steps": self.step, "slices_seen": self.settings.epochs * len(self.slices)}
+        record |= {"processes": processes.count(), "best_validation_psnr": self.best}
+        paths.write_json(self.folder / "provenance.json", record)
+        for leftover in ("state.pt", "best.safetensors"):
+            (self.folder / leftover).unlink(missing_ok=True)
+
+
+def learning_rate(start: float, settings: Settings, epoch: int) -> float:
+    """Return the learning rate of an epoch: constant, a cosine down to the final one (A-4), or linear to 0.
+
+    "linear" is constant for `constant_part` of the epochs and would reach 0 in the first epoch after the
+    last. For the cosine, a start below the final rate stays as it is.
+    """
+    if settings.schedule == "cosine" and start > settings.final_learning_rate:
+        final = settings.final_learning_rate
+        return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    if settings.schedule == "linear":
+        constant = settings.constant_part * settings.epochs
+        return start * min(1.0, (settings.epochs - epoch) / (settings.epochs - constant))
+    return start
+
+
+def epoch_order(count: int, settings: Settings, epoch: int) -> np.ndarray:
+    """Return the order of the slices in an epoch: the same in all ("fixed", C-8), or drawn anew."""
+    drawn = 0 if settings.order == "fixed" else epoch
+    return np.random.default_rng(slice_seed(settings.seed, "order", drawn)).permutation(count)
+
+
+def make_batch(
+    slices: dataset.Slices, indices: np.ndarray, settings: Settings, step: int, places: range | None = None
+) -> Batch:
+    """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch."""
+    places = range(len(indices)) if places is None else places
+    images = {c: torch.from_numpy(slices.images(indices, c)) for c in (settings.target, *settings.conditions)}
+    return Batch(
+        target=images[settings.target][:, None],
+        conditions=torch.stack([images[c] for c in settings.conditions], dim=1),
+        brain=torch.from_numpy(slices.brain(indices))[:, None],
+        seeds=torch.tensor([slice_seed(settings.seed, "train", step, place) for place in places]),
+    )
+
+
+def validation_psnr(method: Method, slices: dataset.Slices) -> float:
+    """Return the masked PSNR in dB (data range 1) on evenly spaced validation slices.
+
+    The squared error is pooled over the brain voxels of each subject, the PSNR averaged over subjects,
+    as in the tables of protocol ``masked``.
+    """
+    settings = method.settings
+    count = min(settings.validation_slices or len(slices), len(slices))
+    indices = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
+    subjects, numbers = (slices.index[name].to_numpy()[indices] for name in ("subject", "slice"))
+    errors = []
+    for part in np.array_split(np.arange(len(indices)), range(8, len(indices), 8)):
+        y = np.stack([slices.images(indices[part], c) for c in settings.conditions], axis=1)
+        seeds = [slice_seed(0, "sample", subjects[i], numbers[i]) for i in part]
+        x = method.synthesize(torch.from_numpy(y).to(method.device), torch.tensor(seeds))[:, 0]
+        real = slices.images(indices[part], settings.target)
+        errors.append((x.float().cpu().numpy() + 1) / 2 - (real + 1) / 2)
+    error, brain = np.concatenate(errors), slices.brain(indices)
+    values = []
+    for subject in np.unique(subjects):
+        inside = error[subjects == subject][brain[subjects == subject]]
+        if inside.size:
+            values.append(-10 * math.log10(max(float(np.square(inside, dtype=np.float64).mean()), 1e-12)))
+    return float(np.mean(values)) if values else math.nan
+
+
+class WeightAverage:
+    """Exponential moving average of the weights that sampling needs (A-6); nothing where the decay is 0.
+
+    The decay is warmed up as (1 + step) / (10 + step), so that early averages are not the first draw.
+    """
+
+    def __init__(self, method: Method, decay: float) -> None:
+        self.method, self.decay = method, decay
+        averaged = decay > 0 and method.optimisers  # a solution in closed form has nothing to average
+        weights = method.state_dict() if averaged else {}
+        self.weights = {k: v.clone() for k, v in weights.items() if not k.startswith(method.training_only)}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the present weights, after `step` earlier updates."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        present = self.method.state_dict() if self.weights else {}
+        for name, average in self.weights.items():
+            average.lerp_(present[name], 1 - decay) if average.is_floating_point() else average.copy_(
+                present[name]
+            )
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Use the averaged weights inside the block."""
+        present = {k: v.clone() for k, v in self.method.state_dict().items() if k in self.weights}
+        self.method.load_state_dict(self.weights, strict=False)
+        try:
+            yield
+        finally:
+            self.method.load_state_dict(present, strict=False)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Note SIGTERM, which clusters send at the time limit, so that the loop saves and stops at the next step."""
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)

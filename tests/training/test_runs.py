@@ -1,0 +1,89 @@
+"""A run's folder: what loads, what is damaged, and where it was made."""
+
+import resource
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SMALL
+
+from mudiff import cache, paths
+from mudiff.errors import MudiffError
+from mudiff.methods.base import build
+from mudiff.settings import Settings
+from mudiff.training import runs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a run with the weights that training starts from."""
+    method = build(Settings(**SMALL))
+    runs.claim(tmp_path / "run", method.settings, "data")
+    runs.save_weights(tmp_path / "run" / "weights.safetensors", method.state_dict())
+    return tmp_path / "run"
+
+
+def change(folder, **fields):
+    values = paths.read_json(folder / "settings.json")
+    values["settings"] |= fields
+    paths.write_json(folder / "settings.json", values)
+
+
+def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
+    values = paths.read_json(folder / "settings.json")
+    values["settings"]["removed"] = "since then"
+    del values["settings"]["order"]  # not yet there
+    paths.write_json(folder / "settings.json", values)
+    monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
+    method = runs.load(folder)
+    assert all(
+        torch.equal(value, method.state_dict()[k])
+        for k, value in build(Settings(**SMALL)).state_dict().items()
+    )
+
+
+def test_sampling_needs_no_critic(folder):
+    weights = runs.load(folder).state_dict()
+    runs.save_weights(folder / "weights.safetensors", {k: v for k, v in weights.items() if "critic" not in k})
+    assert runs.load(folder).f1 is not None
+    runs.save_weights(folder / "weights.safetensors", {k: v for k, v in weights.items() if "f1" not in k})
+    with pytest.raises(MudiffError, match=r"weights of other settings .* f1\."):
+        runs.load(folder)
+
+
+def test_what_cannot_be_loaded_is_named(folder, tmp_path):
+    with pytest.raises(MudiffError, match="no trained run here"):
+        runs.load(tmp_path)
+    change(folder, width=8)
+    with pytest.raises(MudiffError, match="weights of other settings"):
+        runs.load(folder)
+    change(folder, width=4)
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(MudiffError, match=r"weights\.safetensors: cannot be read"):
+        runs.load(folder)
+    (folder / "settings.json").write_text("{")
+    with pytest.raises(MudiffError, match=r"settings\.json"):
+        runs.load(folder)
+    (folder / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(MudiffError, match=r"state\.pt: no resume state"):
+        runs.read_state(folder)
+
+
+def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):
+    for step in (1, 2, 3):
+        runs.append_log(folder, {"step": step})
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in runs.read_log(folder)] == [1, 2, 3]
+    runs.cut_log(folder, 2)
+    assert [line["step"] for line in runs.read_log(folder)] == [1, 2]
+
+
+@pytest.mark.parametrize(("system", "counted"), [("linux", 2048), ("darwin", 2048 * 1024)])
+def test_peak_memory_is_in_mebibytes_on_every_system(system, counted, monkeypatch):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=counted))
+    record = runs.provenance(Settings(), "data", torch.device("cpu"), 1.0)
+    assert record["peak_memory_mib"] == 2 and record["versions"]["torch"]
