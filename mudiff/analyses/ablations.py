@@ -1,6 +1,5 @@
 """The ablations of MU-Diff (section "Ablation study"); beyond the paper, several samples of a slice."""
 
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -60,28 +59,27 @@ def seconds(profile: str, slices: Slices, variants: Sequence[str]) -> pd.DataFra
     """
     folders = {v: paths.run(profile, settings(profile, v).run_name) for v in variants}
     weights = [file_hash(folder / "weights.safetensors") for folder in folders.values()]
-    compute = functools.partial(_seconds, folders, slices)
-    return kept(paths.analysis(profile, "ablations") / "seconds.csv", compute, weights)
 
+    def measure() -> pd.DataFrame:
+        import torch
 
-def _seconds(folders: dict[str, Path], slices: Slices) -> pd.DataFrame:
-    import torch
+        from mudiff.synthesis import sample
+        from mudiff.training import devices, runs
 
-    from mudiff.synthesis import sample
-    from mudiff.training import devices, runs
+        device, rows = devices.default_device(), np.arange(min(4, len(slices)))
+        methods = {v: runs.load(folder, device) for v, folder in folders.items()}
+        taken: dict[str, list[float]] = {v: [] for v in methods}
+        for _ in range(4):  # the first round warms up
+            for variant, method in methods.items():
+                began = time.perf_counter()
+                sample.sample_slices(method, slices, rows)  # ends on the CPU, so it waits for a GPU
+                taken[variant].append((time.perf_counter() - began) / len(rows))
+        where = f"a CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else where
+        median = [float(np.median(times[1:])) for times in taken.values()]
+        return pd.DataFrame({"variant": list(taken), "seconds": median, "device": where})
 
-    device, rows = devices.default_device(), np.arange(min(4, len(slices)))
-    methods = {v: runs.load(folder, device) for v, folder in folders.items()}
-    taken: dict[str, list[float]] = {v: [] for v in methods}
-    for _ in range(4):  # the first round warms up
-        for variant, method in methods.items():
-            began = time.perf_counter()
-            sample.sample_slices(method, slices, rows)  # ends on the CPU, so it waits for a GPU
-            taken[variant].append((time.perf_counter() - began) / len(rows))
-    cpu = f"a CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return pd.DataFrame([(v, float(np.median(t[1:])), where) for v, t in taken.items()],
-                        columns=["variant", "seconds", "device"])  # fmt: skip
+    return kept(paths.analysis(profile, "ablations") / "seconds.csv", measure, weights)
 
 
 # Beyond the paper: a diffusion model draws an image, and another seed draws another one
@@ -108,33 +106,31 @@ def draw(profile: str, run: Path, slices: Slices, rows: np.ndarray, count: int) 
     dict of str to array
         ``samples`` (count, n, S, S), and ``one_step`` (n, S, S), the mean of the networks' first predictions.
     """
-    inputs = [file_hash(run / "weights.safetensors"), slices.info["data_hash"], rows.tolist(), count]
+
+    def sample_all() -> dict[str, np.ndarray]:
+        import torch
+        from tqdm.auto import tqdm
+
+        from mudiff.synthesis import sample
+        from mudiff.training import devices, runs
+
+        method = runs.load(run, devices.default_device())
+        first: list[torch.Tensor] = []  # what the networks say when all that they see of the target is noise
+
+        def look(step: dict) -> None:
+            if step["t"] == method.settings.steps - 1 and sum(map(len, first)) < len(rows):
+                predictions = [step[name] for name in ("x_p1", "x_p2") if name in step]
+                first.append(sum(predictions).float().cpu()[:, 0] / len(predictions))
+
+        seeds = tqdm(range(count), desc="draw samples", disable=None)
+        samples = [sample.sample_slices(method, slices, rows, seed, callback=look) for seed in seeds]
+        images = {"samples": np.stack(samples), "one_step": (torch.cat(first).clamp(-1, 1).numpy() + 1) / 2}
+        return {name: np.round(values * UINT16_MAX).astype(np.uint16) for name, values in images.items()}
+
     file = paths.analysis(profile, "samples") / f"{run.name}.npz"
-    stored = kept(file, functools.partial(_draw, run, slices, rows, count), *inputs)
+    weights = file_hash(run / "weights.safetensors")
+    stored = kept(file, sample_all, weights, slices.info["data_hash"], rows.tolist(), count)
     return {name: values.astype(np.float32) / UINT16_MAX for name, values in stored.items()}
-
-
-def _draw(run: Path, slices: Slices, rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    import torch
-    from tqdm.auto import tqdm
-
-    from mudiff.synthesis import sample
-    from mudiff.training import devices, runs
-
-    method = runs.load(run, devices.default_device())
-    first: list[torch.Tensor] = []  # what the networks say when all that they see of the target is noise
-
-    def look(step: dict) -> None:
-        if step["t"] == method.settings.steps - 1 and sum(map(len, first)) < len(rows):
-            predictions = [step[name] for name in ("x_p1", "x_p2") if name in step]
-            first.append(sum(predictions).float().cpu()[:, 0] / len(predictions))
-
-    samples = [
-        sample.sample_slices(method, slices, rows, seed, callback=look)
-        for seed in tqdm(range(count), desc="draw samples", disable=None)
-    ]
-    images = {"samples": np.stack(samples), "one_step": (torch.cat(first).clamp(-1, 1).numpy() + 1) / 2}
-    return {name: np.round(values * UINT16_MAX).astype(np.uint16) for name, values in images.items()}
 
 
 def calibration(samples: np.ndarray, truth: np.ndarray, brain: np.ndarray, bins: int = 10) -> pd.DataFrame:

@@ -74,13 +74,15 @@ def syntheses(
         If a run or its synthetic slices are missing or outdated, or a strength is out of range.
     """
     from mudiff.synthesis import sample
-    from mudiff.training import runs
+    from mudiff.training import devices, runs
 
     names = {m: profiles.settings(profile, DATASET, TARGET, m).run_name for m in methods}
     clean = {m: paths.synthetic(profile, name) for m, name in names.items()}
     data, folder = slices.info["data_hash"], paths.analysis(profile, "motion")
     records = {m: scores.check_record(clean[m], paths.run(profile, names[m]), data, profile) for m in methods}
-    load = functools.cache(lambda method: runs.load(paths.run(profile, names[method]), runs.default_device()))
+    load = functools.cache(
+        lambda method: runs.load(paths.run(profile, names[method]), devices.default_device())
+    )
     for (subject, path), strength in itertools.product(raw.items(), strengths):
         indices = slices.subject(subject)
         if strength == 0:
@@ -106,7 +108,14 @@ def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
     return {"slices": motion.moved_slices(profiles.preparation(profile, DATASET), path, movement)}
 
 
-def _synthesise(load, method, slices, indices, flair, seed) -> Stacks:
+def _synthesise(
+    load: Callable[[str], Any],
+    method: str,
+    slices: dataset.Slices,
+    indices: np.ndarray,
+    flair: np.ndarray,
+    seed: int,
+) -> Stacks:
     from mudiff.synthesis import sample
 
     images = sample.sample_slices(load(method), slices, indices, seed, replaced={CONTRAST: flair * 2 - 1})

@@ -44,18 +44,7 @@ def spread(
 ) -> "Figure":
     """Draw one slice: truth, a sample, mean, its error and the samples' deviation; and the calibration of all slices.
 
-    Parameters
-    ----------
-    samples : array (N, S, S)
-        In [0, 1].
-    truth : array (S, S)
-        In [0, 1].
-    brain, lesion : array of bool (S, S)
-        Where errors are shown, and what is outlined.
-    target : str
-        The contrast.
-    classes : DataFrame
-        Columns sd, error, expected.
+    Samples (N, S, S), truth, brain and lesion (S, S) are of the slice; `classes` from `ablations.calibration`.
     """
     mean, deviation = samples.mean(axis=0), samples.std(axis=0, ddof=1)
     with style.style():
