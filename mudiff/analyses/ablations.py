@@ -64,9 +64,9 @@ def seconds(profile: str, slices: Slices, variants: Sequence[str]) -> pd.DataFra
         import torch
 
         from mudiff.synthesis import sample
-        from mudiff.training import devices, runs
+        from mudiff.training import runs
 
-        device, rows = devices.default_device(), np.arange(min(4, len(slices)))
+        device, rows = runs.default_device(), np.arange(min(4, len(slices)))
         methods = {v: runs.load(folder, device) for v, folder in folders.items()}
         taken: dict[str, list[float]] = {v: [] for v in methods}
         for _ in range(4):  # the first round warms up
@@ -112,9 +112,9 @@ def draw(profile: str, run: Path, slices: Slices, rows: np.ndarray, count: int) 
         from tqdm.auto import tqdm
 
         from mudiff.synthesis import sample
-        from mudiff.training import devices, runs
+        from mudiff.training import runs
 
-        method = runs.load(run, devices.default_device())
+        method = runs.load(run, runs.default_device())
         first: list[torch.Tensor] = []  # what the networks say when all that they see of the target is noise
 
         def look(step: dict) -> None:

@@ -74,14 +74,14 @@ def syntheses(
         If a run or its synthetic slices are missing or outdated, or a strength is out of range.
     """
     from mudiff.synthesis import sample
-    from mudiff.training import devices, runs
+    from mudiff.training import runs
 
     names = {m: profiles.settings(profile, DATASET, TARGET, m).run_name for m in methods}
     clean = {m: paths.synthetic(profile, name) for m, name in names.items()}
     data, folder = slices.info["data_hash"], paths.analysis(profile, "motion")
     records = {m: scores.check_record(clean[m], paths.run(profile, names[m]), data, profile) for m in methods}
     load = functools.cache(
-        lambda method: runs.load(paths.run(profile, names[method]), devices.default_device())
+        lambda method: runs.load(paths.run(profile, names[method]), runs.default_device())
     )
     for (subject, path), strength in itertools.product(raw.items(), strengths):
         indices = slices.subject(subject)

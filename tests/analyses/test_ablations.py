@@ -13,7 +13,7 @@ from mudiff.methods import base
 from mudiff.plots import ablations as plots
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
-from mudiff.training import devices, profiles, runs
+from mudiff.training import profiles, runs
 
 SMALL = {
     "image_size": 32, "slices": 6, "width": 4, "blocks": 1, "multipliers": (1, 2), "embedding": 8, "latent": 3,
