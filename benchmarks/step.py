@@ -1,127 +1,127 @@
-"""Seconds per image of a training step and of sampling, operations, memory: ours beside the released way.
+"""Seconds, memory and floating-point operations of a training step and of sampling, on this machine.
 
-    python -m benchmarks.step                                        # the small networks of `demo`: seconds
-    python -m benchmarks.step --profile paper --batch 1 --repeats 1  # full size: on two cores ten minutes
-    python -m benchmarks.step --profile paper --device cuda --batch 3 16 --compile
-    python -m benchmarks.step --profile paper --count                # operations and memory by shapes alone
+    python -m benchmarks.step                                                # a small MU-Diff
+    python -m benchmarks.step --size 256 --width 64 --batch 1 --repeat 1     # the paper's, on two cores five minutes
+    python -m benchmarks.step --size 256 --width 64 --batch 3 16 --device cuda
 
-All configurations run in turn, so that what else the machine does meets them alike; the roofs (matrix-product
-rate, memory bandwidth) are measured before and after. Writes benchmarks/results/step.csv, a row for each
-configuration; a configuration that is measured again replaces its row.
+A row for each precision, batch and phase, measured in a process of its own after one call that is not timed.
+Memory is the peak of that process beyond PyTorch itself; on a GPU, what PyTorch allocated. Nothing is written.
 """
 
 import argparse
 import itertools
+import multiprocessing
+import resource
 import statistics
-from pathlib import Path
+import sys
+import time
+from collections.abc import Callable
 
+import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from benchmarks import counts, machine, report, workers
-from benchmarks.workers import MAKERS, Case
-from mudiff.data import datasets
-from mudiff.training import profiles
-from mudiff.training.runs import default_device
+from mudiff.methods.base import Batch, Method, build
+from mudiff.settings import Settings
 
-KEY = ("profile", "method", "implementation", "phase", "precision", "processor", "device", "threads", "batch")
-
-
-def cases(arguments: argparse.Namespace) -> list[tuple[str, Case]]:
-    """Return profile and case of all that the command line asks for."""
-    changes = dict(item.split("=", 1) for item in arguments.set)
-    found = []
-    for profile, method, precision in itertools.product(
-        arguments.profile, arguments.method, arguments.precision
-    ):
-        settings = profiles.settings(profile, "brats", "t1ce", method, precision=precision, **changes)
-        released = arguments.released and method == "mudiff" and precision == "float32"
-        asked = {"mudiff": True, "compiled": arguments.compile, "released-like": released}
-        for batch, implementation, phase in itertools.product(
-            arguments.batch or [settings.batch_size],
-            [name for name in MAKERS if asked[name]],
-            arguments.phase,
-        ):
-            found.append((profile, Case(settings, implementation, batch, phase)))
-    return found
+PHASES = ("training", "sampling")
+"""A training step without the R1 penalty, as nine of ten steps are, and sampling with all T steps."""
 
 
-def columns(profile: str, case: Case) -> dict[str, object]:
-    """Return what is known of a case without measuring: its names and its counts."""
-    settings = case.settings
-    plain = "mudiff" if case.implementation == "compiled" else case.implementation  # the same operations
-    counted = counts.count(settings, case.phase, case.batch, MAKERS[plain])
+_aten = torch.ops.aten
+ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+}
+"""The attention of CPUs, which PyTorch's counter passes over; that of other devices it knows."""
+
+
+class Seeds(list):
+    """Seeds of slices, which stay numbers where tensors have no values."""
+
+    def tolist(self) -> list[int]:
+        """Return them, as a tensor does."""
+        return list(self)
+
+
+def work(method: Method, settings: Settings, batch: int, phase: str, device: str) -> Callable[[], object]:
+    """Return a function that does one phase for slices of uniform noise, all of them brain."""
+    size, n = settings.image_size, len(settings.conditions)
+    generator = torch.Generator().manual_seed(0)
+    images = (2 * torch.rand(batch, 1 + n, size, size, generator=generator) - 1).to(device)
+    brain = torch.ones(batch, 1, size, size, dtype=torch.bool, device=device)
+    target, conditions, seeds = images[:, :1], images[:, 1:], Seeds(range(batch))
+    if phase == "training":
+        return lambda: method.training_step(Batch(target, conditions, brain, seeds), step=1)
+    return lambda: method.synthesize(conditions, seeds)
+
+
+def count(call: Callable[[], object]) -> int:
+    """Return the floating-point operations of a call; a multiplication with its addition is two."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def peak(device: str) -> float:
+    """Return the largest memory so far in bytes."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(
+    settings: Settings, batch: int, phase: str, device: str, threads: int, repeat: int
+) -> dict[str, object]:
+    """Return a row of the table; seconds are those of the whole batch, median, smallest and largest."""
+    torch.set_num_threads(threads)
+    torch.ones(256, 256) @ torch.ones(256, 256)  # loads libraries, which are no memory of the method
+    before = peak(device)
+    call = work(build(settings).to(device), settings, batch, phase, device)
+    flops, seconds = count(call), []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds)
     return {
-        "profile": profile,
-        "method": settings.method,
-        "implementation": case.implementation,
-        "phase": case.phase,
+        "phase": phase,
         "precision": settings.precision,
-        "batch": case.batch,
-        "image_size": settings.image_size,
-        "width": settings.width,
-        "gflop": counted.flops / 1e9,
-        "counted_gb_moved": counted.moved / 1e9,
-        "flop_per_byte": counted.flops / counted.moved,
-        "counted_memory_gb": counted.memory / 1e9,
+        "batch": batch,
+        "seconds": median,
+        "min": min(seconds),
+        "max": max(seconds),
+        "GFLOP": flops / 1e9,
+        "GFLOP/s": flops / 1e9 / median,
+        "GB": (peak(device) - before) / 1e9,
     }
 
 
-def measure(found: list[tuple[str, Case]], device: torch.device, repeats: int) -> list[dict[str, object]]:
-    """Return a row for each case, measured in turn."""
-    threads = torch.get_num_threads()
-    rows = [columns(profile, case) for profile, case in found]
-    needed = sum(row["counted_memory_gb"] for row in rows) * 1e9
-    before = machine.roofs(device, threads)
-    taken = workers.measure(dict(enumerate(case for _, case in found)), device, threads, repeats, needed)
-    after = machine.roofs(device, threads)
-    roofs = {name: max(before[name], after[name]) for name in before}
-    for number, row in enumerate(rows):
-        results, batch = taken[number], row["batch"]
-        row |= {"processor": report.processor(device), "device": device.type, "threads": threads}
-        row |= report.spread([result.wall / batch for result in results])
-        row["cpu_seconds"] = statistics.median(result.cpu for result in results) / batch
-        row["gflop_per_second"] = row["gflop"] / row["seconds_median"]
-        row["share_of_product"] = row["gflop_per_second"] / roofs[row["precision"]]
-        row["memory_gb"] = results[-1].memory / 1e9
-        row |= {"product_float32": roofs["float32"], "product_bfloat16": roofs["bfloat16"]}
-        row |= {"bandwidth": roofs["bandwidth"], "torch": torch.__version__, "repeats": repeats}
-    return rows
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument("--profile", nargs="+", default=["demo"], choices=list(profiles.PROFILES))
-    made.add_argument("--method", nargs="+", default=["mudiff"], choices=list(datasets.METHODS))
-    made.add_argument("--precision", nargs="+", default=list(machine.PRECISIONS), choices=machine.PRECISIONS)
-    made.add_argument("--phase", nargs="+", default=list(counts.PHASES), choices=counts.PHASES)
-    made.add_argument("--batch", type=int, nargs="+", help="default: the profile's")
-    made.add_argument("--device", default=str(default_device()))
-    made.add_argument("--threads", type=int, help="default: all cores")
-    made.add_argument("--repeats", type=int, default=5)
-    made.add_argument("--released", action=argparse.BooleanOptionalAction, default=True,
-                      help="also measure MU-Diff in the formulation of the released code")  # fmt: skip
-    made.add_argument("--compile", action="store_true", help="also measure ours with torch.compile")
-    made.add_argument("--count", action="store_true", help="count only, measure nothing, write nothing")
-    made.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
-    made.add_argument("--output", type=Path, default=report.RESULTS)
-    return made
-
-
 def main() -> None:
-    """Read the command line and measure."""
-    arguments = parser().parse_args()
-    report.settle(arguments.threads)
-    found = cases(arguments)
-    if arguments.count:
-        rows = [columns(profile, case) for profile, case in found]
-        report.show(report.pd.DataFrame(rows))
-        return
-    rows = measure(found, torch.device(arguments.device), arguments.repeats)
-    new = report.write(arguments.output / "step.csv", rows, KEY)
-    report.show(new[["profile", "method", "implementation", "phase", "precision", "batch", "seconds_median",
-                     "seconds_min", "seconds_max", "cpu_seconds", "gflop", "gflop_per_second",
-                     "share_of_product", "memory_gb", "counted_memory_gb", "flop_per_byte"]])  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--method", default="mudiff", help="any but linear, which is not trained")
+    parser.add_argument("--size", type=int, default=64, help="side of the images, a multiple of 64")
+    parser.add_argument("--width", type=int, default=8, help="feature maps of the first level, critic alike")
+    parser.add_argument("--batch", type=int, nargs="+", default=[4])
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--phase", nargs="+", default=PHASES, choices=PHASES)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeat", type=int, default=5)
+    given = parser.parse_args()
+    rows = []
+    cases = itertools.product(given.precision, given.batch, given.phase)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for precision, batch, phase in cases:
+            sizes = {"image_size": given.size, "width": given.width, "critic_width": given.width}
+            settings = Settings(method=given.method, precision=precision, **sizes)
+            case = (settings, batch, phase, given.device, given.threads, given.repeat)
+            rows.append(pool.apply(measure, case))
+            print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
 
 
 if __name__ == "__main__":
