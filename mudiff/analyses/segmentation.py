@@ -74,7 +74,8 @@ def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TAS
                 for made in folders.values()
             ]
             path = unet.folder(profile) / f"dice_{task}_{method}.csv"
-            frame = kept(path, partial(unet.score, network, slices, folders), *inputs, records)
+            made_from = [(record["weights"], record.get("seed")) for record in records]
+            frame = kept(path, partial(unet.score, network, slices, folders), *inputs, made_from)
             frames.append(frame.assign(task=task, method=method))
     return pd.concat(frames, ignore_index=True)[["task", "method", "region", "subject", "dice", "invented"]]
 

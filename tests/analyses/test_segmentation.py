@@ -128,6 +128,9 @@ def test_scores_are_kept_until_network_or_syntheses_change(slices):
     assert segmentation.evaluate("smoke", network).equals(first)
     assert len(network.seen) == (1 + 6 * 3) * 3
     record = segmentation.synthetic("smoke", "t1ce", "mudiff") / "synthetic.json"
+    paths.write_json(record, paths.read_json(record) | {"seconds_per_slice": 2.0})  # the same images again
+    segmentation.evaluate("smoke", network)
+    assert len(network.seen) == (1 + 6 * 3) * 3
     paths.write_json(record, paths.read_json(record) | {"weights": "other"})
     segmentation.evaluate("smoke", network)
     assert len(network.seen) == (1 + 6 * 3) * 3 + 3 * 3  # tasks A, E and F of one method, three subjects
