@@ -30,7 +30,7 @@ def write_run(name: str, **changes: object) -> None:
         weight = network.encoder_decoder.output.weight
         weight.data = torch.randn(weight.shape, generator=g)
     paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
-    runs.save_weights(folder / "weights.safetensors", method.state_dict(), settings)
+    runs.save_weights(folder / "weights.safetensors", method.state_dict())
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(sli
     expected = (torch.cat(first)[:, 0].clamp(-1, 1) + 1) / 2
     np.testing.assert_allclose(drawn["one_step"], expected, atol=1e-5)
     assert not np.array_equal(*drawn["samples"][:2])
-    monkeypatch.setattr(devices, "default_device", None)  # kept: nothing is drawn again
+    monkeypatch.setattr(runs, "default_device", None)  # kept: nothing is drawn again
     again = ablations.draw("smoke", run, slices, rows, 4)
     np.testing.assert_array_equal(again["samples"], drawn["samples"])
 
