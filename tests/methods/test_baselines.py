@@ -219,7 +219,7 @@ SIZES = [
     ("hinet", {"image_size": 36}, "multiples of 8"),
     ("hinet", {"image_size": 32}, "from 40 pixels"),
     ("syndiff", {"multipliers": (1,) * 8}, "multiples? of 128"),
-    ("mmgan", {"levels": 1}, "two or more"),
+    ("mmgan", {"levels": 1}, "2 or more"),
     ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, r"multiples? of 8"),
 ]
 
