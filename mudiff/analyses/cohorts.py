@@ -33,26 +33,14 @@ Chosen = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Cohort:
-    """Test subjects and their syntheses by the runs of a profile.
-
-    Attributes
-    ----------
-    profile, dataset : str
-        Whose runs; the dataset that they were trained on.
-    prepared, synthetic : Path
-        Folder of the slices, and the one that holds a folder of syntheses per run.
-    words : str
-        What the subjects are, for captions.
-    notes : tuple of str
-        What was odd about them when they were prepared, but no error.
-    """
+    """Test subjects and their syntheses by the runs of a profile."""
 
     profile: str
-    dataset: str
-    prepared: Path
-    synthetic: Path
-    words: str
-    notes: tuple[str, ...] = ()
+    dataset: str  # that the runs were trained on
+    prepared: Path  # folder of the slices
+    synthetic: Path  # holds a folder of syntheses per run
+    words: str  # what the subjects are, for captions
+    notes: tuple[str, ...] = ()  # what was odd about them when they were prepared, but no error
 
     def folder(self, target: str, method: str) -> Path:
         """Return the folder of the syntheses of one run."""
@@ -151,7 +139,7 @@ def _check_apart(cohort: Cohort, prepared: Path, names: Iterable[str]) -> None:
     """Check that no prepared subject was trained on: not by its files' contents, nor by any of `names`."""
     trained = _trained(cohort)
     ids = {files.match_id(subject) for subject in trained}
-    contents = {digest for record in trained.values() for digest in _contents(record)}
+    contents = set().union(*map(_contents, trained.values()))
     records = paths.read_json(prepared / "prepared.json")["subjects"]
     same = {name for name in names if files.match_id(name) in ids}
     same |= {subject for subject, record in records.items() if contents & _contents(record)}
@@ -174,11 +162,7 @@ def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> di
     MudiffError
         If there are none.
     """
-    every = {
-        target: methods
-        for (name, target), methods in profiles.profile(profile).runs.items()
-        if name == dataset
-    }
+    every = {t: methods for (name, t), methods in profiles.profile(profile).runs.items() if name == dataset}
     chosen = {target: every[target] for target in map(datasets.contrast, targets or every) if target in every}
     if not chosen:
         raise MudiffError(
@@ -213,13 +197,9 @@ def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
 
 
 def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
-    """Put the scores of both cohorts (from `score`) side by side, under both protocols.
+    """Put the scores of both cohorts (from `score`) side by side, under both protocols, by `compare`.
 
-    Returns
-    -------
-    DataFrame
-        dataset, target, method, region, protocol, unit, metric, and the columns of `compare`. There is no
-        interval over slices, since those of one head are not independent.
+    There is no interval over slices, since those of one head are not independent.
     """
     keys = ["dataset", "target", "method", "region", "protocol", "unit", "metric"]
     sides = []

@@ -47,10 +47,8 @@ def _masked(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _released(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    return released_protocol(to_uint8(x), to_uint8(y), mask)["psnr"]
-
-
-def _files(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
+    """Images in 8 bits, or to be stretched to them."""
+    x, y = (image if image.dtype == np.uint8 else to_uint8(image) for image in (x, y))
     return released_protocol(x, y, mask)["psnr"]
 
 
@@ -89,13 +87,13 @@ STEPS = (
     Step("F-1", "8 bits, stretched image by image", _masked,
          lambda x, y, m: _masked(to_uint8(x) / 255, to_uint8(y) / 255, m)),
     Step("F-2", "the truth itself at half brightness", lambda x, y, m: _masked(x, x / 2, m),
-         lambda x, y, m: _files(to_uint8(x), to_uint8(x) // 2, m)),
+         lambda x, y, m: _released(x, to_uint8(x) // 2, m)),
     Step("F-2", "each image in a window of its own", _masked,
          lambda x, y, m: _masked(normalise(x, "percentile"), normalise(y, "percentile"), m)),
     Step("F-3", "JPEG between, both images", _released,
-         lambda x, y, m: _files(jpeg(to_uint8(x)), jpeg(to_uint8(y)), m)),
+         lambda x, y, m: _released(jpeg(to_uint8(x)), jpeg(to_uint8(y)), m)),
     Step("F-3", "JPEG between, synthesis alone", _released,
-         lambda x, y, m: _files(to_uint8(x), jpeg(to_uint8(y)), m)),
+         lambda x, y, m: _released(x, jpeg(to_uint8(y)), m)),
     Step("F-4", "range of both images", _masked, lambda x, y, m: _plain(x[m], y[m], None)),
     Step("F-4", "a hot pixel: range of both images", lambda x, y, m: _plain(x[m], _hot(y[m])),
          lambda x, y, m: _plain(x[m], _hot(y[m]), None)),
@@ -110,20 +108,9 @@ STEPS = (
 def metric_effects(
     real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, lesion: np.ndarray
 ) -> pd.DataFrame:
-    """Score slices plainly and with each of `STEPS` of the released evaluation.
+    """Score slices (N, S, S) in [0, 1] plainly and by each of `STEPS`, in the columns of `training_effects.compare`.
 
-    Parameters
-    ----------
-    real, synthetic : array (N, S, S)
-        Slices in [0, 1].
-    brain, lesion : array (N, S, S)
-        Masks, above 0 inside; slices with an empty one are left out of that region.
-
-    Returns
-    -------
-    DataFrame
-        In the columns of `training_effects.compare`, means over slices; no interval, since nothing random is in
-        them. Regions that no slice has are left out.
+    Means over the n slices whose mask (above 0 inside) is not empty; no interval, since nothing random is in them.
     """
     masks, rows = {"brain": brain > 0, "lesion": lesion > 0}, []
     for step in STEPS:
@@ -182,16 +169,7 @@ def sampled(
 ) -> pd.DataFrame:
     """Return the PSNR (protocol ``masked``, dB) of some slices, a row for each seed of the sampling.
 
-    Parameters
-    ----------
-    method : Method
-        Trained; its schedule is put back afterwards.
-    slices, indices
-        Test slices, and which of them.
-    seeds : int
-        How many.
-    **changes
-        Fields of `Settings` that decide the diffusion process: ``steps``, ``posterior``.
+    `changes` are fields of `Settings` that decide the diffusion process: ``steps``, ``posterior``.
     """
     from mudiff.model.diffusion import Schedule
     from mudiff.synthesis import sample

@@ -37,38 +37,18 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured in a profile.
+    """How much is measured in a profile."""
 
-    Attributes
-    ----------
-    subjects : tuple of int
-        Phantoms for training, validation and test.
-    slices : int
-        Middle slices of each.
-    spacing : float
-        Edge of the voxels in mm.
-    seeds, repeats : int
-        Trainings of the base, and of each change.
-    sizes : dict
-        Fields of `Settings` of every training.
-    changes : tuple of str
-        Which of `CHANGES` are trained; empty for all.
-    images : int
-        Test slices for the effects of metrics and sampling.
-    steps, step_images : int
-        E-4: how many sampling steps take the place of 4, and on how many slices.
-    """
-
-    subjects: tuple[int, int, int]
-    slices: int
-    spacing: float
-    seeds: int
-    repeats: int
-    sizes: Mapping[str, Any]
-    changes: tuple[str, ...] = ()
-    images: int = 24
-    steps: int = 1000
-    step_images: int = 4
+    subjects: tuple[int, int, int]  # phantoms for training, validation and test
+    slices: int  # middle slices of each
+    spacing: float  # edge of the voxels in mm
+    seeds: int  # trainings of the base
+    repeats: int  # trainings of each change
+    sizes: Mapping[str, Any]  # fields of `Settings` of every training
+    changes: tuple[str, ...] = ()  # which of `CHANGES` are trained; empty for all
+    images: int = 24  # test slices for the effects of evaluation and sampling
+    steps: int = 1000  # E-4: sampling steps in the place of 4,
+    step_images: int = 4  # and on how many slices
 
 
 EXTENTS = {
@@ -163,10 +143,7 @@ def train_one(profile: str, name: str = "base", repeat: int = 0) -> Path:
 def score(profile: str, run: Path, normalisation: str = "percentile") -> dict[str, float]:
     """Return the PSNR in dB (protocol ``masked``, mean over test subjects) of one training.
 
-    Returns
-    -------
-    dict of str to float
-        "psnr" on the base's scale, "own" on that of the training's own normalisation.
+    "psnr" is on the base's scale, "own" on that of the training's own normalisation.
     """
     tests = [dataset.open_slices(prepared(profile, n), "test") for n in (normalisation, "percentile")]
     inputs = [file_hash(run / "weights.safetensors"), *(test.info["data_hash"] for test in tests)]
@@ -187,17 +164,7 @@ def _score(run: Path, test: dataset.Slices, scale: dataset.Slices) -> pd.DataFra
 
 
 def psnr(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, subjects: np.ndarray) -> float:
-    """Return the mean over subjects of the PSNR in dB of protocol ``masked``.
-
-    Parameters
-    ----------
-    real, synthetic : array (N, S, S)
-        Slices in [0, 1].
-    brain : array of bool (N, S, S)
-        Masks.
-    subjects : array of str (N,)
-        Whose each slice is.
-    """
+    """Return the mean over subjects of the PSNR in dB (protocol ``masked``) of slices (N, S, S) in [0, 1]."""
     parts = [subjects == name for name in np.unique(subjects)]
     scores = [metrics.score_subject(real[part], synthetic[part], brain[part])[1] for part in parts]
     return float(np.mean([score["psnr"] for score in scores]))
@@ -225,9 +192,9 @@ def compare(
 ) -> dict[str, Any]:
     r"""Compare a change with the base of the same seeds; the interval tells what other seeds do.
 
-    The difference lies in the middle of an interval of :math:`\pm t\,s\sqrt{2/m}`, with the standard deviation s of
-    the base's seeds, the quantile t (97.5 %) of Student's distribution with as many degrees of freedom less one, and
-    m seeds of the change: so far apart are, in 95 % of the cases, two trainings of one setting whose seeds differ.
+    It is :math:`\pm t\,s\sqrt{2/m}` around the difference, with the standard deviation s of the base's n seeds, the
+    97.5 % quantile t of Student's distribution with n - 1 degrees of freedom, and m seeds of the change: two
+    trainings of one setting whose seeds differ are no further apart in 95 % of the cases. NaN with one seed.
 
     Parameters
     ----------
@@ -237,12 +204,6 @@ def compare(
         PSNR of all seeds of the base, and of the first m of them.
     n : int
         Test slices.
-
-    Returns
-    -------
-    dict
-        id, change, base and changed (dB), difference, low, high, n, seeds (of the base), repeats (m). No interval,
-        NaN, with one seed.
     """
     from scipy import stats
 
