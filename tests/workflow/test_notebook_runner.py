@@ -121,6 +121,16 @@ def test_a_users_error_is_one_line_here_and_in_the_failed_copy(tmp_path, capsys)
     ]
 
 
+def test_a_notebook_may_stop_without_an_error(tmp_path):
+    steps = ("from mudiff.workflow import notebook\nnotebook.stop('no data')", "print(1)", "print(1 / 0)")
+    source, output = write(tmp_path / "a.ipynb", PARAMETERS, *steps), tmp_path / "executed.ipynb"
+    assert notebook.main(["run", str(source), str(output)]) == 0
+    printed = [
+        out.text for cell in nbformat.read(output, as_version=4).cells for out in cell.get("outputs", [])
+    ]
+    assert printed == ["no data\n"]
+
+
 def test_a_programming_error_exits_with_1_and_points_to_the_failed_copy(tmp_path, capsys):
     source = write(tmp_path / "a.ipynb", PARAMETERS, "1 / 0")
     assert notebook.main(["run", str(source), str(tmp_path / "executed.ipynb")]) == 1
