@@ -25,19 +25,11 @@ def test_a_sound_folder_has_no_findings(cohort):
     ("contrast", "says"),
     [
         ("missing t1ce", "is missing"),
-        ("missing seg", "is missing"),
         ("truncated t2", "to its end"),
-        ("text flair", "read as NIfTI"),
         ("shape t1", "not on the grid of t1ce, t2, flair, mask: 20x26x10 .*; they have 20x26x12"),
-        ("affine flair", r"not on the grid of t1, t1ce, t2, mask: .*origin \(9, 0, 0\)"),
         ("affine seg", r"not on the grid of t1, t1ce, t2, flair: .*origin \(9, 0, 0\)"),
-        ("constant t1", "every voxel is 5"),
-        ("zero t2", "every voxel is 0"),
         ("binary t2", "voxels above 0 all have the value 1"),
-        ("nan t1ce", "NaN or infinite"),
         ("nan seg", "NaN or infinite"),
-        ("plane flair", "has 2 axes"),
-        ("series flair", "has 4 axes"),
         ("fraction seg", "1 voxels are no labels"),
         ("negative seg", "1 voxels are no labels"),
     ],
@@ -48,24 +40,14 @@ def test_each_fault_is_found_where_it_is(cohort, rng, contrast, says):
     array = (lesion() if name == "seg" else head(rng)).astype(np.float32)
     moved = LPS.copy()
     moved[0, 3] = 9
-    spoiled = array.copy()
-    spoiled[0, 0, 0] = {"nan": np.nan, "fraction": 0.5, "negative": -1}.get(fault, 0)
+    array[0, 0, 0] = {"nan": np.nan, "fraction": 0.5, "negative": -1}.get(fault, 0)
     if fault == "missing":
         path.unlink()
     elif fault == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
-    elif fault == "text":
-        path.write_text("not an image")
     else:
-        changed = {
-            "shape": array[:, :, :10],
-            "constant": array * 0 + 5,
-            "zero": array * 0,
-            "binary": array > 0,
-            "plane": array[:, :, 6],
-            "series": np.stack([array, array], axis=-1),
-        }
-        write_nifti(path, changed.get(fault, spoiled).astype(np.float32), moved if fault == "affine" else LPS)
+        changed = {"shape": array[:, :, :10], "binary": (array > 0).astype(np.float32)}.get(fault, array)
+        write_nifti(path, changed, moved if fault == "affine" else LPS)
     ((subject, where, problem),) = findings(cohort)
     assert (subject, where) == ("Brats18_B_1", {"seg": "mask"}.get(name, name))
     assert re.search(says, problem), problem
@@ -94,11 +76,6 @@ def test_folder_and_manifest_are_compared(cohort, rng):
         ("Brats18_A_1", "is in the data folder but not in the manifest."),
         ("Brats18_D_1", "Brats18_D_1"),
     }
-
-
-def test_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(MudiffError, match="data folder not found"):
-        verify.verify("brats", tmp_path / "none")
 
 
 # --- several processes

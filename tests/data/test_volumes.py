@@ -71,76 +71,52 @@ def test_saving_refuses_other_formats(tmp_path, rng):
         volumes.save_volume(tmp_path / "b.mgz", volume.data, volume)
 
 
-def bad_file(tmp_path: Path, rng: np.random.Generator, kind: str) -> Path:
-    """Write one unusable file."""
-    data = head(rng).astype(np.float32)
-    path = tmp_path / ("a.nii" if "uncompressed" in kind else "a.nii.gz")
-    if kind == "missing":
-        return path
-    if kind.startswith("truncated"):
-        write_nifti(path, data)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif kind == "flipped bits":
-        content = bytearray(write_nifti(path, data).read_bytes())
-        content[len(content) // 2] ^= 255
-        path.write_bytes(bytes(content))
-    elif kind == "text":
-        path.write_bytes(b"subject,split\n")
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "zipped text":
-        path.write_bytes(gzip.compress(b"subject,split\n" * 100))
-    elif kind == "other format":
-        path = tmp_path / "a.mgz"
-        nibabel.save(nibabel.MGHImage(data, LPS), path)
-    elif kind == "colours":
-        write_nifti(path, np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    elif kind == "no position":
-        image = nibabel.Nifti1Image(data, None)
-        image.header.set_sform(np.zeros((4, 4)), code=1)
-        nibabel.save(image, path)
-    else:
-        changed = {
-            "2-D": data[:, :, 6],
-            "4-D": np.stack([data, data], axis=-1),
-            "zero": data * 0,
-            "constant": data * 0 + 3,
-            "negative": -data,
-            "NaN": np.where(data == data.max(), np.nan, data),
-            "infinite": np.where(data == data.max(), np.inf, data),
-        }
-        write_nifti(path, changed[kind].astype(np.float32))
-    return path
+UNUSABLE = {  # kind -> what is written in place of a volume, what the error says
+    "missing": (lambda path, data: None, "not found"),
+    "truncated": (lambda path, data: cut(write_nifti(path, data)), "to its end"),
+    "truncated uncompressed": (lambda path, data: cut(write_nifti(path, data)), "to its end"),
+    "flipped bits": (lambda path, data: flip(write_nifti(path, data)), "to its end"),
+    "text": (lambda path, data: path.write_bytes(b"subject,split\n"), "read as NIfTI"),
+    "empty": (lambda path, data: path.write_bytes(b""), "read as NIfTI"),
+    "zipped text": (lambda path, data: path.write_bytes(gzip.compress(b"subject\n" * 100)), "read as NIfTI"),
+    "other format mgz": (lambda path, data: nibabel.save(nibabel.MGHImage(data, LPS), path), "not NIfTI"),
+    "colours": (lambda path, data: write_nifti(path, np.zeros((4, 4, 4), COLOURS)), "not numbers"),
+    "no position": (lambda path, data: nibabel.save(without_position(data), path), "no position"),
+    "2-D": (lambda path, data: write_nifti(path, data[:, :, 6]), "has 2 axes"),
+    "4-D": (lambda path, data: write_nifti(path, np.stack([data] * 2, -1)), r"4 axes \(20x26x12x2\)"),
+    "zero": (lambda path, data: write_nifti(path, data * 0), "every voxel is 0"),
+    "constant": (lambda path, data: write_nifti(path, data * 0 + 3), "every voxel is 3"),
+    "negative": (lambda path, data: write_nifti(path, -data), "no voxel is above 0"),
+    "NaN": (lambda path, data: write_nifti(path, np.where(data, data, np.nan)), r"\d+ voxels are NaN"),
+    "infinite": (lambda path, data: write_nifti(path, np.where(data, data, np.inf)), "NaN or infinite"),
+}
+COLOURS = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("missing", "not found"),
-        ("truncated", "to its end"),
-        ("truncated uncompressed", "to its end"),
-        ("flipped bits", "to its end"),
-        ("text", "read as NIfTI"),
-        ("empty", "read as NIfTI"),
-        ("zipped text", "read as NIfTI"),
-        ("other format", "not NIfTI"),
-        ("colours", "not numbers"),
-        ("no position", "no position"),
-        ("2-D", "has 2 axes"),
-        ("4-D", r"has 4 axes \(20x26x12x2\)"),
-        ("zero", "every voxel is 0"),
-        ("constant", "every voxel is 3"),
-        ("negative", "no voxel is above 0"),
-        ("NaN", r"\d+ voxels are NaN"),
-        ("infinite", "2 voxels are NaN or infinite"),
-    ],
-)
-def test_an_unusable_file_gives_one_line_that_names_it(tmp_path, rng, kind, says):
-    path = bad_file(tmp_path, rng, kind)
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def without_position(data):
+    image = nibabel.Nifti1Image(data, None)
+    image.header.set_sform(np.zeros((4, 4)), code=1)
+    return image
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_an_unusable_file_gives_one_line_that_names_it(tmp_path, rng, kind):
+    write, says = UNUSABLE[kind]
+    path = tmp_path / ("a" + {"uncompressed": ".nii", "mgz": ".mgz"}.get(kind.split()[-1], ".nii.gz"))
+    write(path, head(rng).astype(np.float32))
     with pytest.raises(MudiffError, match=says) as caught:
         volumes.load_volume(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
