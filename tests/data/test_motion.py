@@ -7,13 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LPS, write_nifti
+from conftest import write_nifti
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mudiff.data import datasets, motion, prepare, volumes
-from mudiff.data import files as layouts
-from mudiff.data.slices import SLICE_ORDER, normalise, to_slices
+from mudiff.data import datasets, files, motion, prepare, volumes
+from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -46,7 +45,6 @@ def error(one, other):
 def test_a_strength_is_a_documented_scale():
     assert [motion.scale(s) for s in (0, 1, 2, 3)] == [0, 2, 5, 10]
     assert motion.scale(1.5) == 3.5 and motion.name(2) == "moderate" and motion.name(1.5) == "1.5"
-    assert list(motion.NAMES) == list(range(len(motion.SCALE)))
 
 
 @pytest.mark.parametrize("strength", [-0.1, 3.01, float("nan"), float("inf"), "2"])
@@ -85,17 +83,17 @@ def test_parameters_lie_within_the_scale_and_fill_it():
 def test_the_table_is_enough_to_draw_the_same_again():
     frame = motion.table([motion.draw("A", s) for s in (1, 2)])
     assert list(frame) == [
-        "strength", "subject", "stretch", "begin", "end", "degrees_x", "degrees_y", "degrees_z",
+        "strength", "subject", "segment", "begin", "end", "degrees_x", "degrees_y", "degrees_z",
         "translation_x", "translation_y", "translation_z",
     ]  # fmt: skip
-    assert len(frame) == 2 * 5 and list(frame["stretch"]) == [1, 2, 3, 4, 5] * 2
+    assert len(frame) == 2 * 5 and list(frame["segment"]) == [1, 2, 3, 4, 5] * 2
     second = frame[frame.strength == 2]
     drawn = motion.draw("A", 2)
-    order = [1, 0, 2, 3]  # the third stretch is mid-scan, and its pose has the first one
-    moved = second[second["stretch"] != 3]
+    order = [1, 0, 2, 3]  # the third segment is mid-scan, and its pose has the first one
+    moved = second[second["segment"] != 3]
     np.testing.assert_array_equal(moved[["degrees_x", "degrees_y", "degrees_z"]], drawn.degrees[order])
     np.testing.assert_array_equal(moved.filter(like="translation_"), drawn.translation[order])
-    assert not second[second["stretch"] == 3].filter(regex="degrees|translation").any(axis=None)
+    assert not second[second["segment"] == 3].filter(regex="degrees|translation").any(axis=None)
     np.testing.assert_array_equal(second.begin, [0, *drawn.times])
     np.testing.assert_array_equal(second.end, [*drawn.times, 1])
     assert list(motion.table([])) == list(frame)
@@ -106,14 +104,8 @@ def rebuilt(volume, frame):
     middle = (np.array(volume.shape) - 1) / 2
     spectrum = np.zeros(volume.shape, complex)
     for row in frame.itertuples():
-        turns = [
-            (row.degrees_y, "y"),
-            (row.degrees_x, "x"),
-            (row.degrees_z, "z"),
-        ]  # about fixed axes, y first
-        rotation = Rotation.identity()
-        for degrees, axis in turns:
-            rotation = Rotation.from_euler(axis, degrees, degrees=True) * rotation
+        degrees = (row.degrees_y, row.degrees_x, row.degrees_z)
+        rotation = Rotation.from_euler("yxz", degrees, degrees=True)  # about fixed axes, y first
         axes = [1, 2, 0]  # of x, y, z (to the left, posterior, superior) for those of the array
         matrix = rotation.as_matrix()[np.ix_(axes, axes)]
         shift = np.array([row.translation_x, row.translation_y, row.translation_z])[axes] / 2  # mm -> voxels
@@ -126,7 +118,7 @@ def rebuilt(volume, frame):
 
 @pytest.mark.parametrize("times", [None, (0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9), (0.2, 0.3, 0.4, 0.8)])
 def test_the_table_says_which_pose_has_which_part_of_the_scan(brain, times):
-    """Stretch by stretch from the table, the k-space gives what TorchIO gives."""
+    """Segment by segment from the table, the k-space gives what TorchIO gives."""
     drawn = motion.draw("A", 2)
     movement = drawn if times is None else dataclasses.replace(drawn, times=np.array(times))
     frame = motion.table([movement])
@@ -149,15 +141,6 @@ def test_the_head_itself_goes_the_other_way(brain):
     moved = motion.move(full, AFFINE, still(translation=shift, times=times))
     down = np.roll(full, -2, axis=2)  # the last axis runs to superior
     assert error(moved, down) < 0.7 * error(moved, np.roll(full, 2, axis=2))
-
-
-def test_moved_stretches_keep_their_detail(brain, monkeypatch):
-    """Linear interpolation would take fine detail away, which is not what motion does."""
-    shift = np.full((motion.MOVEMENTS, 3), 1.0)  # mm, half a voxel
-    detail = lambda: ndimage.laplace(motion.move(brain, AFFINE, still(translation=shift))).std()  # noqa: E731
-    cubic = detail()
-    monkeypatch.setattr(motion, "INTERPOLATION", "linear")
-    assert cubic > 1.1 * detail()
 
 
 # The artefact
@@ -183,12 +166,6 @@ def test_the_background_stays_zero(brain):
     assert moved.dtype == np.float32 and moved.shape == brain.shape and np.isfinite(moved).all()
     assert not moved[brain == 0].any()
     assert (moved[brain > 0] != 0).mean() > 0.99
-
-
-def test_rotation_and_translation_both_count(brain):
-    drawn = motion.draw("A", 2)
-    for change in ({"degrees": drawn.degrees}, {"translation": drawn.translation}):
-        assert error(motion.move(brain, AFFINE, dataclasses.replace(still(), **change)), brain) > 1
 
 
 @pytest.mark.parametrize("axis, mixed", [(0, True), (1, False), (2, False)])
@@ -234,46 +211,15 @@ def test_millimetres_are_those_of_the_affine(brain):
     )
 
 
-def test_the_artefact_is_that_of_torchio(brain):
-    """Where the file has the axes and the origin that we choose, nothing is left to choose."""
-    import torchio
-
-    movement = motion.draw("A", 2)
-    transform = nibabel.orientations.ornt_transform(
-        nibabel.orientations.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt("PSL")
-    )
-    stored = nibabel.orientations.apply_orientation(brain, transform)
-    affine = AFFINE @ nibabel.orientations.inv_ornt_aff(transform, brain.shape)
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(stored.shape) - 1) / 2)
-    apply = torchio.Motion(movement.degrees, movement.translation, movement.times, "bspline")
-    image = torchio.ScalarImage(tensor=torch.from_numpy(stored.copy())[None], affine=affine)
-    expected = np.where(stored > 0, apply(image).numpy()[0], 0)
-    np.testing.assert_allclose(motion.move(stored, affine, movement), expected, atol=1e-3)
-
-
-def test_a_turn_is_about_the_middle(brain):
-    """About the middle a turn by 180 degrees is its own inverse: half the k-space of a symmetric head is enough."""
-    symmetric = brain + brain[::-1, ::-1]
-    turn = np.zeros((motion.MOVEMENTS, 3))
-    turn[:, 2] = 180.0
-    moved = motion.move(symmetric, AFFINE, still(degrees=turn))
-    assert error(moved, symmetric) < 0.02 * symmetric.mean()
-
-
-def test_no_global_random_state_is_touched(brain):
+def test_no_global_random_state_is_touched_or_read(brain):
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    motion.move(brain, AFFINE, motion.draw("A", 2))
+    first = motion.move(brain, AFFINE, motion.draw("A", 2))
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert random.getstate() == before[2]
-
-
-def test_global_random_states_have_no_say(brain):
-    torch.manual_seed(1)
-    first = motion.move(brain, AFFINE, motion.draw("A", 2))
     torch.manual_seed(2)
     np.testing.assert_array_equal(motion.move(brain, AFFINE, motion.draw("A", 2)), first)
 
@@ -300,15 +246,15 @@ def test_a_stack_moves_as_its_volume_does(brain):
 
 
 def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain):
-    files = write_subject(tmp_path, "Brats18_A_1", affine=AFFINE, **dict.fromkeys(
+    written = write_subject(tmp_path, "Brats18_A_1", affine=AFFINE, **dict.fromkeys(
         ("t1", "t1ce", "t2", "flair"), brain), seg=(brain > 1000).astype(np.uint8))  # fmt: skip
     preparation = profiles.preparation("smoke", "brats")
-    files = layouts.find_contrasts(files["flair"].parent)
-    images, _, _ = prepare.subject_slices(preparation, "A", files)
+    found = files.find_contrasts(written["flair"].parent)
+    images, _, _ = prepare.subject_slices(preparation, "A", found)
     place = datasets.dataset("brats").contrasts.index("flair")
-    clean = motion.moved_slices(preparation, files["flair"], motion.draw("A", 0))
+    clean = motion.moved_slices(preparation, found["flair"], motion.draw("A", 0))
     np.testing.assert_array_equal(clean, images[:, place])
-    moved = motion.moved_slices(preparation, files["flair"], motion.draw("A", 3))
+    moved = motion.moved_slices(preparation, found["flair"], motion.draw("A", 3))
     assert moved.shape == clean.shape and moved.dtype == np.uint16
     assert error(moved.astype(float), clean) > 500  # of 65535
     # The raw volume is moved first: 1 and 99 percentiles are those of the moved one.
@@ -316,7 +262,3 @@ def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain)
     file = write_nifti(tmp_path / "moved.nii.gz", raw, AFFINE)
     expected = prepare.contrast_slices(preparation, volumes.load_volume(file))[0]
     np.testing.assert_allclose(moved.astype(float), expected, atol=2)
-
-
-def test_the_common_orientation_is_the_one_of_the_helpers():
-    assert nibabel.aff2axcodes(AFFINE) == nibabel.aff2axcodes(LPS) == tuple(SLICE_ORDER)
