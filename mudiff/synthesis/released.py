@@ -1,8 +1,7 @@
 """The authors' published weights: their key names, a strict loader, and a run made from them.
 
-The published files carry the prefix ``module.`` and number their modules in order of use
-(``all_modules.7.Conv_0.weight``). The names below walk through our networks in that order. The upstream
-loader ignores keys that do not match (E-5); here every key is used and every shape checked.
+The published files number their modules in order of use (``all_modules.7.Conv_0.weight``), so the names below walk
+through our networks in that order. The upstream loader ignores keys that do not match (E-5).
 """
 
 from collections.abc import Iterator
@@ -55,12 +54,9 @@ def _layers(module: nn.Module) -> dict[str, nn.Module]:
         case TargetAdapter():
             return _layers(module.block) | {".fc": module.linear}
         case ResidualBlock():
-            norms = {
-                f".GroupNorm_{k}.style": n.modulation.linear
-                for k, n in enumerate((module.norm1, module.norm2))
-            }
-            convolutions = (module.conv1, module.conv2, module.shortcut)
-            return norms | {f".Conv_{k}": c for k, c in enumerate(convolutions)} | {".Dense_0": module.time}
+            a, b = module.norm1.modulation.linear, module.norm2.modulation.linear
+            convolutions = {".Conv_0": module.conv1, ".Conv_1": module.conv2, ".Conv_2": module.shortcut}
+            return convolutions | {".Dense_0": module.time, ".GroupNorm_0.style": a, ".GroupNorm_1.style": b}
         case SelfAttention():
             linears = (module.query, module.key, module.value, module.output)
             return {".GroupNorm_0": module.norm} | {f".NIN_{k}": linear for k, linear in enumerate(linears)}
@@ -105,10 +101,7 @@ def critic_keys(critic: Critic) -> dict[str, nn.Parameter]:
 
 
 def fill(names: dict[str, nn.Parameter], weights: dict[str, Tensor], source: str) -> None:
-    """Copy weights by their released keys into our parameters: every key used, every shape checked.
-
-    `names` are those of `network_keys` or `critic_keys`, `source` is what to name in an error.
-    """
+    """Copy weights into the parameters of the same released key: every key used, every shape checked."""
     missing, unused = sorted(names.keys() - weights.keys()), sorted(weights.keys() - names.keys())
     if missing or unused:
         raise MudiffError(

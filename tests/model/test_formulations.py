@@ -8,9 +8,7 @@ from conftest import some_slices
 from torch import nn
 
 from mudiff.errors import MudiffError
-from mudiff.methods import syndiff
 from mudiff.methods.base import Batch, build
-from mudiff.model import critic as critics
 from mudiff.model import generators, layers, losses
 from mudiff.settings import Settings
 
@@ -50,15 +48,6 @@ def assert_same(values: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
     for value, plain in zip(values, expected, strict=True):
         assert (value - plain).abs().max() <= 1e-5 * max(1.0, plain.abs().max().item())
     assert sum(plain.abs().max() > 1e-3 for plain in expected) > len(expected) / 2
-
-
-@pytest.mark.parametrize("method", ["mudiff", "syndiff"])
-def test_channels_last_changes_no_number(method, monkeypatch):
-    made = drawn(method)
-    values = losses_and_gradients(made)
-    for module in (critics, generators, syndiff):
-        monkeypatch.setattr(module, "channels_last", lambda x: x)
-    assert_same(values, losses_and_gradients(made))
 
 
 @pytest.mark.parametrize("method", ["mudiff", "syndiff"])
