@@ -213,7 +213,7 @@ def evaluate(
     """
     from mudiff.evaluation import metrics
 
-    scores = metrics.evaluate_volumes(real, synthetic, mask, protocol, dilate, normalisation)
+    scores = metrics.evaluate(real, synthetic, mask, protocol, dilate, normalisation)
     print(json.dumps(scores, indent=2))
 
 

@@ -80,9 +80,7 @@ def syntheses(
     clean = {m: paths.synthetic(profile, name) for m, name in names.items()}
     data, folder = slices.info["data_hash"], paths.analysis(profile, "motion")
     records = {m: scores.check_record(clean[m], paths.run(profile, names[m]), data, profile) for m in methods}
-    load = functools.cache(
-        lambda method: runs.load(paths.run(profile, names[method]), runs.default_device())
-    )
+    load = functools.cache(lambda method: runs.load(paths.run(profile, names[method]), runs.default_device()))
     for (subject, path), strength in itertools.product(raw.items(), strengths):
         indices = slices.subject(subject)
         if strength == 0:

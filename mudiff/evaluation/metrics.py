@@ -130,21 +130,20 @@ def masked_protocol(
 ) -> dict[str, float]:
     """Score float images inside a mask, without the faults of the released code.
 
-    Nothing is normalised here: both images are in units of the truth's normalised range, whose width 1 is
-    the data range. MSE, MAE and the SSIM map are averaged over the voxels of the mask alone; the SSIM of a
-    voxel sees its 7x7 neighbourhood, also beyond the mask.
+    Nothing is normalised here: the data range is 1. Errors and the SSIM map are averaged over the voxels of the
+    mask alone; the SSIM of a voxel sees its 7x7 neighbourhood, also beyond the mask.
 
     Parameters
     ----------
     real, synthetic : array of float (S, S) or (Z, S, S)
-        Images in [0, 1]; of a stack all mask voxels are pooled.
+        Images in [0, 1] of the normalised truth; of a stack all mask voxels are pooled.
     mask : array, same shape
         Brain or lesion, above 0 inside; `dilate` as in `lesion_mask`.
 
     Returns
     -------
     dict of str to float
-        ``psnr`` in decibel, ``ssim``, ``mae`` as fraction of the range; NaN for an empty mask.
+        As `released_protocol`.
 
     Raises
     ------
@@ -188,16 +187,9 @@ def _pool(maps: tuple[np.ndarray, np.ndarray], inside: np.ndarray) -> dict[str, 
 def score_subject(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, protocol: str = "masked", dilate: bool = False
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Score a subject's slices, one by one and as a whole.
+    """Score a subject's slices (Z, S, S) in [0, 1], one by one and as a whole.
 
-    Parameters
-    ----------
-    real, synthetic : array of float (Z, S, S)
-        Slices in [0, 1], normalised the same way. Protocol ``released`` stretches each image by itself to
-        8 bits first, see `to_uint8`.
-    mask : array (Z, S, S)
-        Brain mask or lesion labels, above 0 inside; `dilate` as in `lesion_mask`.
-    protocol : {"released", "masked"}
+    Protocol ``released`` stretches each image to 8 bits first, see `to_uint8`.
 
     Returns
     -------
@@ -233,36 +225,7 @@ def score_subject(
     return slices, subject
 
 
-def evaluate_arrays(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, protocol: str = "masked", dilate: bool = False
-) -> dict[str, object]:
-    """Return what ``mudiff evaluate`` prints: a subject's scores as plain values for JSON.
-
-    Parameters
-    ----------
-    real, synthetic, mask, protocol, dilate
-        As for `score_subject`; the caller normalises both volumes the same way.
-
-    Returns
-    -------
-    dict
-        ``protocol``, ``dilated``, ``subject`` (`METRICS` of the whole volume) and ``slices`` (one entry per
-        slice with a mask: ``slice`` and `METRICS`). JSON knows neither NaN nor infinity: undefined values
-        are None, the PSNR of identical images is the text ``"inf"``.
-
-    Raises
-    ------
-    MudiffError
-        As for `score_subject`, and if the mask is empty.
-    """
-    slices, subject = score_subject(real, synthetic, mask, protocol, dilate)
-    if not (np.asarray(mask) > 0).any():
-        raise MudiffError("evaluation: the mask is empty; give a mask with at least one voxel above 0.")
-    rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
-    return {"protocol": protocol, "dilated": dilate, "subject": _plain(subject), "slices": rows}
-
-
-def evaluate_volumes(
+def evaluate(
     real: Path,
     synthetic: Path,
     mask: Path,
@@ -270,32 +233,42 @@ def evaluate_volumes(
     dilate: bool = False,
     normalisation: str = "percentile",
 ) -> dict[str, object]:
-    """Score a synthetic NIfTI volume slice by slice at its native size; returns what `evaluate_arrays` returns.
+    """Score a synthetic NIfTI volume slice by slice at its native size, as plain values for JSON.
 
     The truth is normalised. The synthesis is in [0, 1] of the normalised truth, as `mudiff synthesize` writes it,
     and taken as it is; protocol ``released`` normalises it by its own window, and so does not see its brightness.
 
+    Returns
+    -------
+    dict
+        ``protocol``, ``dilated``, ``subject`` (`METRICS` of the whole volume) and ``slices`` (one entry per
+        slice with a mask: ``slice`` and `METRICS`); undefined values are None, infinity is the text ``"inf"``.
+
     Raises
     ------
     MudiffError
-        If a file cannot be used, the grids differ, or, under ``masked``, the synthesis is not in [0, 1].
+        If a file cannot be used, the grids differ, the mask is empty, or, under ``masked``, the synthesis is not
+        in [0, 1].
     """
     loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
     loaded["mask"] = volumes.load_mask(mask)
     volumes.check_grid(loaded, f"{real}, {synthetic}, {mask}")
-    truth, made = (loaded[name].data for name in ("real", "synthetic"))
-    truth = normalise(truth, normalisation, real)
+    if not (loaded["mask"].data > 0).any():
+        raise MudiffError(f"{mask}: the mask is empty; give one with at least one voxel above 0.")
+    truth, fake = normalise(loaded["real"].data, normalisation, real), loaded["synthetic"].data
     if protocol == "released":
-        made = normalise(made, normalisation, synthetic)
-    elif made.min() < 0 or made.max() > 1:
+        fake = normalise(fake, normalisation, synthetic)
+    elif fake.min() < 0 or fake.max() > 1:
         raise MudiffError(
-            f"{synthetic}: has values from {made.min():.4g} to {made.max():.4g}, expected [0, 1] of the normalised "
+            f"{synthetic}: has values from {fake.min():.4g} to {fake.max():.4g}, expected [0, 1] of the normalised "
             "truth, as `mudiff synthesize` writes it; --protocol released takes any range."
         )
     affine = loaded["real"].affine
+    stacks = [to_slices(data, affine)[0] for data in (truth, fake)]
     inside, _ = to_slices(loaded["mask"].data, affine, order=0)
-    stacks = [to_slices(data, affine)[0] for data in (truth, made)]
-    return evaluate_arrays(*stacks, inside, protocol, dilate)
+    slices, subject = score_subject(*stacks, inside, protocol, dilate)
+    rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
+    return {"protocol": protocol, "dilated": dilate, "subject": _plain(subject), "slices": rows}
 
 
 def _plain(scores: dict[str, float]) -> dict[str, object]:

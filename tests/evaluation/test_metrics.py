@@ -1,6 +1,5 @@
 """Masks and metrics: equality with the released numbers, hand-computed images, known faults."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -147,18 +146,8 @@ def test_bad_input_raises_one_clear_line():
         (lambda: metrics.masked_protocol(image[:4, :4], image[:4, :4], mask[:4, :4]), "4x4"),
         (lambda: metrics.score_subject(image, image, mask), "stacks of slices"),
         (lambda: metrics.score_subject(image[None], image[None], mask[None], "mine"), "released, masked"),
-        (lambda: metrics.evaluate_arrays(image[None], image[None], 0 * mask[None]), "mask is empty"),
     ]
     for call, words in cases:
         with pytest.raises(MudiffError, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
-
-
-def test_evaluate_arrays_is_plain_json():
-    image, mask = brain()
-    real, masks = np.stack([image, image]), np.stack([mask, 0 * mask])
-    result = metrics.evaluate_arrays(real, real, masks)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert result["subject"]["psnr"] == "inf"
-    assert [row["slice"] for row in result["slices"]] == [0]
