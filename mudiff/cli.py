@@ -170,7 +170,7 @@ def train(
     with processes.joined():
         if data_root is not None and processes.rank() == 0:
             _prepare(preparation, data_root, manifest, slices, workers)
-        processes.any_process(False)  # wait for rank 0
+        processes.barrier()
         folder = run or paths.run(profile, settings.run_name)
         chosen = None if device is None else _device(device)
         loop.train(settings, slices, folder, device=chosen, compiled=compiled)
@@ -246,10 +246,8 @@ def info() -> None:
     print(f"devices: CPU with {torch.get_num_threads()} threads; {', '.join(gpus) or 'no GPU'}")
     print(f"project: {paths.root()}")
     for name, profile in profiles.PROFILES.items():
-        found = {
-            part: len(list((paths.results(name) / part).glob("[!.]*")))
-            for part in ("prepared", "runs", "synthetic")
-        }
+        parts = ("prepared", "runs", "synthetic")
+        found = {part: len(list((paths.results(name) / part).glob("[!.]*"))) for part in parts}
         size = profile.overrides.get("image_size", 256)
         print(f"profile {name}: {len(profile.runs)} tasks at {size}x{size}; results: {found}")
 

@@ -14,6 +14,7 @@ from mudiff.data.slices import from_slices, normalise, to_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Callback, Method
 from mudiff.model.diffusion import slice_seed
+from mudiff.settings import Settings
 from mudiff.training import runs
 
 BATCH = 8
@@ -108,13 +109,7 @@ def synthesize_split(
 
 
 def read_synthetic(folder: Path, subject: str) -> np.ndarray:
-    """Return the synthetic slices of a subject, float32 (n, S, S) in [0, 1].
-
-    Raises
-    ------
-    MudiffError
-        If they are missing or damaged.
-    """
+    """Return the synthetic slices of a subject, float32 (n, S, S) in [0, 1]; a `MudiffError` without them."""
     path = Path(folder) / f"{subject}.npy"
     try:
         return np.load(path, allow_pickle=False).astype(np.float32) / 65535
@@ -146,16 +141,13 @@ def synthesize_volume(
     subject : Path
         Folder of the subject, in any of the layouts that `mudiff prepare` reads.
     output : Path
-        NIfTI file with the input's shape, affine and header geometry, values in [0, 1] of the normalised
-        target.
+        NIfTI file with shape, affine and header geometry of the input, in [0, 1] of the normalised target.
     samples : int
         Volumes to draw and average.
     uncertainty : Path, optional
         NIfTI file for the standard deviation of the samples (two or more), in the same units.
     precision : str, optional
         ``float32`` or ``bfloat16``; by default that of the run.
-    seed : int
-        The seeds of all slices and samples derive from it.
 
     Raises
     ------
@@ -164,23 +156,16 @@ def synthesize_volume(
     """
     method = runs.load(run, device or runs.default_device(), precision)
     settings = method.settings
-    if datasets.contrast(target) != settings.target:
-        raise MudiffError(
-            f"{run}: this run makes {datasets.LABELS[settings.target]}, not "
-            f"{datasets.LABELS[datasets.contrast(target)]}; pass a run of the wanted target."
-        )
     if samples < 1 or (uncertainty is not None and samples < 2):
         raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
-    found = files.find_contrasts(Path(subject))
-    _check_outputs([Path(path) for path in (output, uncertainty) if path is not None], list(found.values()))
-    missing = [datasets.LABELS[c] for c in settings.conditions if c not in found]
-    if missing:
-        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs.")
-    conditions = {c: volumes.load_volume(found[c]) for c in settings.conditions}
-    volumes.check_grid(conditions, str(subject))
-
+    if datasets.contrast(target) != settings.target:
+        own, wanted = (datasets.LABELS[datasets.contrast(c)] for c in (settings.target, target))
+        raise MudiffError(f"{run}: this run makes {own}, not {wanted}; pass a run of the wanted target.")
+    conditions = _conditions(
+        settings, Path(subject), [Path(p) for p in (output, uncertainty) if p is not None]
+    )
     stacks, background = [], True
-    for volume in conditions.values():
+    for volume in conditions:
         unit = normalise(volume.data, settings.normalisation, volume.path)
         slices, geometry = to_slices(unit, volume.affine, settings.image_size)
         stacks.append(slices)
@@ -190,17 +175,25 @@ def synthesize_volume(
         if path is not None:
             native = from_slices(stack.astype(np.float32), geometry)
             native[background] = 0
-            volumes.save_volume(Path(path), np.clip(native, 0, 1), next(iter(conditions.values())))
+            volumes.save_volume(Path(path), np.clip(native, 0, 1), conditions[0])
     return Path(output)
 
 
-def _check_outputs(outputs: list[Path], sources: list[Path]) -> None:
+def _conditions(settings: Settings, subject: Path, outputs: list[Path]) -> list[volumes.Volume]:
+    """Read the conditions of a subject, on one grid, once it is clear that nothing of it is overwritten."""
+    found = files.find_contrasts(subject)
     for path in outputs:
         if not path.name.endswith((".nii", ".nii.gz")):
             raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
     written = {path.resolve() for path in outputs}
-    if len(written) < len(outputs) or written & {path.resolve() for path in sources}:
+    if len(written) < len(outputs) or written & {path.resolve() for path in found.values()}:
         raise MudiffError(f"{outputs[0]}: is a file of the subject, or named twice; choose another name.")
+    missing = [datasets.LABELS[c] for c in settings.conditions if c not in found]
+    if missing:
+        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs.")
+    loaded = {c: volumes.load_volume(found[c]) for c in settings.conditions}
+    volumes.check_grid(loaded, str(subject))
+    return list(loaded.values())
 
 
 def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,16 +38,14 @@ def train(
 
     Parameters
     ----------
-    prepared : Path
-        Folder of the prepared slices.
-    folder : Path
-        Folder of the run. A run of other settings or data that lies there is moved aside.
+    prepared, folder : Path
+        The prepared slices, and the run. A run of other settings or data that lies there is moved aside.
     device : torch.device, optional
         By default a GPU if there is one, see `processes.claimed_device`.
     compiled : bool
         Whether to compile the networks with torch.compile.
     save_seconds : float
-        Seconds between two resume states; each validation saves one too.
+        Between two resume states; each validation saves one too.
 
     Raises
     ------
@@ -59,13 +57,13 @@ def train(
     with processes.joined(), processes.claimed_device(device) as device:
         data_hash = dataset.check(prepared, settings.preparation())
         with runs.locked(folder) if processes.rank() == 0 else nullcontext():
-            processes.any_process(False)  # wait for rank 0
+            processes.barrier()
             if not (runs.matches(folder, settings, data_hash) and runs.is_complete(folder)):
                 # Settings that cannot be trained fail here, before they displace a run.
                 training = _Training(settings, prepared, folder, device, compiled)
                 if processes.rank() == 0:
                     runs.claim(folder, settings, data_hash)
-                processes.any_process(False)  # wait for rank 0
+                processes.barrier()
                 training.resume()
                 _loop(training, progress, save_seconds)
                 if processes.rank() == 0:
@@ -80,10 +78,8 @@ def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
     slices, per_epoch, total = training.slices, training.per_epoch, training.total
     log_every = max(1, per_epoch // 10)
     began, saved = time.monotonic() - training.seconds, time.monotonic()
-    shown = (
-        None if progress and processes.rank() == 0 else True
-    )  # None: quiet where the output is no terminal
-    bar = tqdm(total=total, initial=training.step, desc=settings.run_name, unit="step", disable=shown)
+    quiet = None if progress and processes.rank() == 0 else True  # None: where the output is no terminal
+    bar = tqdm(total=total, initial=training.step, desc=settings.run_name, unit="step", disable=quiet)
     with bar, _stop_signal() as stop:
         while training.step < total:
             # One step, at the learning rates of this epoch, on this process's part of the batch.
@@ -100,13 +96,14 @@ def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
             average.update(training.step)
             training.step += 1
             training.seconds = time.monotonic() - began
-            training.add(processes.average(losses))
+            for name, value in processes.average(losses).items():
+                training.sums[name] = training.sums.get(name, 0) + value
+                training.counts[name] = training.counts.get(name, 0) + 1
             bar.update()
 
             # At the end of an epoch: validate, keep the best weights. In between: log.
             epoch, place = divmod(training.step, per_epoch)
-            ended = training.step == total
-            validates = ended or (place == 0 and epoch % settings.validate_every == 0)
+            validates = training.step == total or (place == 0 and epoch % settings.validate_every == 0)
             if validates:
                 bar.set_postfix(psnr=f"{training.validate():.2f} dB")
             elif training.step % log_every == 0:
@@ -162,20 +159,10 @@ class _Training:
     def save(self) -> None:
         """Write the state that `resume` takes up."""
         if processes.rank() == 0:
-            optimisers = {name: o.state_dict() for name, o in self.method.optimisers.items()}
-            state = {
-                "weights": self.method.state_dict(),
-                "optimisers": optimisers,
-                "average": self.average.weights,
-            }
-            kept = ("step", "best", "seconds", "sums", "counts")
-            runs.save_state(self.folder, state | {name: getattr(self, name) for name in kept})
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Note the losses of a step."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            state = {name: getattr(self, name) for name in ("step", "best", "seconds", "sums", "counts")}
+            state |= {"weights": self.method.state_dict(), "average": self.average.weights}
+            state["optimisers"] = {name: o.state_dict() for name, o in self.method.optimisers.items()}
+            runs.save_state(self.folder, state)
 
     def log(self, **extra: float) -> None:
         """Append the mean losses since the last line."""
@@ -305,9 +292,10 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         present = self.method.state_dict() if self.weights else {}
         for name, average in self.weights.items():
-            average.lerp_(present[name], 1 - decay) if average.is_floating_point() else average.copy_(
-                present[name]
-            )
+            if average.is_floating_point():
+                average.lerp_(present[name], 1 - decay)
+            else:
+                average.copy_(present[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -56,6 +56,11 @@ def any_process(flag: bool) -> bool:
     return bool(said)
 
 
+def barrier() -> None:
+    """Wait until all processes are here."""
+    any_process(False)
+
+
 def average(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the means of scalars over the processes."""
     if count() == 1 or not losses:
