@@ -116,9 +116,9 @@ def _fields(changes: list[str] | None) -> dict[str, str]:
 
 def _prepared(profile: str, preparation: Preparation) -> Path:
     """Return the folder of the slices: the profile's own, or one beside it."""
-    folder = paths.prepared(profile, preparation.dataset)
     usual = preparation == profiles.preparation(profile, preparation.dataset)
-    return folder if usual else folder.with_name(f"{preparation.dataset}-{preparation.fingerprint()}")
+    name = preparation.dataset if usual else f"{preparation.dataset}-{preparation.fingerprint()}"
+    return paths.prepared(profile, name)
 
 
 def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
@@ -142,13 +142,9 @@ def train(
     data_root: Annotated[Path | None, typer.Option(help="Folder of the NIfTI files, prepared first.")] = None,
     manifest: Manifest = None,
     changes: Changes = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default results/<profile>/runs/...")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder; default results/<profile>/runs/...")] = None,
     device: Device = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks: for long runs on a GPU.")
-    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the networks (on a GPU).")] = False,
     workers: Workers = 2,
 ) -> None:
     """Train one run, or resume it where it stopped; under torchrun in several processes."""
@@ -172,8 +168,7 @@ def train(
             _prepare(preparation, data_root, manifest, slices, workers)
         processes.barrier()
         folder = run or paths.run(profile, settings.run_name)
-        chosen = None if device is None else _device(device)
-        loop.train(settings, slices, folder, device=chosen, compiled=compiled)
+        loop.train(settings, slices, folder, device=device and _device(device), compiled=compiled)
         if processes.rank() == 0:
             print(folder)
 

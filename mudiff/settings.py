@@ -121,7 +121,7 @@ class Settings:
         return Preparation(self.dataset, self.image_size, self.slices, self.normalisation)
 
     def fingerprint(self) -> str:
-        """Return a hash that changes with any field and with the recipe: what Snakemake plans by."""
+        """Return a hash of all fields and the recipe, which Snakemake plans by."""
         return cache.digest(cache.RECIPE_VERSION, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,13 +134,7 @@ class Settings:
         return cls(**{name: value for name, value in values.items() if name in _TYPES})
 
     def replace(self, **changes: Any) -> "Settings":
-        """Return a copy with some fields changed; texts are read as the field's type.
-
-        Raises
-        ------
-        MudiffError
-            If a field is unknown or a value does not fit it.
-        """
+        """Return a copy with some fields changed, texts read as the field's type; a `MudiffError` if one does not fit."""
         for name in changes.keys() - _TYPES.keys():
             raise MudiffError(f"setting {name!r} is unknown: choose one of {', '.join(sorted(_TYPES))}.")
         return dataclasses.replace(self, **changes)

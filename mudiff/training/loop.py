@@ -214,11 +214,7 @@ class _Training:
 
 
 def learning_rate(start: float, settings: Settings, epoch: int) -> float:
-    """Return the learning rate of an epoch: constant, a cosine down to the final one (A-4), or linear to 0.
-
-    "linear" is constant for `constant_part` of the epochs and would reach 0 in the first epoch after the
-    last. For the cosine, a start below the final rate stays as it is.
-    """
+    """Return the learning rate of an epoch (A-4); "linear" would reach 0 in the first epoch after the last."""
     if settings.schedule == "cosine" and start > settings.final_learning_rate:
         final = settings.final_learning_rate
         return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2

@@ -1,7 +1,7 @@
 """The processes of one run, which ``torchrun`` starts, and the GPU of a process.
 
-Plain DistributedDataParallel: every process has all networks and an equal part of each batch, gradients are
-averaged (`Method.distribute`), rank 0 alone validates and writes. A process that fails ends the others by torchrun.
+Plain DistributedDataParallel: each process has all networks and an equal part of every batch, gradients are
+averaged (`Method.distribute`), rank 0 alone validates and writes. When one fails, torchrun ends the others.
 """
 
 import os
@@ -74,10 +74,7 @@ def check(method: Method) -> None:
     """Refuse a method or a batch size that this number of processes cannot train."""
     settings = method.settings
     if count() > 1 and not method.several_processes:
-        raise MudiffError(
-            f"method {settings.method}: trains in one process only; start it without torchrun, "
-            "or with --nproc-per-node 1."
-        )
+        raise MudiffError(f"method {settings.method}: trains in one process only; start it without torchrun.")
     if settings.batch_size % count():
         raise MudiffError(
             f"setting batch_size = {settings.batch_size}: does not split evenly over {count()} processes; "
@@ -99,11 +96,10 @@ def own_part(order: np.ndarray, number: int, size: int) -> tuple[np.ndarray, ran
 
 @contextmanager
 def claimed_device(device: torch.device | None = None) -> Iterator[torch.device]:
-    """Yield where to train: `device`, else the CPU where there is no GPU, else a GPU.
+    """Yield where to train: `device`; by default the CPU where torch sees no GPU, else a GPU.
 
-    Of the GPUs that torch sees (``CUDA_VISIBLE_DEVICES`` limits them) a process of torchrun has that of its
-    ``LOCAL_RANK``; any other has the only one, or of several one that no other training of this user holds: a
-    file lock each, until the block or the process ends. It waits while there is none.
+    A process of torchrun has the GPU of its ``LOCAL_RANK``; any other has the only one, or one of several that no
+    other training of this user holds (a file lock each, until the block or the process ends), and waits for it.
     """
     if device is not None or not torch.cuda.is_available():
         yield device or torch.device("cpu")

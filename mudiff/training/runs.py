@@ -103,14 +103,9 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Method:
-    """Rebuild a run's method with its weights, ready to sample; they load where names and shapes fit.
+    """Rebuild a run's method, ready to sample; weights load where names and shapes fit.
 
-    Parameters
-    ----------
-    folder : Path
-        A run's folder.
-    precision : str, optional
-        In which its networks compute, where not in that of the run's settings.
+    `precision` is that in which the networks compute, where it is not that of the run's settings.
 
     Raises
     ------
