@@ -279,7 +279,7 @@ def test_a_file_that_is_not_vgg16_is_named(tmp_path):
     save_vgg16(path, **{"features.5.weight": torch.zeros(256, 128, 3, 3)})
     with pytest.raises(MudiffError, match=r"size mismatch for 5\.weight"):
         vgg16_features(path)
-    with pytest.raises(MudiffError, match="only method pgan"):
+    with pytest.raises(MudiffError, match="for method pgan alone"):
         profiles.settings("paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
 
 
