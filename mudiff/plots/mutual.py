@@ -183,7 +183,7 @@ def _draw_losses(figure: "SubFigure", log: pd.DataFrame) -> None:
             axis.axhline(guess, ls="--", lw=0.8, color="0.5", zorder=0)
         axis.locator_params(nbins=4)
         if shown:
-            axis.legend(fontsize=7, handlelength=1.6, loc="lower left")
+            axis.legend(fontsize=7, handlelength=1.6, loc="center right")
         else:
             axis.text(0.5, 0.4, "not in the log", transform=axis.transAxes, ha="center", color="0.45")
     axes[0].set_ylabel("loss")
@@ -206,7 +206,7 @@ def _draw_steps(
     axes[1, 0].set_ylabel("average − truth")
     for axis in axes.ravel():
         style.crop(axis, style.square(brain))
-    figure.colorbar(bar, ax=list(axes[1]), shrink=0.8, pad=0.01, label="difference", extend="both")
+    figure.colorbar(bar, ax=list(axes.ravel()), shrink=0.5, pad=0.01, label="difference", extend="both")
 
 
 def _draw_error(axis: "Axes", error: np.ndarray) -> object:
