@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mudiff.analyses.attention import ZONES, variants_of, zones
+from mudiff.analyses.attention import ZONES, variants, zones
 from mudiff.data import motion
 from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
@@ -15,6 +15,8 @@ from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
 from mudiff.model.diffusion import SliceNoise, slice_seed
+from mudiff.plots import attention as drawings
+from mudiff.synthesis import sample
 
 REGIONS = ("brain", *ZONES, "rectangle")
 REPLACEMENTS = {"background": "empty (all background)", "mean": "its mean in the brain"}
@@ -41,32 +43,18 @@ class View:
 
     Attributes
     ----------
-    subject : str
-        A test subject.
     place : int
         The slice, counted within the subject's prepared slices from 0, inferior first.
     off : tuple of str
-        Conditions that are switched off.
-    replacement : str
-        What stands for them, one of `REPLACEMENTS`.
+        Conditions that are switched off; `replacement`, one of `REPLACEMENTS`, stands for them.
     moved : str
-        The condition with motion; "" for none.
-    strength : float
-        Of the motion, 0 (none) to 3 (severe), see `mudiff.data.motion`.
+        The condition with motion of `strength` 0 (none) to 3 (severe); "" for none.
     t : int
         The sampling step that the masks are of; 0 is the last.
-    network : int
-        Whose mask, 1 or 2.
-    variant : str
-        Way to make the mask, see `mudiff.analyses.attention.variants_of`.
-    opacity : float
-        Of the mask over the image, 0 to 1.
-    white : float
-        Normalised intensity that is shown white.
+    network, variant
+        Whose mask, 1 or 2, and how it is made, see `analyses.attention.variants`.
     region : str
-        One of `REGIONS`.
-    rows, columns : (int, int)
-        First and last row and column of the rectangle.
+        One of `REGIONS`; the rectangle has its first and last row and column in `rows` and `columns`.
     """
 
     subject: str
@@ -78,27 +66,36 @@ class View:
     t: int = 0
     network: int = 2
     variant: str = "channel_mean"
-    opacity: float = 0.6
-    white: float = 1.0
     region: str = "brain"
     rows: tuple[int, int] = (0, 0)
     columns: tuple[int, int] = (0, 0)
 
     def unchanged(self) -> "View":
-        """Return the same view with all conditions as they are."""
-        return dataclasses.replace(self, off=(), replacement="background", moved="", strength=1.0)
+        """Return the same view with all conditions as they were acquired."""
+        return dataclasses.replace(self, off=(), moved="")
+
+    def changed(self) -> tuple:
+        """Return what decides the synthesis: settings of a change that is not made have no part in it."""
+        moves = (self.moved, self.strength) if self.moved and self.strength else None
+        return (
+            self.subject,
+            self.place,
+            tuple(sorted(self.off)),
+            self.replacement if self.off else None,
+            moves,
+        )
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """One slice, sampled.
+    """A slice that was synthesised from changed conditions.
 
     Attributes
     ----------
     conditions : array (n, S, S)
         What the networks got, in [0, 1].
     image : array (S, S)
-        The synthesis in [0, 1].
+        The result, in [0, 1].
     masks : dict of (str, int, int) to array (S, S)
         Variant, network (1 or 2) and step -> attentive mask.
     """
@@ -109,38 +106,26 @@ class Synthesis:
 
 
 class Explorer:
-    """A run and its test slices.
+    """A run (from `analyses.attention.open_run`) and its test slices.
 
-    Parameters
-    ----------
-    method : Method
-        From `mudiff.analyses.attention.open_run`.
-    slices : Slices
-        Test slices.
-    mover : callable
-        Adds motion to slices.
-    seed : int
-        Of all syntheses; equal noise with and without a change, so that the change alone makes the difference.
+    `seed` is that of all syntheses: equal noise with and without a change, so that the change alone makes the
+    difference. `mover` adds motion to slices.
     """
 
     def __init__(self, method: Method, slices: Slices, mover: Mover = move, seed: int = 0) -> None:
         self.method, self.slices, self.mover, self.seed = method, slices, mover, seed
         self.names = method.settings.conditions
-        self.variants = tuple(variants_of(method))
+        self.variants = tuple(variants(method))
         self._kept: dict[tuple, Synthesis] = {}
         self._moved: dict[tuple, np.ndarray] = {}
+        self._scale: tuple[float, float] | None = None
 
     def first(self, subject: str | None = None) -> View:
         """Return a subject's view to begin with: the slice with the largest lesion, or the middle one."""
         subject = subject or self.slices.subjects[0]
-        area = (self.slices.lesion(self.slices.subject(subject)) > 0).sum(axis=(1, 2))
-        place = int(area.argmax()) if area.any() else len(area) // 2
+        place = self.slices.example(subject) - int(self.slices.subject(subject)[0])
         quarter, last = self.slices.image_size // 4, self.slices.image_size - 1
         return View(subject, place, rows=(quarter, last - quarter), columns=(quarter, last - quarter))
-
-    def count(self, subject: str) -> int:
-        """Return how many slices a subject has."""
-        return len(self.slices.subject(subject))
 
     def index(self, view: View) -> int:
         """Return the index of the view's slice among the test slices."""
@@ -156,13 +141,7 @@ class Explorer:
         return (self.slices.images([self.index(view)], self.method.settings.target)[0] + 1) / 2
 
     def zone(self, view: View, name: str) -> np.ndarray:
-        """Return a region, bool (S, S); one of `REGIONS`.
-
-        Raises
-        ------
-        MudiffError
-            If there is no such region.
-        """
+        """Return a region, bool (S, S); one of `REGIONS`."""
         index = self.index(view)
         brain = self.slices.brain([index])
         if name == "brain":
@@ -176,9 +155,7 @@ class Explorer:
         return zones(self.slices.lesion([index]), brain)[0, ZONES.index(name)]
 
     def conditions(self, view: View) -> np.ndarray:
-        """Return the conditions as the view changes them, float32 (n, S, S) in [0, 1].
-
-        Motion first, then what is switched off.
+        """Return the conditions as the view changes them, float32 (n, S, S) in [0, 1]: moved, then switched off.
 
         Raises
         ------
@@ -189,9 +166,8 @@ class Explorer:
             if name not in self.names:
                 raise MudiffError(f"condition {name!r} is unknown: choose one of {', '.join(self.names)}.")
         if view.replacement not in REPLACEMENTS:
-            raise MudiffError(
-                f"replacement {view.replacement!r} is unknown: choose one of {', '.join(REPLACEMENTS)}."
-            )
+            known = ", ".join(REPLACEMENTS)
+            raise MudiffError(f"replacement {view.replacement!r} is unknown: choose one of {known}.")
         index = self.index(view)
         images = np.stack([(self.slices.images([index], name)[0] + 1) / 2 for name in self.names])
         if view.moved:
@@ -208,51 +184,57 @@ class Explorer:
         key = view.subject, view.moved, view.strength
         if key not in self._moved:
             stack = (self.slices.images(self.slices.subject(view.subject), view.moved) + 1) / 2
-            self._moved = {key: self.mover(stack, view.subject, view.strength, self.sides(view.subject))}
+            width = max(self.slices.info["subjects"][view.subject]["shape"][:2])
+            size = self.slices.image_size
+            sides = (
+                FIELD / width,
+                FIELD / size,
+                FIELD / size,
+            )  # isotropic voxels, a head's usual field of view
+            self._moved = {key: self.mover(stack, view.subject, view.strength, sides)}
         return self._moved[key]
-
-    def sides(self, subject: str) -> tuple[float, float, float]:
-        """Return millimetres between slices, rows and columns: isotropic voxels, a head's usual field of view."""
-        width = max(self.slices.info["subjects"][subject]["shape"][:2])
-        return FIELD / width, FIELD / self.slices.image_size, FIELD / self.slices.image_size
 
     def synthesis(self, view: View) -> Synthesis:
         """Return the synthesis from the view's conditions; the last `KEPT` are kept."""
-        changed = (view.subject, view.place, view.off, view.replacement, view.moved, view.strength)
-        if changed not in self._kept:
+        key = view.changed()
+        if key not in self._kept:
             if len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[changed] = self._sample(view)
-        return self._kept[changed]
+            self._kept[key] = self._sample(view)
+        return self._kept[key]
 
     @torch.no_grad()
     def _sample(self, view: View) -> Synthesis:
-        """Sample as `mudiff.synthesis.sample` does, and make both networks' masks of every step on the way."""
-        row = self.slices.index.iloc[self.index(view)]
-        images = self.conditions(view)
-        y = torch.from_numpy(images.astype(np.float32) * 2 - 1)[None].to(self.method.device)  # (1, n, S, S)
+        """Sample the slice, and make both networks' masks of every step on the way."""
+        index, images = self.index(view), self.conditions(view).astype(np.float32)
+        replaced = {name: image[None] * 2 - 1 for name, image in zip(self.names, images, strict=True)}
         steps: list[dict] = []
-        seed = slice_seed(self.seed, "sample", row["subject"], row["slice"])
-        x = self.method.synthesize(y, torch.tensor([seed]), steps.append)
-        noise = SliceNoise(
-            [slice_seed(self.seed, "explorer", row["subject"], row["slice"])], self.method.device
-        )
-        masks = {}
+        image = sample.sample_slices(self.method, self.slices, [index], self.seed, replaced, steps.append)[0]
+        row, schedule, masks = self.slices.index.iloc[index], self.method.schedule, {}
+        seed = slice_seed(self.seed, "explorer", row["subject"], row["slice"])
+        noise = SliceNoise([seed], self.method.device)
         for step in steps:
             t = torch.full((1,), step["t"], device=self.method.device)
-            for j in (1, 2):
-                drawn = noise.normal(*step["x_t"].shape[1:])
-                mean = self.method.schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t)
-                back = self.method.schedule.posterior_sample(mean, t, drawn)  # Eq. 25
-                middle = self.method.judge([back], t, step["x_t"])[0][1]
-                for name, layer in variants_of(self.method).items():
-                    mask = attentive_mask(middle, self.slices.image_size, layer)  # Eq. 28
+            means = [schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t) for j in (1, 2)]
+            shape = step["x_t"].shape[1:]
+            before = [schedule.posterior_sample(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
+            for j, (_, middle) in enumerate(self.method.judge(before, t, step["x_t"]), start=1):
+                for name, layer in variants(self.method).items():
+                    mask = attentive_mask(middle, self.slices.image_size, layer)
                     masks[name, j, step["t"]] = mask[0, 0].cpu().numpy()
-        return Synthesis(images, (x[0, 0].float().cpu().numpy() + 1) / 2, masks)
+        return Synthesis(images, image, masks)
 
     def mask(self, view: View) -> np.ndarray:
         """Return the mask that the view asks for, of the changed synthesis, (S, S) in (0, 1)."""
         return self.synthesis(view).masks[view.variant, view.network, view.t]
+
+    def scale(self, view: View) -> tuple[float, float]:
+        """Return the range of the masks' colours: set by the first slice that is seen, then the same for all."""
+        if self._scale is None:
+            brain = self.zone(view, "brain")
+            masks = self.synthesis(view.unchanged()).masks.values()
+            self._scale = drawings.limits(np.array([mask[brain] for mask in masks]))
+        return self._scale
 
     def statistics(self, view: View) -> dict[str, float]:
         """Return numbers of the view's region; NaN where it is empty.
@@ -264,20 +246,15 @@ class Explorer:
             mean in the brain); ``truth``, ``normal`` and ``changed`` (mean intensities); ``psnr_normal`` and
             ``psnr_changed`` (masked, dB, against the truth), ``psnr_between`` (of both syntheses).
         """
-        inside, mask = self.zone(view, view.region), self.mask(view)
-        truth, brain = self.truth(view), self.zone(view, "brain")
-        normal, changed = (self.synthesis(v).image for v in (view.unchanged(), view))
-        mean = lambda a, where: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
-        psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
-        return {
-            "pixels": int(inside.sum()),
-            "mask": mean(mask, inside),
-            "mask_sd": float(mask[inside].std()) if inside.any() else np.nan,
-            "mask_brain": mean(mask, brain),
-            "truth": mean(truth, inside),
-            "normal": mean(normal, inside),
-            "changed": mean(changed, inside),
-            "psnr_normal": psnr(truth, normal),
-            "psnr_changed": psnr(truth, changed),
-            "psnr_between": psnr(normal, changed),
-        }
+        inside, brain, mask = self.zone(view, view.region), self.zone(view, "brain"), self.mask(view)
+        truth, normal, changed = (
+            self.truth(view),
+            *(self.synthesis(v).image for v in (view.unchanged(), view)),
+        )
+        values = {"mask": mask, "truth": truth, "normal": normal, "changed": changed}
+        found = {k: float(v[inside].mean()) if inside.any() else np.nan for k, v in values.items()}
+        found["mask_sd"] = float(mask[inside].std()) if inside.any() else np.nan
+        found["mask_brain"] = float(mask[brain].mean()) if brain.any() else np.nan
+        pairs = {"normal": (truth, normal), "changed": (truth, changed), "between": (normal, changed)}
+        psnr = {f"psnr_{k}": metrics.masked_protocol(*pair, inside)["psnr"] for k, pair in pairs.items()}
+        return {"pixels": int(inside.sum())} | found | psnr

@@ -1,18 +1,27 @@
-"""The explorer's widgets: they set a `View` and show its picture and numbers."""
+"""The explorer's pictures, and the widgets that set a `View` and show its picture and numbers."""
 
+import dataclasses
 import html
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mudiff.analyses.attention import words
+import numpy as np
+
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.explorer import pictures
+from mudiff.evaluation import metrics, tables
 from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
+from mudiff.plots import attention as drawings
+from mudiff.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
 """What stands in place of the widgets where a notebook is only read."""
 
+_LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 _DPI = 80  # of the picture: sharp enough, and small in the notebook's file
 _ROWS = {
     "pixels": ("pixels", "{:d}"),
@@ -28,6 +37,99 @@ _ROWS = {
 }
 
 
+def changes(view: View) -> str:
+    """Return what the view changes, in words."""
+    parts = [f"{datasets.LABELS[name]} off" for name in view.off]
+    if view.moved:
+        parts.append(f"{datasets.LABELS[view.moved]} with motion {view.strength:g}")
+    return ", ".join(parts) or "nothing changed"
+
+
+def draw(explorer: Explorer, view: View) -> "Figure":
+    """Draw a view: conditions as the networks got them, truth, syntheses, difference, mask and region."""
+    normal, changed = explorer.synthesis(view.unchanged()), explorer.synthesis(view)
+    target, columns = explorer.method.settings.target, max(4, len(explorer.names) + 1)
+    with style.style():
+        figure = style.new_figure(1.75 * columns, 3.9)
+        axes = figure.subplots(2, columns)
+        for axis, name, image in zip(axes[0], explorer.names, changed.conditions, strict=False):
+            off = " (off)" if name in view.off else " (moved)" if name == view.moved else ""
+            _grey(axis, image, name, datasets.LABELS[name] + off)
+        _grey(axes[0, -1], explorer.truth(view), target, "truth")
+        _grey(axes[1, 0], normal.image, target, "synthesis, unchanged")
+        _grey(axes[1, 1], changed.image, target, changes(view))
+        bar = _difference(axes[1, 2], changed.image - normal.image)
+        axes[1, 2].set_title("difference")
+        figure.colorbar(bar, ax=axes[1, 2], shrink=0.7, pad=0.02)
+        brain = explorer.zone(view, "brain")
+        shown = drawings.mask(axes[1, 3], explorer.mask(view), brain, explorer.scale(view))
+        axes[1, 3].set_title(
+            f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}", fontsize=8
+        )
+        figure.colorbar(shown, ax=axes[1, 3], shrink=0.7, pad=0.02)
+        for axis in (axes[1, 1], axes[1, 3]):
+            drawings.outline(axis, explorer.zone(view, view.region))
+        for axis in axes.ravel():
+            if not axis.has_data():
+                axis.remove()
+    return figure
+
+
+def _grey(axis: "Axes", image: np.ndarray, contrast: str, title: str) -> None:
+    style.show(axis, image, contrast)
+    axis.set_title(title, fontsize=8)
+
+
+def _difference(axis: "Axes", difference: np.ndarray) -> Any:
+    style.bare(axis)
+    return axis.imshow(difference, cmap="RdBu_r", vmin=-_LARGEST, vmax=_LARGEST)
+
+
+def scenarios(explorer: Explorer, view: View) -> dict[str, View]:
+    """Return what the static panel shows: nothing changed, each condition off, and motion in FLAIR."""
+    start = view.unchanged()
+    found = [start, *(dataclasses.replace(start, off=(name,)) for name in explorer.names)]
+    first = "flair" if "flair" in explorer.names else explorer.names[0]
+    found += [dataclasses.replace(start, moved=first, strength=strength) for strength in (1.0, 3.0)]
+    return {changes(v): v for v in found}
+
+
+def static(explorer: Explorer, view: View, profile: str) -> "Figure":
+    """Draw the explorer's content where no widget runs: one column per change, see `scenarios`."""
+    views, target = scenarios(explorer, view), explorer.method.settings.target
+    truth, brain = explorer.truth(view), explorer.zone(view, "brain")
+    normal, lesion = (
+        explorer.synthesis(view.unchanged()).image,
+        explorer.slices.lesion([explorer.index(view)])[0],
+    )
+    with style.style():
+        figure = style.new_figure(1.45 * len(views) + 0.9, 5.0)
+        axes = figure.subplots(3, len(views))
+        for column, (title, chosen) in zip(axes.T, views.items(), strict=True):
+            image = explorer.synthesis(chosen).image
+            _grey(column[0], image, target, title.replace(" with", "\nwith"))
+            psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
+            column[0].set_xlabel(f"{psnr:.1f} dB", fontsize=7, labelpad=2)
+            change = _difference(column[1], image - normal)
+            mask = drawings.mask(column[2], explorer.mask(chosen), brain, explorer.scale(view))
+            for axis in column:
+                drawings.outline(axis, lesion > 0)
+                style.crop(axis, style.square(brain))
+        for axis, name in zip(axes[:, 0], ("synthesis", "difference", f"$M_{view.network}$"), strict=True):
+            axis.set_ylabel(name)
+        figure.colorbar(change, ax=list(axes[1]), shrink=0.8, pad=0.01, label="changed − unchanged")
+        figure.colorbar(mask, ax=list(axes[2]), shrink=0.8, pad=0.01, label="M")
+        slices = len(explorer.slices.subject(view.subject))
+        text = (
+            f"{datasets.LABELS[target]} of subject {view.subject}, slice {view.place + 1} of {slices}, sampled with "
+            "the same noise from changed conditions: one is off (replaced by background), or has motion (strength 1 "
+            "is mild, 3 severe). Lesion outlined; PSNR of the brain against the truth. Mask: "
+            f"{drawings.VARIANTS[view.variant]}, t = {view.t}, with the range of its values."
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
 class Panel:
     """The widgets of an explorer; a notebook shows it as the value of a cell.
 
@@ -39,15 +141,13 @@ class Panel:
         The view, as PNG.
     numbers : HTML
         The statistics of the region, or what is wrong with the choice.
-    box : VBox
-        All of them.
     """
 
     def __init__(self, explorer: Explorer, view: View | None = None) -> None:
         import ipywidgets
 
         self.explorer = explorer
-        self._resting = False
+        self._quiet = False
         self.controls = _controls(explorer, view or explorer.first())
         self.picture = ipywidgets.Image(format="png")
         self.numbers = ipywidgets.HTML()
@@ -65,7 +165,7 @@ class Panel:
         """Compute and show the present view."""
         view = self.view()
         try:
-            figure = pictures.draw(self.explorer, view)
+            figure = draw(self.explorer, view)
             self.numbers.value = _table(self.explorer, view)
         except MudiffError as error:
             self.numbers.value = f"<b>{html.escape(str(error))}</b>"
@@ -75,20 +175,20 @@ class Panel:
         self.picture.value = buffer.getvalue()
 
     def _on_change(self, _: Any) -> None:
-        if not self._resting:
+        if not self._quiet:
             self.refresh()
 
     def _on_subject(self, _: Any) -> None:
         """Another subject has other slices: go to the one with its largest lesion."""
         start = self.explorer.first(self.controls["subject"].value)
         place = self.controls["place"]
-        self._resting = True  # the slice's own change would draw a second time
+        self._quiet = True  # the slice's own change would draw a second time
         try:
             place.max = max(place.max, start.place)
             place.value = start.place
-            place.max = self.explorer.count(start.subject) - 1
+            place.max = len(self.explorer.slices.subject(start.subject)) - 1
         finally:
-            self._resting = False
+            self._quiet = False
         self.refresh()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -102,35 +202,25 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
     import ipywidgets as w
 
     names = [(datasets.LABELS[name], name) for name in explorer.names]
-    last = explorer.slices.image_size - 1
+    kinds = [(drawings.VARIANTS[name], name) for name in explorer.variants]
+    stands = [(text, name) for name, text in REPLACEMENTS.items()]
+    last, places = explorer.slices.image_size - 1, len(explorer.slices.subject(view.subject))
     late = {"continuous_update": False}
-    choices: dict[str, Any] = {
+    steps = explorer.method.schedule.steps
+    return {
         "subject": w.Dropdown(options=explorer.slices.subjects, value=view.subject, description="subject"),
-        "place": w.IntSlider(view.place, 0, explorer.count(view.subject) - 1, description="slice", **late),
+        "place": w.IntSlider(view.place, 0, places - 1, description="slice", **late),
         "off": w.SelectMultiple(options=names, value=view.off, rows=len(names), description="off"),
-        "replacement": w.Dropdown(
-            options=[(text, name) for name, text in REPLACEMENTS.items()],
-            value=view.replacement,
-            description="replaced by",
-        ),
+        "replacement": w.Dropdown(options=stands, value=view.replacement, description="replaced by"),
         "moved": w.Dropdown(options=[("none", ""), *names], value=view.moved, description="motion in"),
-        "strength": w.FloatSlider(
-            value=view.strength, min=0, max=3, step=0.5, description="strength", **late
-        ),
-        "t": w.IntSlider(view.t, 0, explorer.method.schedule.steps - 1, description="step t", **late),
+        "strength": w.FloatSlider(view.strength, min=0, max=3, step=0.5, description="strength", **late),
+        "t": w.IntSlider(view.t, 0, steps - 1, description="step t", **late),
         "network": w.Dropdown(options=[1, 2], value=view.network, description="network"),
-        "variant": w.Dropdown(
-            options=[(words.VARIANTS[name], name) for name in explorer.variants],
-            value=view.variant,
-            description="mask",
-        ),
-        "opacity": w.FloatSlider(value=view.opacity, min=0, max=1, step=0.1, description="opacity", **late),
-        "white": w.FloatSlider(value=view.white, min=0.3, max=1, step=0.1, description="white at", **late),
+        "variant": w.Dropdown(options=kinds, value=view.variant, description="mask"),
         "region": w.Dropdown(options=REGIONS, value=view.region, description="region"),
         "rows": w.IntRangeSlider(value=view.rows, min=0, max=last, description="rows", **late),
         "columns": w.IntRangeSlider(value=view.columns, min=0, max=last, description="columns", **late),
     }
-    return choices
 
 
 def _table(explorer: Explorer, view: View) -> str:

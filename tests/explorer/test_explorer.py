@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from mudiff import explorer, paths
+from mudiff import paths
 from mudiff.data import prepare
 from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.explorer import state, widgets
 from mudiff.methods.base import build
-from mudiff.plots import old_style as style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 
@@ -52,7 +51,7 @@ def made(cohort, tmp_path, monkeypatch, write_subject, moved):
         moved.append((subject, strength, stack.shape, sides))
         return np.roll(stack, int(strength), axis=2)
 
-    return explorer.Explorer(method, open_slices(folder, "test"), mover)
+    return state.Explorer(method, open_slices(folder, "test"), mover)
 
 
 def change(view, **fields):
@@ -107,7 +106,11 @@ def test_motion_moves_one_condition_of_the_whole_subject(made, moved):
     made.conditions(change(shifted, place=view.place - 1))
     assert len(moved) == 1  # the stack is kept
     subject, strength, shape, sides = moved[0]
-    assert (subject, strength, shape) == (view.subject, 2.0, (made.count(view.subject), SIZE, SIZE))
+    assert (subject, strength, shape) == (
+        view.subject,
+        2.0,
+        (len(made.slices.subject(view.subject)), SIZE, SIZE),
+    )
     assert sides == pytest.approx((240 / 26, 240 / SIZE, 240 / SIZE))
 
 
@@ -137,9 +140,12 @@ def test_syntheses_are_kept_but_not_without_end(made, monkeypatch):
     monkeypatch.setattr(made, "_sample", lambda v: calls.append(v) or real(v))
     view = made.first()
     made.synthesis(view)
-    made.synthesis(change(view, t=1, opacity=0.1, region="lesion", network=1))  # changes no image
+    made.synthesis(change(view, moved="t1", strength=0.0))  # no motion
+    made.synthesis(
+        change(view, t=1, strength=3.0, replacement="mean", region="lesion", network=1)
+    )  # changes no image
     assert len(calls) == 1
-    others = [place for place in range(made.count(view.subject)) if place != view.place][:2]
+    others = [place for place in range(len(made.slices.subject(view.subject))) if place != view.place][:2]
     for place in others:
         made.synthesis(change(view, place=place))
     assert len(made._kept) == 2
@@ -196,8 +202,8 @@ def test_a_region_that_is_empty_has_no_numbers(made, monkeypatch):
     view = change(made.first(), region="lesion")
     found = made.statistics(view)
     assert found["pixels"] == 0 and np.isnan(found["mask"]) and np.isnan(found["psnr_normal"])
-    assert view.place == made.count(view.subject) // 2
-    explorer.draw(made, view)
+    assert view.place == len(made.slices.subject(view.subject)) // 2
+    widgets.draw(made, view)
 
 
 def test_every_step_network_and_variant_has_a_mask(made):
@@ -217,49 +223,56 @@ def titled(figure, words):
 
 def test_the_picture_shows_the_change(made):
     view = change(made.first(), off=("t2",), moved="flair", strength=1.0)
-    figure = explorer.draw(made, view)
+    figure = widgets.draw(made, view)
     before, after = (made.synthesis(v).image for v in (view.unchanged(), view))
     np.testing.assert_array_equal(titled(figure, "difference").images[0].get_array(), after - before)
     assert not titled(figure, "T2 (off)").images[0].get_array().any()
     assert titled(figure, "FLAIR (moved)")
     np.testing.assert_array_equal(titled(figure, "T2 off, FLAIR with motion 1").images[0].get_array(), after)
-    mask = titled(figure, "$M_2$").images[1]
+    mask = titled(figure, "$M_2$").images[0]
     brain = made.zone(view, "brain")
     np.testing.assert_allclose(
         np.ma.filled(mask.get_array(), np.nan)[brain], made.mask(view)[brain], rtol=1e-6
     )
-    assert mask.get_alpha() == view.opacity
-    other = explorer.draw(made, change(view, opacity=0.2, white=0.5))
-    assert titled(other, "$M_2$").images[1].get_alpha() == 0.2
-    assert titled(other, "truth").images[0].get_clim() == (0, 0.5)
+    # Masks have one scale in all views: of another slice, step and network too.
+    others = [
+        change(view, place=0, t=1, network=1),
+        change(view, off=(), moved=""),
+        change(view, variant="convolution"),
+    ]
+    for other in others:
+        axis = titled(widgets.draw(made, other), f"$M_{other.network}$")
+        assert axis.images[0].get_clim() == mask.get_clim()
+    low, high = mask.get_clim()
+    assert low + high == pytest.approx(1) and high >= 0.55
 
 
 def test_the_static_panel_has_each_change(made):
     view = made.first()
-    found = explorer.scenarios(made, view)
+    found = widgets.scenarios(made, view)
     assert list(found) == [
         "nothing changed", "FLAIR off", "T2 off", "T1 off", "FLAIR with motion 1", "FLAIR with motion 3",
     ]  # fmt: skip
-    figure = explorer.static(made, view, "smoke")
+    figure = widgets.static(made, view, "smoke")
     top = [a for a in figure.axes if a.get_xlabel().endswith(" dB")]
     assert len(top) == len(found)
     brain, truth = made.zone(view, "brain"), made.truth(view)
     for axis, chosen in zip(top, found.values(), strict=True):
         psnr = metrics.masked_protocol(truth, made.synthesis(chosen).image, brain)["psnr"]
         assert axis.get_xlabel() == f"{psnr:.1f} dB"
-    assert view.subject in style.caption(figure)
+    assert view.subject in figure.get_label()
 
 
 # Widgets
 
 
 def test_each_widget_sets_its_field(made):
-    panel = explorer.Panel(made)
+    panel = widgets.Panel(made)
     assert panel.view() == made.first()
-    assert set(panel.controls) == {field.name for field in dataclasses.fields(explorer.View)}
+    assert set(panel.controls) == {field.name for field in dataclasses.fields(state.View)}
     values = {
         "off": ("t2",), "replacement": "mean", "moved": "t1", "strength": 2.0, "t": 1, "network": 1,
-        "variant": "convolution", "opacity": 0.3, "white": 0.5, "region": "rectangle", "rows": (3, 9),
+        "variant": "convolution", "region": "rectangle", "rows": (3, 9),
         "columns": (4, 8), "place": 0,
     }  # fmt: skip
     for name, value in values.items():
@@ -270,10 +283,10 @@ def test_each_widget_sets_its_field(made):
 
 
 def test_a_change_draws_once_and_anew(made, monkeypatch):
-    panel = explorer.Panel(made)
+    panel = widgets.Panel(made)
     drawn = []
-    real = widgets.pictures.draw
-    monkeypatch.setattr(widgets.pictures, "draw", lambda e, v: drawn.append(v) or real(e, v))
+    real = widgets.draw
+    monkeypatch.setattr(widgets, "draw", lambda e, v: drawn.append(v) or real(e, v))
     before, numbers = bytes(panel.picture.value), panel.numbers.value
     assert before.startswith(b"\x89PNG") and "region: brain" in numbers
     panel.controls["off"].value = ("t1",)
@@ -283,11 +296,11 @@ def test_a_change_draws_once_and_anew(made, monkeypatch):
     panel.controls["subject"].value = made.slices.subjects[1]
     assert len(drawn) == 3  # the slice went along without a drawing of its own
     assert drawn[-1].place == made.first(made.slices.subjects[1]).place
-    assert panel.controls["place"].max == made.count(made.slices.subjects[1]) - 1
+    assert panel.controls["place"].max == len(made.slices.subject(made.slices.subjects[1])) - 1
 
 
 def test_a_choice_that_fails_says_why_and_keeps_the_picture(made, monkeypatch):
-    panel = explorer.Panel(made)
+    panel = widgets.Panel(made)
 
     def refuse(*_):
         raise MudiffError("too <strong> a motion")
@@ -301,8 +314,8 @@ def test_a_choice_that_fails_says_why_and_keeps_the_picture(made, monkeypatch):
 
 
 def test_where_widgets_do_not_run_a_sentence_stands_for_them(made):
-    bundle = explorer.Panel(made)._repr_mimebundle_()
-    assert bundle["text/plain"] == explorer.STILL
+    bundle = widgets.Panel(made)._repr_mimebundle_()
+    assert bundle["text/plain"] == widgets.STILL
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "VBox(" not in json.dumps(bundle) and "image/png" not in bundle  # neither dead text nor bulk
-    assert len(explorer.Panel(made).picture.value) < 100_000
+    assert len(widgets.Panel(made).picture.value) < 100_000

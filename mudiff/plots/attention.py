@@ -1,0 +1,226 @@
+"""Figs. 5a and 5b: the features that tau mixes, and the attentive masks."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from mudiff.data import datasets
+from mudiff.evaluation import tables
+from mudiff.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+VARIANTS = {"channel_mean": "channel mean", "convolution": "convolution"}
+"""Variant of the mask -> its name in figures."""
+
+MAPS = {"image": "image", "adapted": "adapted feature", "fused": "fused pair"}
+"""Kind of a map -> its name in figures."""
+
+_COLOURS = dict(zip(MAPS, ("0.35", style.COLOURS[0], style.COLOURS[1]), strict=True))
+_NO_LESION = "no lesion in the test set"
+
+
+def limits(masks: np.ndarray) -> tuple[float, float]:
+    """Return the range of colours for masks: around 0.5, the same up and down, at least 0.45 to 0.55."""
+    reach = max(0.05, float(np.abs(masks - 0.5).max())) if np.size(masks) else 0.05
+    return 0.5 - reach, 0.5 + reach
+
+
+def mask(axis: "Axes", values: np.ndarray, brain: np.ndarray, scale: tuple[float, float]) -> "AxesImage":
+    """Show a mask (S, S) in the brain, on a given scale, with the range that it has written below."""
+    shown = axis.imshow(np.where(brain, values, np.nan), cmap="viridis", vmin=scale[0], vmax=scale[1])
+    style.bare(axis)
+    if brain.any():
+        axis.set_xlabel(f"{values[brain].min():.3f} to {values[brain].max():.3f}", fontsize=7, labelpad=2)
+    return shown
+
+
+def outline(axis: "Axes", region: np.ndarray) -> None:
+    """Draw the rim of a region, if there is one."""
+    if region.any() and not region.all():
+        axis.contour(region, levels=[0.5], colors=style.MARK, linewidths=0.9)
+
+
+def fig5a(
+    maps: Mapping[str, Mapping[str, np.ndarray]],
+    lesion: np.ndarray,
+    brain: np.ndarray,
+    ratios: pd.Series,
+    shown: str,
+    profile: str,
+) -> "Figure":
+    """Draw Fig. 5a: what the contrast-aware adapter takes from each condition, and how much of it in the lesion.
+
+    Parameters
+    ----------
+    maps : mapping of str to mapping of str to array (S, S)
+        Kind (image in [0, 1]; adapted, fused) -> condition -> map.
+    lesion, brain : array of bool (S, S)
+        Of the slice that is shown.
+    ratios : Series
+        Lesion over elsewhere, index name (kind), of (condition) and subject.
+    shown, profile : str
+        What is shown (for the caption), and the name of the profile.
+    """
+    conditions = list(maps["image"])
+    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (
+        brain & lesion
+    )  # the rim would set the scale
+    with style.style():
+        figure = style.new_figure(1.5 * len(conditions) + 3.4, 1.5 * len(maps) + 0.3)
+        left, right = figure.subfigures(1, 2, width_ratios=(1.5 * len(conditions) + 0.6, 2.8))
+        axes = left.subplots(len(maps), len(conditions), squeeze=False)
+        for row, (kind, group) in zip(axes, maps.items(), strict=True):
+            row[0].set_ylabel(MAPS[kind])
+            _maps(row, group, kind, lesion, brain, middle)
+        for axis, name in zip(axes[0], conditions, strict=True):
+            axis.set_title(datasets.LABELS[name])
+        _ratios(right.subplots(), ratios, conditions)
+        text = (
+            f"Features of the contrast-aware adapter. Left: {shown}, lesion outlined. Adapted feature: mean "
+            "magnitude over the channels of $f_y$ (Eq. 13); fused pair: of tau's output for the pair that begins "
+            "with the condition (Eq. 17); each divided by its mean in the brain outside the lesion. Right: lesion "
+            "over elsewhere, a small mark per test subject and the geometric mean; the image is the control."
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
+def _maps(row: Sequence["Axes"], group: Mapping, kind: str, lesion, brain, middle) -> None:
+    """Draw one kind of map for all conditions, features on one scale, images each in its window."""
+    inside = np.concatenate([values[middle] for values in group.values()])
+    high = float(np.percentile(inside, 99)) if len(inside) else 1.0
+    for axis, condition in zip(row, list(group) + [None] * (len(row) - len(group)), strict=True):
+        if condition is None:
+            style.bare(axis)
+            axis.text(0.5, 0.5, "begins\nno pair", transform=axis.transAxes, ha="center", va="center")
+            continue
+        if kind == "image":
+            style.show(axis, group[condition], condition, "bottom" if axis is row[0] else "")
+        else:
+            values = np.where(brain, group[condition], np.nan)
+            drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=high)
+            style.bare(axis)
+        outline(axis, lesion)
+        style.crop(axis, style.square(brain))
+    if kind != "image":
+        label = "relative to brain"
+        row[0].figure.colorbar(drawn, ax=list(row), shrink=0.85, pad=0.01, extend="max", label=label)
+
+
+def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
+    """Draw lesion over elsewhere: a group per condition, a row per kind."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    values, colours = {}, {}
+    for condition in conditions:
+        for kind in MAPS:
+            found = ratios[(ratios.index.get_level_values("name") == kind)
+                           & (ratios.index.get_level_values("of") == condition)].dropna()  # fmt: skip
+            if len(found):
+                values[f"{datasets.LABELS[condition]}, {MAPS[kind]}"] = np.log(found.to_numpy())
+                colours[f"{datasets.LABELS[condition]}, {MAPS[kind]}"] = _COLOURS[kind]
+    if not values:
+        style.bare(axis)
+        axis.text(0.5, 0.5, _NO_LESION, transform=axis.transAxes, ha="center")
+        return
+    style.dots(axis, values, colours)  # of logarithms, so that the mean is the geometric one
+    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{np.exp(x):.2g}"))
+    axis.set_xlabel("lesion / elsewhere (logarithmic)")
+
+
+def fig5b(
+    masks: Mapping[int, Mapping[tuple[int, str], np.ndarray]],
+    images: Mapping[int, np.ndarray],
+    lesion: np.ndarray,
+    brain: np.ndarray,
+    changes: pd.DataFrame,
+    shown: str,
+    profile: str,
+) -> "Figure":
+    """Draw Fig. 5b: the attentive masks of both networks, and where in the brain they are high.
+
+    Parameters
+    ----------
+    masks : mapping of int to mapping of (int, str) to array (S, S)
+        Step -> network and variant -> mask of the slice that is shown.
+    images : mapping of int to array (S, S)
+        Step -> the second network's prediction in [0, 1].
+    lesion, brain : array of bool (S, S)
+        Of that slice.
+    changes : DataFrame
+        Zone minus elsewhere: index name (variant or draw), of (network), subject; columns lesion, boundary.
+    shown, profile : str
+        What is shown (for the caption), and the name of the profile.
+    """
+    columns = 1 + max(map(len, masks.values()))
+    with style.style():
+        figure = style.new_figure(max(1.3 * columns + 0.8, 6.4), 1.5 * len(masks) + 2.3)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1.5 * len(masks) + 0.2, 1.9))
+        axes = upper.subplots(len(masks), columns, squeeze=False)
+        scale = limits(np.array([m[brain] for group in masks.values() for m in group.values()]))
+        for row, (t, group) in zip(axes, masks.items(), strict=True):
+            row[0].set_ylabel(f"t = {t}")
+            row[0].imshow(images[t], cmap="gray", vmin=0, vmax=1)
+            style.bare(row[0])
+            for axis, ((network, variant), values) in zip(row[1:], group.items(), strict=True):
+                picture = mask(axis, values, brain, scale)
+                axis.set_title(f"$M_{network}$, {VARIANTS[variant]}" if row is axes[0] else "", fontsize=8)
+            for axis in row:
+                outline(axis, lesion)
+                style.crop(axis, style.square(brain))
+        axes[0, 0].set_title("$x^{p_2}$")
+        upper.colorbar(picture, ax=list(axes[:, 1:].ravel()), shrink=0.7, pad=0.01, label="M")
+        zone_axis, draw_axis = lower.subplots(1, 2, width_ratios=(1.25, 1))
+        _zones(zone_axis, changes)
+        _draws(draw_axis, changes)
+        text = (
+            f"Attentive masks (Eq. 28) in the brain: {shown}, lesion outlined; below each the range of its values. "
+            "t = 0 is the last step. Channel mean: Eq. 28 as printed; convolution: the run's own (register C-1). "
+            "Lower left: zone minus elsewhere, a small mark per test subject and the mean. Lower right: convolutions "
+            "drawn anew, mean over subjects, networks and steps; lines: the run's own masks."
+        )
+        style.caption(figure, text, tables.about(profile))
+    return figure
+
+
+def _zones(axis: "Axes", changes: pd.DataFrame) -> None:
+    rows, colours = {}, {}
+    for (variant, network), part in changes.groupby(["name", "of"], sort=False) if len(changes) else ():
+        for zone, colour in (("lesion", style.COLOURS[3]), ("boundary", style.COLOURS[0])):
+            if variant in VARIANTS and part[zone].notna().any():
+                name = f"$M_{network}$, {VARIANTS[variant]}: {zone}"
+                rows[name], colours[name] = part[zone], colour
+    if not rows:
+        style.bare(axis)
+        axis.text(0.5, 0.5, _NO_LESION, transform=axis.transAxes, ha="center")
+        return
+    style.dots(axis, rows, colours)
+    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axis.set_xlabel("M, zone − elsewhere")
+    axis.locator_params(axis="x", nbins=5)
+
+
+def _draws(axis: "Axes", changes: pd.DataFrame) -> None:
+    """Draw the distribution over untrained convolutions, and where the run's own masks lie in it."""
+    means = changes["lesion"].groupby("name", sort=False).mean().dropna() if len(changes) else pd.Series()
+    if means.empty:
+        style.bare(axis)
+        return
+    drawn = means[~means.index.isin(list(VARIANTS))]
+    axis.hist(drawn, 15, color="0.75")
+    for name, colour in zip(VARIANTS, (style.COLOURS[2], style.COLOURS[4]), strict=True):
+        if name in means:
+            axis.axvline(means[name], color=colour, lw=1.8, label=VARIANTS[name])
+    axis.axvline(0, color="0.3", lw=0.8)
+    axis.set(xlabel="M, lesion − elsewhere", ylabel=f"draws (of {len(drawn)})")
+    axis.locator_params(axis="x", nbins=5)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=7)
