@@ -1,0 +1,63 @@
+"""Imports go downward: a file may import from its own room and from those above it in this list."""
+
+import ast
+from pathlib import Path
+
+ROOMS = (
+    ["errors", "paths", "cache"],
+    ["data"],
+    ["phantoms"],
+    ["settings"],
+    ["model"],
+    ["methods"],
+    ["training"],
+    ["synthesis"],
+    ["evaluation"],
+    ["analyses", "plots"],  # side by side: neither imports the other
+    ["explorer"],
+    ["workflow"],
+    ["cli"],
+)
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+PACKAGE = Path(__file__).parents[1] / "mudiff"
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of the package that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("mudiff.")} - {"__version__"}
+
+
+def test_imports_go_downward():
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room.startswith("__"):  # the package itself and `python -m mudiff`
+            continue
+        assert room in LEVELS, f"{path}: no such room"
+        for other in imported(path) - {room}:
+            if LEVELS[other] > LEVELS[room] or (LEVELS[other] == LEVELS[room] and other not in ROOMS[0]):
+                wrong.append(f"{path.relative_to(PACKAGE)} -> {other}")
+    assert wrong == []
+
+
+def test_the_package_has_few_files_beside_its_rooms():
+    files = [path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
+    assert len(files) <= 5
+
+
+def test_what_the_snakefile_imports_is_light():
+    """Torch or matplotlib there would cost seconds at every call."""
+    heavy = {"torch", "matplotlib", "papermill", "nilearn", "nbconvert", "skimage"}
+    for module in ("settings", "paths", "data/datasets", "training/profiles", "workflow/artefacts"):
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name.split(".")[0] for node in top for alias in node.names}
+        names |= {(node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom)}
+        assert not names & heavy, module
