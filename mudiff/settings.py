@@ -134,7 +134,7 @@ class Settings:
         return cls(**{name: value for name, value in values.items() if name in _TYPES})
 
     def replace(self, **changes: Any) -> "Settings":
-        """Return a copy with some fields changed, texts read as the field's type; a `MudiffError` if one does not fit."""
+        """Return a copy with some fields changed, texts read as its type; a `MudiffError` where one does not fit."""
         for name in changes.keys() - _TYPES.keys():
             raise MudiffError(f"setting {name!r} is unknown: choose one of {', '.join(sorted(_TYPES))}.")
         return dataclasses.replace(self, **changes)
