@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
-from mudiff.data.dataset import UINT16_MAX, Preparation, Slices, check, open_slices, read_info  # noqa: F401
-from mudiff.data.manifests import SPLITS, assign, read_manifest  # noqa: F401
+from mudiff.data.dataset import UINT16_MAX, Preparation, read_info
+from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, to_slices
 from mudiff.errors import MudiffError

@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 
 from mudiff import paths
-from mudiff.data.slices import from_slices, middle, normalise, to_slices  # noqa: F401
 from mudiff.errors import MudiffError
 
 GRID_TOLERANCE = 0.1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from mudiff.data import prepare
+from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -33,7 +33,7 @@ def run(tmp_path) -> Path:
 
 
 def test_slices_depend_on_their_seeds_and_conditions_alone(run, prepared, monkeypatch):
-    method, slices = runs.load(run), prepare.open_slices(prepared, "train")
+    method, slices = runs.load(run), open_slices(prepared, "train")
     indices, seen = np.array([7, 2, 5]), []
     images = sample.sample_slices(method, slices, indices, callback=seen.append)
     assert images.shape == (3, 16, 16) and images.dtype == np.float32
@@ -45,7 +45,7 @@ def test_slices_depend_on_their_seeds_and_conditions_alone(run, prepared, monkey
 
 
 def test_another_stack_in_the_place_of_a_condition(run, prepared):
-    method, slices = runs.load(run), prepare.open_slices(prepared, "train")
+    method, slices = runs.load(run), open_slices(prepared, "train")
     indices = np.arange(9)
     images = sample.sample_slices(method, slices, indices)
     own = {"flair": slices.images(indices, "flair").astype(float)}
@@ -56,7 +56,7 @@ def test_another_stack_in_the_place_of_a_condition(run, prepared):
 
 
 def test_a_run_can_be_sampled_in_another_precision(run, prepared):
-    slices = prepare.open_slices(prepared, "test")
+    slices = open_slices(prepared, "test")
     images = {
         precision: sample.sample_slices(runs.load(run, CPU, precision), slices, np.arange(4))
         for precision in (None, "float32", "bfloat16")
@@ -70,7 +70,7 @@ def test_a_run_can_be_sampled_in_another_precision(run, prepared):
 def test_synthetic_slices_resume_and_belong_to_their_run(run, prepared, tmp_path):
     folder = tmp_path / "synthetic"
     sample.synthesize_split(run, prepared, "test", folder)
-    slices = prepare.open_slices(prepared, "test")
+    slices = open_slices(prepared, "test")
     (subject,) = slices.subjects
     first = sample.read_synthetic(folder, subject)
     assert first.shape == (4, 16, 16) and first.min() >= 0 and first.max() <= 1
