@@ -229,7 +229,7 @@ def fig5c(
     titles = ["truth", "$x^{p_1}$", "$x^{p_2}$", "mutual"]
     titles += [f"{name} − truth" for name in titles[1:]]
     with style.style():
-        figure = style.new_figure(8.6, 1.15 * len(rows) + 0.2)
+        figure = style.new_figure(8.6, 1.06 * len(rows) + 0.2)
         axes = figure.subplots(len(rows), 7, squeeze=False)
         for row, (label, images, view) in zip(axes, rows, strict=True):
             for axis, image in zip(row, images, strict=False):

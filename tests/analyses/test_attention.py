@@ -57,7 +57,7 @@ def save(method, without=(), name="brats_t1ce_mudiff"):
     folder = paths.run("smoke", name)
     runs.claim(folder, method.settings, "data")
     kept = {k: v for k, v in method.state_dict().items() if not k.startswith(tuple(without))}
-    runs.save_weights(folder / "weights.safetensors", kept, method.settings)
+    runs.save_weights(folder / "weights.safetensors", kept)
     return folder
 
 
