@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REFERENCE
 from reference import needs, seeded_weights, wave
+from torch.nn import functional
 
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
@@ -220,11 +221,21 @@ def test_a_closed_gate_b_passes_the_second_condition():
     assert torch.equal(tau(features)[0], features[1])
 
 
-def test_fir_keeps_constants_and_undoes_the_size():
-    x = torch.full((1, 3, 16, 16), 2.0)
-    assert torch.allclose(fir_down(x)[..., 1:-1, 1:-1], torch.tensor(2.0))
-    assert torch.allclose(fir_up(x)[..., 1:-1, 1:-1], torch.tensor(2.0))
-    assert fir_up(fir_down(x)).shape == x.shape
+@pytest.mark.parametrize("up", [False, True])
+def test_resampling_is_the_filter_of_its_definition_up_to_the_second_derivative(up):
+    resample = fir_up if up else fir_down
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+    kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
+    x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    options = {"stride": 2, "padding": 1, "groups": 3}
+    expected = (
+        functional.conv_transpose2d(x, 4 * kernel, **options)
+        if up
+        else functional.conv2d(x, kernel, **options)
+    )
+    torch.testing.assert_close(resample(x), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(resample, x) and torch.autograd.gradgradcheck(resample, x)
 
 
 @pytest.mark.parametrize("batch", range(1, 10))
