@@ -37,22 +37,16 @@ def digest(*values: Any) -> str:
 def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     """Return ``compute()``, kept at `path` while inputs, recipe and the module of `compute` stay the same.
 
-    Parameters
-    ----------
-    path : Path
-        ``.csv`` for a DataFrame (its index is not kept), ``.npz`` for a dict of arrays.
-    compute : callable
-        Takes nothing; its result must depend on `inputs` and on the code of its module alone.
-    *inputs
-        Plain values: hashes of weights and data, names, numbers.
+    `path` ends in ``.csv`` for a DataFrame (its index is not kept), in ``.npz`` for a dict of arrays. The result must
+    depend on `inputs` (plain values: hashes of weights and data, names, numbers) and on that module alone.
     """
     function = getattr(compute, "func", compute)  # of a functools.partial
     module = Path(inspect.getsourcefile(function))
     code = file_hash(module) if module.is_file() else inspect.getsource(function)  # the latter in a notebook
     key = digest(RECIPE_VERSION, code, *inputs)
     read, write = (_read_frame, _frame_bytes) if path.suffix == ".csv" else (_read_arrays, _array_bytes)
-    damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*damaged):  # or missing: computed anew
+    # Damaged or missing: computed anew.
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return read(path, key)
     result = compute()
     # Where nothing can be written it is computed each time.
@@ -72,10 +66,7 @@ def _read_frame(path: Path, key: str) -> pd.DataFrame:
 
 
 def _frame_bytes(frame: pd.DataFrame, key: str) -> bytes:
-    types = {
-        name: "str" if pd.api.types.is_object_dtype(kind) else str(kind)
-        for name, kind in frame.dtypes.items()
-    }
+    types = {name: "str" if kind == "object" else str(kind) for name, kind in frame.dtypes.items()}
     head = json.dumps({"key": key, "rows": len(frame), "types": types})
     return f"# {head}\n{frame.to_csv(index=False, lineterminator=chr(10))}".encode()
 

@@ -45,18 +45,8 @@ class _Layers(nn.Module):
 def alignment(first: Tensor, second: Tensor, batch: int = BATCH) -> np.ndarray:
     """Return CKA of all layers of two networks, float32 (L1, L2), from -1 to 1.
 
-    Parameters
-    ----------
-    first, second : Tensor (N, L, ...)
-        Features of the same slices in each of a network's L layers: the `factor` of each minibatch. Their order is
-        random; the last slices are left out where they do not fill a minibatch.
-    batch : int
-        Slices of a minibatch, four or more.
-
-    Raises
-    ------
-    MudiffError
-        If there are too few slices, or a layer does not tell slices apart.
+    Both inputs are (N, L, ...), the `factor` of each minibatch of the same slices, in random order, in each of L
+    layers. The last slices are left out where they do not fill a minibatch, which has four or more.
     """
     from torch.utils.data import DataLoader, TensorDataset
 

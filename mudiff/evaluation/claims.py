@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mudiff import paths
-from mudiff.evaluation import statistics
+from mudiff.evaluation import statistics, tables
 
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "inconclusive"
 ONE_TRAINING = "open: one training"
@@ -22,29 +22,15 @@ LEVEL = 0.025
 
 
 class Finding(NamedTuple):
-    """What was found for a statement.
-
-    Attributes
-    ----------
-    value, low, high : float
-        The number, and its 95 % interval (NaN where there is none).
-    unit : str
-        Of the three.
-    n : int
-        Subjects.
-    detail : str
-        Of several comparisons: how many point the statement's way, and the weakest one.
-    verdict : str
-        `SUPPORTED`, `CONTRADICTED`, `OPEN` or `ONE_TRAINING`.
-    """
+    """What was found for a statement."""
 
     value: float
-    low: float
+    low: float  # of the 95 % interval; NaN where there is none
     high: float
-    unit: str
-    n: int
-    detail: str
-    verdict: str
+    unit: str  # of the three
+    n: int  # subjects
+    detail: str  # of several comparisons: how many point the statement's way, and the weakest one
+    verdict: str  # `SUPPORTED`, `CONTRADICTED`, `OPEN` or `ONE_TRAINING`
 
 
 def paired(
@@ -63,15 +49,11 @@ def paired(
         finite is left out.
     margin : float
         What the mean difference must exceed, such as -1 dB for "keeps its score".
-    unit : str
-        Of the differences.
     trainings : bool
         Whether the statement is about a part of the method, of which one training decides nothing.
     """
-    tests = {}
-    for name, values in differences.items():
-        found = np.asarray(values, float) - margin
-        tests[name] = statistics.paired(found[np.isfinite(found)])
+    found = {name: np.asarray(values, float) - margin for name, values in differences.items()}
+    tests = {name: statistics.paired(values[np.isfinite(values)]) for name, values in found.items()}
     frame = pd.DataFrame.from_dict(tests, orient="index").dropna(subset="t") if tests else pd.DataFrame()
     if frame.empty:
         return Finding(np.nan, np.nan, np.nan, unit, 0, "no comparison with two subjects", OPEN)
@@ -83,58 +65,33 @@ def paired(
     else:
         verdict = CONTRADICTED if (below < LEVEL).any() else OPEN
     detail = f"{(frame.difference > 0).sum()} of {len(tests)} comparisons; weakest: {weakest.name}"
+    detail = detail if len(tests) > 1 else ""
     numbers = (float(weakest[key]) + margin for key in ("difference", "low", "high"))
-    return Finding(
-        *numbers,
-        unit,
-        int(weakest.n),
-        detail if len(tests) > 1 else "",
-        ONE_TRAINING if trainings else verdict,
-    )
+    return Finding(*numbers, unit, int(weakest.n), detail, ONE_TRAINING if trainings else verdict)
 
 
 def number(
     value: float, threshold: float, margin: float, unit: str, above: bool = True, n: int = 0
 ) -> Finding:
-    """Decide "above (or below) a threshold" of a number without subjects, such as a share of CKA values.
-
-    Within `margin` of the threshold it stays open.
-    """
+    """Decide "above (or below) a threshold" of a number without subjects; within `margin` of it it stays open."""
     side = (value - threshold) * (1 if above else -1)
     verdict = SUPPORTED if side > margin else CONTRADICTED if side < -margin else OPEN
     return Finding(float(value), np.nan, np.nan, unit, n, f"threshold {threshold:g} ± {margin:g}", verdict)
 
 
-def near(ours: float, paper: float, limit: float, unit: str, n: int) -> Finding:
-    """Decide whether a number of profile ``paper`` is within `limit` of the published one."""
-    distance = abs(ours - paper)
-    verdict = SUPPORTED if distance <= limit else CONTRADICTED if distance > limit else OPEN  # open: a NaN
-    return Finding(float(ours), np.nan, np.nan, unit, n, f"paper: {paper:g}, limit {limit:g}", verdict)
-
-
 def record(profile: str, notebook: str, found: Sequence[tuple[str, str, Finding]]) -> pd.DataFrame:
-    """Keep a notebook's statements for notebook 14, and return them.
-
-    Parameters
-    ----------
-    profile, notebook : str
-        Names.
-    found : sequence of (str, str, Finding)
-        The statement, where in the paper it stands, and what was found.
-    """
+    """Keep a notebook's statements (said, where in the paper, found) for notebook 14, and return them as `shown`."""
     rows = [{"statement": said, "where": where} | finding._asdict() for said, where, finding in found]
     frame = pd.DataFrame(rows, columns=["statement", "where", *Finding._fields])
-    text = frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n")
-    paths.write_text(paths.results(profile) / "claims" / f"{notebook}.csv", text)
+    tables.write_csv(paths.results(profile) / "claims" / f"{notebook}.csv", frame)
     return shown(frame, profile)
 
 
 def read(profile: str) -> pd.DataFrame:
     """Return the statements of all notebooks: those of `record` with the column ``notebook``, in order."""
     files = sorted((paths.results(profile) / "claims").glob("*.csv"))
-    frames = [
-        pd.read_csv(file, keep_default_na=False, na_values="NA").assign(notebook=file.stem) for file in files
-    ]
+    options = {"keep_default_na": False, "na_values": "NA"}
+    frames = [pd.read_csv(file, **options).assign(notebook=file.stem) for file in files]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -152,6 +109,6 @@ def shown(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
 def _number(row: object) -> str:
     if pd.isna(row.value):
         return "NA"
-    interval = "" if pd.isna(row.low) else f" [{row.low:+.3g}, {row.high:+.3g}]"
-    value = f"{row.value:.3g}" if pd.isna(row.low) else f"{row.value:+.3g}"
-    return f"{value}{interval} {row.unit}" + (f", n = {row.n}" if row.n else "")
+    interval = f"{row.value:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
+    value = f"{row.value:.3g}" if pd.isna(row.low) else interval
+    return f"{value} {row.unit}" + (f", n = {row.n}" if row.n else "")

@@ -24,10 +24,7 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6cffb8f4.pth"
 
 
 class Distance(NamedTuple):
-    """A squared Frechet distance (NaN below two images), images and subjects of the smaller set, and the features.
-
-    Slices of one subject resemble each other, so few subjects are a small sample however many their slices.
-    """
+    """A squared Frechet distance (NaN below two images), images and subjects of the smaller set, and the features."""
 
     value: float
     images: int
@@ -55,9 +52,8 @@ class Inception(nn.Module):
             options = {"feature_extractor_weights_path": str(weights)}
             self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], **options)
         except Exception as error:  # torch raises many kinds for files that hold something else
-            raise MudiffError(
-                f"{weights}: no Inception weights ({str(error).splitlines()[:1]}); {advice}."
-            ) from None
+            reason = str(error).splitlines()[:1]
+            raise MudiffError(f"{weights}: no Inception weights ({reason}); {advice}.") from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, 2048) of images (B, 1, S, S) in [0, 1]."""
@@ -68,19 +64,13 @@ class Inception(nn.Module):
 def of_run(
     slices: Slices, target: str, folder: Path, network: nn.Module, indices: np.ndarray | None = None
 ) -> Distance:
-    """Return the distance between real slices and those in which the target is synthetic.
+    """Return the distance between real slices and those in which the target is synthetic (`folder`).
 
-    Parameters
-    ----------
-    slices, target, folder
-        The real slices; the contrast of which `folder` has synthetic ones.
-    network : Module
-        Features, with ``num_features`` and ``label``. To the segmentation network an image is all contrasts, of which
-        three are real in both sets; to `Inception` it is the target alone.
-    indices : array of int, optional
-        Which slices, by default all; one of the `halves` has as many as `reference`.
+    The network gives features and has ``num_features`` and ``label``. To the segmentation network an image is all
+    contrasts, of which three are real in both sets; to `Inception` it is the target alone. All slices are compared,
+    or those of `indices`: one of the `halves` has as many as `reference`.
     """
-    chosen = np.arange(len(slices)) if indices is None else np.asarray(indices)
+    chosen = np.arange(len(slices)) if indices is None else indices
     return _distance(slices, target, network, (chosen, None), (chosen, folder))
 
 
@@ -92,10 +82,8 @@ def reference(slices: Slices, target: str, network: nn.Module) -> Distance:
 
 def halves(slices: Slices) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of two equally large sets of slices; every second subject is in the second."""
-    sides = [
-        np.concatenate([[], *(slices.subject(name) for name in slices.subjects[i::2])]).astype(int)
-        for i in (0, 1)
-    ]
+    halved = [[slices.subject(name) for name in slices.subjects[i::2]] for i in (0, 1)]
+    sides = [np.concatenate([[], *parts]).astype(int) for parts in halved]
     count = min(map(len, sides))
     first, second = (side[np.linspace(0, len(side), count, endpoint=False).astype(int)] for side in sides)
     return first, second

@@ -20,10 +20,8 @@ from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")
-"""Names of the protocols."""
-
 METRICS = ("psnr", "ssim", "mae")
-"""Names of the metrics: decibel, no unit, and fraction of the intensity range."""
+"""Decibel, no unit, and fraction of the intensity range."""
 
 WINDOW = 7
 """Side of the uniform SSIM window in pixels, the default of scikit-image (F-9: the paper states none)."""
@@ -32,11 +30,10 @@ _UNDEFINED = dict.fromkeys(METRICS, math.nan)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Return a float image as the released test code saves it, the input of `released_protocol`.
+    """Return a float image (S, S) as the released test code saves it: stretched from its own range to 0 to 255 (F-1).
 
-    A float image (S, S) of any range is stretched from its own minimum and maximum to 0 to 255 (F-1); a
-    constant one is all 0. The JPEG compression of the released code is left out (F-3): its ringing adds
-    errors that no method made, and the code that exported the released ground truth is not published.
+    A constant image is all 0. The JPEG compression of the released code is left out (F-3): its ringing adds errors
+    that no method made, and the code that exported the released ground truth is not published.
     """
     image = np.asarray(image, np.float64)
     spread = np.ptp(image)
@@ -47,7 +44,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 def released_protocol(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False
 ) -> dict[str, float]:
-    """Score one pair of 8-bit images as the authors' released evaluation code does, faults included.
+    """Return the `METRICS` of a pair of 8-bit images as the authors' released code has them, faults included.
 
     Parameters
     ----------
@@ -55,16 +52,6 @@ def released_protocol(
         The images as saved, see `to_uint8`.
     mask : array (S, S)
         Brain or lesion, above 0 inside; `dilate` as in `lesion_mask`.
-
-    Returns
-    -------
-    dict of str to float
-        ``psnr`` in decibel, ``ssim``, ``mae`` as fraction of the range; NaN for an empty mask.
-
-    Raises
-    ------
-    MudiffError
-        If the images are not uint8 or the shapes differ.
     """
     real, synthetic = np.asarray(real), np.asarray(synthetic)
     for name, image in (("real", real), ("synthetic", synthetic)):
@@ -97,8 +84,7 @@ def released_protocol(
 
 
 def _stretch(image: np.ndarray) -> np.ndarray:
-    """Clip to the 1-99 % range of the pixels above 0, then min-max to [0, 1]."""
-    # F-2: each image is normalised by itself, which erases errors of gain and offset.
+    """Clip to the 1-99 % range of the pixels above 0, then min-max to [0, 1] (F-2: erases gain and offset)."""
     image = image.astype(np.float64)
     if not image.any():
         return image
@@ -107,8 +93,7 @@ def _stretch(image: np.ndarray) -> np.ndarray:
 
 
 def _over_mean(image: np.ndarray) -> np.ndarray:
-    """Divide by the mean of the whole image, background included (F-2)."""
-    # An all-black prediction is 0/0 in the released code and so left out of its mean; here it stays black.
+    """Divide by the mean of the whole image (F-2); a black one (0/0 in the released code) stays black."""
     return image / image.mean() if image.any() else image
 
 
@@ -116,19 +101,16 @@ def _bounding_box(inside: np.ndarray) -> tuple[slice, slice]:
     """Return the box of the mask, widened to the SSIM window as far as the image reaches."""
     box = []
     for axis in (0, 1):
-        (found,) = np.nonzero(inside.any(axis=1 - axis))
-        start, stop = int(found[0]), int(found[-1]) + 1
-        missing = WINDOW - (stop - start)
-        if missing > 0:
-            start, stop = max(0, start - missing // 2), min(inside.shape[axis], stop + (missing + 1) // 2)
-        box.append(slice(start, stop))
+        found = np.flatnonzero(inside.any(axis=1 - axis))
+        missing = max(0, WINDOW - (found[-1] + 1 - found[0]))
+        box.append(slice(max(0, found[0] - missing // 2), found[-1] + 1 + (missing + 1) // 2))
     return box[0], box[1]
 
 
 def masked_protocol(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False
 ) -> dict[str, float]:
-    """Score float images inside a mask, without the faults of the released code.
+    """Return the `METRICS` of float images inside a mask, without the faults of the released code.
 
     Nothing is normalised here: the data range is 1. Errors and the SSIM map are averaged over the voxels of the
     mask alone; the SSIM of a voxel sees its 7x7 neighbourhood, also beyond the mask.
@@ -139,16 +121,6 @@ def masked_protocol(
         Images in [0, 1] of the normalised truth; of a stack all mask voxels are pooled.
     mask : array, same shape
         Brain or lesion, above 0 inside; `dilate` as in `lesion_mask`.
-
-    Returns
-    -------
-    dict of str to float
-        As `released_protocol`.
-
-    Raises
-    ------
-    MudiffError
-        If shapes differ, an image is below 7x7, or values are not finite and in [0, 1].
     """
     inside = lesion_mask(mask, dilate)
     return _pool(_error_maps(real, synthetic, mask, inside), inside)
@@ -157,13 +129,13 @@ def masked_protocol(
 def _error_maps(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, inside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the errors and the SSIM maps, the latter for slices with a mask only."""
+    """Return errors, and SSIM maps of the slices with a mask."""
     _check_shapes(real, synthetic, mask)
     real, synthetic = _check_unit("real", real), _check_unit("synthetic", synthetic)
     if min(real.shape[-2:]) < WINDOW:
+        size = "x".join(map(str, real.shape[-2:]))
         raise MudiffError(
-            f"protocol masked: images of {real.shape[-2]}x{real.shape[-1]} pixels are below the "
-            f"{WINDOW}x{WINDOW} window of SSIM; use larger images."
+            f"protocol masked: images of {size} pixels are below the 7x7 window of SSIM; use larger ones."
         )
     similarity = np.full(real.shape, math.nan)
     for z in np.ndindex(real.shape[:-2]):  # the one index () for a single image
@@ -187,22 +159,10 @@ def _pool(maps: tuple[np.ndarray, np.ndarray], inside: np.ndarray) -> dict[str, 
 def score_subject(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, protocol: str = "masked", dilate: bool = False
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Score a subject's slices (Z, S, S) in [0, 1], one by one and as a whole.
+    """Return the `METRICS` of a subject's slices (Z, S, S) in [0, 1], one by one and as a whole.
 
-    Protocol ``released`` stretches each image to 8 bits first, see `to_uint8`.
-
-    Returns
-    -------
-    slices : list of dict
-        `METRICS` of each slice; NaN where its mask is empty.
-    subject : dict
-        For ``masked`` pooled over all mask voxels of the subject, for ``released`` the mean over the slices
-        that have a mask (F-7).
-
-    Raises
-    ------
-    MudiffError
-        If the protocol is unknown, the arrays are not stacks of one shape or not in [0, 1].
+    The whole is pooled over all mask voxels under ``masked``, and the mean over the slices that have a mask under
+    ``released`` (F-7), which stretches each image to 8 bits first (`to_uint8`).
     """
     if protocol not in PROTOCOLS:
         raise MudiffError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
@@ -215,14 +175,10 @@ def score_subject(
         slices = [_pool((maps[0][z], maps[1][z]), inside[z]) for z in range(len(inside))]
         return slices, _pool(maps, inside)
     real, synthetic = _check_unit("real", real), _check_unit("synthetic", synthetic)
-    slices = [
-        released_protocol(to_uint8(real[z]), to_uint8(synthetic[z]), inside[z]) for z in range(len(inside))
-    ]
-    subject = {}
-    for name in METRICS:
-        defined = [s[name] for s in slices if not math.isnan(s[name])]
-        subject[name] = float(np.mean(defined)) if defined else math.nan
-    return slices, subject
+    triples = zip(map(to_uint8, real), map(to_uint8, synthetic), inside, strict=True)
+    slices = [released_protocol(*triple) for triple in triples]
+    defined = {name: [s[name] for s in slices if not math.isnan(s[name])] for name in METRICS}
+    return slices, {name: float(np.mean(v)) if v else math.nan for name, v in defined.items()}
 
 
 def evaluate(
@@ -237,18 +193,7 @@ def evaluate(
 
     The truth is normalised. The synthesis is in [0, 1] of the normalised truth, as `mudiff synthesize` writes it,
     and taken as it is; protocol ``released`` normalises it by its own window, and so does not see its brightness.
-
-    Returns
-    -------
-    dict
-        ``protocol``, ``dilated``, ``subject`` (`METRICS` of the whole volume) and ``slices`` (one entry per
-        slice with a mask: ``slice`` and `METRICS`); undefined values are None, infinity is the text ``"inf"``.
-
-    Raises
-    ------
-    MudiffError
-        If a file cannot be used, the grids differ, the mask is empty, or, under ``masked``, the synthesis is not
-        in [0, 1].
+    Only slices with a mask are listed; undefined values are None, infinity is the text ``"inf"``.
     """
     loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
     loaded["mask"] = volumes.load_mask(mask)
@@ -289,7 +234,7 @@ def _check_shapes(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> 
 
 
 def _check_unit(name: str, image: np.ndarray) -> np.ndarray:
-    """Return `image` as float64 in [0, 1]; values a rounding error beyond are clipped."""
+    """Return `image` as float64 in [0, 1], a rounding error beyond clipped."""
     image = np.asarray(image, np.float64)
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):  # written so that NaN fails too
         raise MudiffError(

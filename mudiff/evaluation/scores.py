@@ -26,13 +26,7 @@ _SCORES = ["protocol", "unit", "subject", "slice", *metrics.METRICS]
 
 
 def prepared_runs(profile: str) -> list[tuple[str, str]]:
-    """Return the profile's (dataset, target) pairs whose dataset is prepared.
-
-    Raises
-    ------
-    MudiffError
-        If none is.
-    """
+    """Return the profile's (dataset, target) pairs whose dataset is prepared, of which there must be one."""
     runs = [run for run in profiles.profile(profile).runs if paths.prepared(profile, run[0]).is_dir()]
     if not runs:
         raise MudiffError(
@@ -53,14 +47,12 @@ def score_runs(
     Parameters
     ----------
     profile : str
-        Name of the profile; its prepared data and synthetic slices must exist.
+        Its prepared data and synthetic slices must exist.
     region : {"brain", "lesion"}
         For ``lesion``, datasets without lesion masks are left out and the ISLES masks are dilated (section
         "Evaluation procedure").
-    runs : sequence of (dataset, target), optional
-        Which tasks; by default those of `prepared_runs`.
-    methods : sequence of str, optional
-        Which methods; by default those that the profile trains for the task.
+    runs, methods : sequence, optional
+        Which (dataset, target) and methods; by default those of `prepared_runs` and all that the profile trains.
 
     Returns
     -------
@@ -68,11 +60,6 @@ def score_runs(
         One row per score: dataset, target, method, region, protocol, unit ("slice" or "subject"), subject,
         slice (number in the volume; missing for subjects), psnr, ssim, mae, run (its folder's name) and
         weights (their SHA-256). NaN where there is no lesion. No rows where no dataset has lesions.
-
-    Raises
-    ------
-    MudiffError
-        If data or a run is missing or outdated; the message says what to run.
     """
     frames = [pd.DataFrame(columns=[*_RUN, *_SCORES, "run", "weights"])]
     for name, target in prepared_runs(profile) if runs is None else runs:
@@ -91,14 +78,9 @@ def score_runs(
 def score_run(
     profile: str, settings: Settings, slices: dataset.Slices, region: str, folder: Path | None = None
 ) -> pd.DataFrame:
-    """Return the scores of one run, from `score_slices`, with the columns run and weights.
+    """Return the `score_slices` of one run, with the columns run and weights.
 
     The syntheses lie in `folder`, by default in that of the profile's own test slices.
-
-    Raises
-    ------
-    MudiffError
-        If the run or its slices are missing or outdated.
     """
     folder = folder or paths.synthetic(profile, settings.run_name)
     record = check_record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
@@ -110,55 +92,27 @@ def score_run(
 
 
 def check_record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[str, Any]:
-    """Return ``synthetic.json`` if the slices beside it are of the present run and of the present data.
-
-    Raises
-    ------
-    MudiffError
-        If there are no synthetic slices, or of other data or weights.
-    """
+    """Return ``synthetic.json``; refuse slices that are missing, or of other weights or data than are there now."""
     path, command = folder / "synthetic.json", f"`snakemake --config profile={profile}`"
     if not path.is_file():
         raise MudiffError(f"{folder}: run {run.name} has no synthetic test slices; make them with {command}.")
     record = paths.read_json(path)
-    weights = run / "weights.safetensors"
-    for what, made, now in (
-        ("data", record.get("data"), data_hash),
-        (
-            "weights",
-            record.get("weights"),
-            file_hash(weights) if weights.is_file() else record.get("weights"),
-        ),
-    ):
-        if made != now:
-            raise MudiffError(
-                f"{folder}: made from other {what} than are there now; make it again with {command}."
-            )
+    weights, present = run / "weights.safetensors", {"data": data_hash}
+    if weights.is_file():
+        present["weights"] = file_hash(weights)
+    for what, now in present.items():
+        if record.get(what) != now:
+            remedy = f"make it again with {command}"
+            raise MudiffError(f"{folder}: made from other {what} than are there now; {remedy}.")
     return record
 
 
 def score_slices(
     slices: dataset.Slices, folder: Path, target: str, region: str, dilate: bool = False
 ) -> pd.DataFrame:
-    """Score the syntheses of one run, whatever cohort they are of.
+    """Score the syntheses in `folder` of one contrast of true slices, lesions `dilate`d or not.
 
-    Parameters
-    ----------
-    slices : Slices
-        The true slices.
-    folder : Path
-        The synthetic ones, a file per subject.
-    target : str
-        The contrast.
-    region : {"brain", "lesion"}
-        Where to score.
-    dilate : bool
-        Whether lesion masks are dilated.
-
-    Returns
-    -------
-    DataFrame
-        Columns protocol, unit, subject, slice, psnr, ssim, mae, as in `score_runs`.
+    Columns are protocol, unit, subject, slice, psnr, ssim and mae, as in `score_runs`.
     """
     from mudiff.synthesis import sample  # loads torch, which scores that are kept do not need
 
@@ -179,48 +133,21 @@ def score_slices(
 
 @dataclass(frozen=True)
 class Example:
-    """A test slice beside its syntheses, one row of a figure.
+    """A test slice beside its syntheses, one row of a figure."""
 
-    Attributes
-    ----------
-    label : str
-        What stands left of the row.
-    target : str
-        The contrast.
-    truth : array (S, S)
-        Ground truth in [0, 1].
-    synthetic : dict of str to array (S, S)
-        Method or variant -> synthesis in [0, 1].
-    brain : array of bool (S, S)
-        The brain.
-    lesion : array of uint8 (S, S)
-        Lesion labels; 0 outside.
-    ssim : dict of str to (float, float)
-        Method -> SSIM in the brain and in the lesion (protocol ``masked``), NaN where there is none.
-    """
-
-    label: str
-    target: str
-    truth: np.ndarray
-    synthetic: Mapping[str, np.ndarray]
-    brain: np.ndarray
-    lesion: np.ndarray
-    ssim: Mapping[str, tuple[float, float]]
+    label: str  # left of the row
+    target: str  # contrast
+    truth: np.ndarray  # (S, S) in [0, 1]
+    synthetic: Mapping[str, np.ndarray]  # method or variant -> (S, S) in [0, 1]
+    brain: np.ndarray  # bool (S, S)
+    lesion: np.ndarray  # uint8 (S, S): labels, 0 outside
+    ssim: Mapping[str, tuple[float, float]]  # in brain and lesion (protocol masked); NaN where there is none
 
 
 def example(slices: dataset.Slices, target: str, subject: str, folders: Mapping[str, Path]) -> Example:
     """Return the slice of a subject that is shown (`Slices.example`) beside its syntheses.
 
-    Parameters
-    ----------
-    slices : Slices
-        The true slices of a cohort.
-    target : str
-        The contrast.
-    subject : str
-        The subject, which names the row.
-    folders : mapping of str to Path
-        Method or variant -> folder of its syntheses.
+    `folders` maps a method or variant to its syntheses; the subject names the row.
     """
     from mudiff.synthesis import sample
 

@@ -30,17 +30,9 @@ _TASK = ["region", "dataset", "target"]
 def paired(ours: Sequence[float], others: Sequence[float] | float = 0.0) -> dict[str, float]:
     """Test the mean of ours - others with the paired t-test and Wilcoxon's signed-rank test.
 
-    Parameters
-    ----------
-    ours, others : sequence of float
-        Finite scores, one per unit (subject or slice); equal places belong to the same unit.
-
-    Returns
-    -------
-    dict of str to float
-        ``n``, ``difference`` (mean), its 95 % interval ``low`` to ``high``, ``cohens_dz`` (mean over standard
-        deviation), ``t``, two-sided ``p`` and ``p_wilcoxon``. NaN where undefined: fewer than two units, or
-        differences that are all equal but for rounding.
+    Scores are finite, one per unit (subject or slice), in one order. Returned are ``n``, ``difference`` (mean), its
+    95 % interval ``low`` to ``high``, ``cohens_dz`` (mean over standard deviation), ``t``, two-sided ``p`` and
+    ``p_wilcoxon``: NaN for fewer than two units, or differences that are all equal but for rounding.
     """
     from scipy import stats
 
@@ -57,22 +49,13 @@ def paired(ours: Sequence[float], others: Sequence[float] | float = 0.0) -> dict
     if np.ptp(d) <= 1e-12 * max(np.abs(ours).max(), np.abs(others).max()):  # equal but for rounding
         return result
     test = stats.ttest_1samp(d, 0.0)
-    low, high = test.confidence_interval(0.95)
-    return result | {
-        "low": float(low),
-        "high": float(high),
-        "cohens_dz": float(d.mean() / d.std(ddof=1)),
-        "t": float(test.statistic),
-        "p": float(test.pvalue),
-    }
+    low, high = map(float, test.confidence_interval(0.95))
+    result |= {"low": low, "high": high, "cohens_dz": float(d.mean() / d.std(ddof=1))}
+    return result | {"t": float(test.statistic), "p": float(test.pvalue)}
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Return P values corrected for their number by Holm's step-down method.
-
-    The smallest of m values is multiplied by m, the next by m - 1, and so on; none may fall below the one
-    before it, nor rise above 1. NaN stays NaN and does not count in m.
-    """
+    """Return P values corrected for their number by Holm's step-down method; NaN stays and does not count."""
     p = np.asarray(p, float)
     corrected = np.full(p.shape, math.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
@@ -116,31 +99,15 @@ def effective(values: Sequence[float], subjects: Sequence[str]) -> tuple[float, 
 
 
 def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFrame:
-    """Return one task's scores with a column per method: a row holds the scores of one and the same unit.
+    """Return one task's scores (one region, protocol and unit) with a row per unit and a column per method.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of `scores.score_runs` of one task, region, protocol and unit.
-    metric : str
-        Which score; MAE is turned, so that more is always better.
-    column : str
-        What becomes the columns.
-
-    Raises
-    ------
-    MudiffError
-        If one method has two scores of one unit.
+    MAE is turned, so that more is always better. Two scores of one unit are refused.
     """
-    index = (
-        ["subject"]
-        if scores.get("unit", pd.Series(["subject"])).eq("subject").all()
-        else ["subject", "slice"]
-    )
-    twice = scores[scores.duplicated([*index, column])]
-    if len(twice):
+    of_slices = "unit" in scores and not scores.unit.eq("subject").all()
+    index = ["subject", "slice"] if of_slices else ["subject"]
+    for _, row in scores[scores.duplicated([*index, column])].iterrows():
         raise MudiffError(
-            f"{twice.iloc[0][column]} has two scores of subject {twice.iloc[0].subject}; give the scores of one run."
+            f"{row[column]} has two scores of subject {row.subject}; give the scores of one run."
         )
     return SIGN[metric] * scores.pivot(index=index, columns=column, values=metric).astype(float)
 
@@ -162,11 +129,6 @@ def compare(scores: pd.DataFrame, protocols: Mapping[str, str] = PROTOCOLS) -> p
         protocol, best_baseline, n (pairs), difference (positive means that MU-Diff is better, also for MAE),
         low and high (95 % interval), cohens_dz, t, p, p_holm, p_wilcoxon, icc and n_effective (slices only).
         `p_holm` corrects for all tests of a unit: every task, region and metric.
-
-    Raises
-    ------
-    MudiffError
-        If there are no such scores.
     """
     rows = []
     for unit, protocol in protocols.items():
@@ -178,7 +140,7 @@ def compare(scores: pd.DataFrame, protocols: Mapping[str, str] = PROTOCOLS) -> p
                 rows += [names | {"metric": metric} | row] if row else []
     if not rows:
         raise MudiffError(
-            f"the scores hold no task of {' or '.join(COHORTS)} with MU-Diff and a baseline; train them first."
+            "the scores hold no task of brats or isles with MU-Diff and a baseline; train them first."
         )
     frame = pd.DataFrame(rows)
     frame["p_holm"] = frame.groupby("unit", sort=False).p.transform(holm)

@@ -19,16 +19,13 @@ UNITS = {"released": "slice", "masked": "subject"}
 FLOOR = "linear"
 """The method that is shown but not ranked: it is ours, no method of the paper."""
 
-_DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
 DECIMALS = {"psnr": 2, "ssim": 3, "mae": 3}
-"""Metric -> digits after the point."""
-
 HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
 """Metric -> column of a table; the arrow says where better is."""
 
+_DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
 _RUN = ["dataset", "target", "method", "region"]
 _CELL = ["dataset", "target", "metric"]
-_SOURCE = ["run", "weights"]
 
 Tables = pd.DataFrame | Mapping[str, pd.DataFrame]
 """What a reader sees: cells of text, in which ``**`` is bold and ``<u>`` underlines; several with their titles."""
@@ -46,11 +43,8 @@ def about(profile: str, data: str | None = None) -> str:
 
 def origin(profile: str) -> str:
     """Return what a profile's prepared data are, as ``prepared.json`` records it: phantoms, patients, or both."""
-    found = {}
-    for name, cohort in datasets.DATASETS.items():
-        folder = paths.prepared(profile, name)
-        if (folder / "prepared.json").is_file():
-            found[cohort.label] = dataset.origin(folder)
+    folders = {one.label: paths.prepared(profile, name) for name, one in datasets.DATASETS.items()}
+    found = {k: dataset.origin(v) for k, v in folders.items() if (v / "prepared.json").is_file()}
     if "unknown" in found.values():
         return "of unknown origin"
     labels = [label for label, data in found.items() if data == "phantoms"]
@@ -60,27 +54,16 @@ def origin(profile: str) -> str:
 
 
 def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Return mean and standard deviation of every method, target and metric.
+    """Return mean and standard deviation of every method, target and metric of the `scores.score_runs` of a region.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        From `scores.score_runs`, one region.
-    protocol : {"released", "masked"}
-        ``released`` counts slices and divides by n, ``masked`` counts subjects and divides by n - 1.
+    ``released`` counts slices and divides by n, ``masked`` counts subjects and divides by n - 1.
 
     Returns
     -------
     DataFrame
         Tidy, in the order of `scores`: dataset, target, method, region, protocol, unit, metric, mean, sd, n
         (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean under
-        protocol ``released``, NaN where unknown), run (folder of the run that the numbers come from) and
-        weights (their SHA-256).
-
-    Raises
-    ------
-    MudiffError
-        If the scores hold none of the protocol.
+        ``released``, NaN where unknown), run and weights that the numbers come from.
     """
     chosen = scores[(scores.protocol == protocol) & (scores.unit == UNITS.get(protocol))]
     if chosen.empty:
@@ -88,17 +71,16 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     known = reference_values().set_index(_RUN)
     rows = []
     for key, group in chosen.groupby(_RUN, sort=False):
-        source = {name: group[name].iloc[0] if name in group else None for name in _SOURCE}
+        source = {name: group[name].iloc[0] if name in group else None for name in ("run", "weights")}
         for metric in metrics.METRICS:
             values = group[metric].dropna().to_numpy(float)
             paper = known[metric].get(key, math.nan) if protocol == "released" else math.nan
+            mean = values.mean() if len(values) else math.nan
+            defined = len(values) > _DDOF[protocol] and np.isfinite(values).all()
+            sd = values.std(ddof=_DDOF[protocol]) if defined else math.nan
             rows.append(
                 dict(zip(_RUN, key, strict=True))
-                | {"protocol": protocol, "unit": UNITS[protocol], "metric": metric}
-                | {
-                    "mean": values.mean() if len(values) else math.nan,
-                    "sd": _deviation(values, _DDOF[protocol]),
-                }
+                | {"protocol": protocol, "unit": UNITS[protocol], "metric": metric, "mean": mean, "sd": sd}
                 | {"n": len(values), "rank": pd.NA, "paper": paper}
                 | source
             )
@@ -107,12 +89,6 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     merit = frame["mean"].where(frame.metric != "mae", -frame["mean"])[frame.method != FLOOR]
     ranks = merit.groupby([frame[name] for name in _CELL]).rank(method="min", ascending=False)
     return frame.assign(rank=ranks.astype("Int64"))
-
-
-def _deviation(values: np.ndarray, ddof: int) -> float:
-    """Return the standard deviation; NaN where it is undefined (too few or infinite values)."""
-    defined = len(values) > ddof and np.isfinite(values).all()
-    return float(values.std(ddof=ddof)) if defined else math.nan
 
 
 def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = None) -> str:
@@ -169,9 +145,6 @@ def p_value(p: float) -> str:
     near = f"{p:.3f}" == "0.050"  # which side of 0.05 must show
     text = "< 0.001" if p < 0.001 else f"{p:.4f}" if near else f"{p:.3f}"
     return f"**{text}**" if p < 0.05 else text
-
-
-# The writer
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -16,15 +16,7 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def fig1a(counts: pd.DataFrame, tasks: Sequence[tuple[str, str]]) -> "Figure":
-    """Draw subjects per split as bars beside the contrasts of each task.
-
-    Parameters
-    ----------
-    counts : DataFrame
-        One row per dataset name, columns train, val and test.
-    tasks : sequence of (dataset, target)
-        The rows on the right, those of a dataset together.
-    """
+    """Draw subjects per split (`counts`, a row per dataset) as bars beside the contrasts of (dataset, target)."""
     tasks = [task for name in counts.index for task in tasks if task[0] == name]
     contrasts = [c for c in datasets.LABELS if any(c in datasets.dataset(d).contrasts for d in counts.index)]
     with style.style():
@@ -34,7 +26,7 @@ def fig1a(counts: pd.DataFrame, tasks: Sequence[tuple[str, str]]) -> "Figure":
         for name in counts.index:
             rows = [y for y, task in enumerate(tasks) if task[0] == name]
             middles[datasets.dataset(name).label] = sum(rows) / len(rows)
-            _bar(left, middles[datasets.dataset(name).label], counts.loc[name], len(rows))
+            _bar(left, sum(rows) / len(rows), counts.loc[name], len(rows))
             for axis in (left, right):
                 axis.axhline(rows[-1] + 0.5, color="0.85", lw=0.8)
         left.set(xlabel="subjects", ylim=(len(tasks) - 0.5, -0.5))
@@ -47,8 +39,8 @@ def fig1a(counts: pd.DataFrame, tasks: Sequence[tuple[str, str]]) -> "Figure":
             for x, contrast in enumerate(contrasts):
                 mark, colour = _mark(name, target, contrast)
                 right.text(x, y, mark, color=colour, ha="center", va="center", fontsize=11)
-        right.set(xlim=(-1.6, len(contrasts) - 0.4), xticks=range(len(contrasts)))
-        right.set_xticklabels([datasets.LABELS[c] for c in contrasts])
+        right.set_xlim(-1.6, len(contrasts) - 0.4)
+        right.set_xticks(range(len(contrasts)), [datasets.LABELS[c] for c in contrasts])
         right.tick_params(length=0, labeltop=True, labelbottom=False, labelleft=False)
         right.spines[:].set_visible(False)
     return figure

@@ -1,6 +1,5 @@
 """The one way in which an artefact reaches its files, and the reader of a notebook."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,25 +18,19 @@ def publish(
     name: str,
     figure: "Figure | None" = None,
     frame: pd.DataFrame | None = None,
-    table: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+    table: tables.Tables | None = None,
     caption: str = "",
 ) -> None:
-    """Write an artefact's files, the same bytes on every run, and show it where a notebook runs.
+    """Write an artefact's files ``folder/name.*``, the same bytes on every run, and show it where a notebook runs.
 
     Parameters
     ----------
-    folder : Path or str
-        Where the files go.
-    name : str
-        Their name without suffix.
     figure : Figure, optional
         Written as ``.png`` and ``.svg``; its caption (`style.caption`) as ``.txt`` and in the SVG.
     frame : DataFrame, optional
         The numbers, tidy, written as ``.csv``.
     table : DataFrame of str, or mapping of str to such, optional
-        What a reader sees, written as ``.md`` and ``.tex``; with several, each under its title.
-    caption : str
-        Of the table.
+        What a reader sees, written with `caption` as ``.md`` and ``.tex``; with several, each under its title.
     """
     path = Path(folder) / name
     if frame is not None:
@@ -47,15 +40,12 @@ def publish(
         _display(tables.markdown(table, caption))
     if figure is not None:
         with style():
-            for suffix, metadata in ((".png", {"Software": None}), (".svg", _svg(figure))):
-                with paths.atomic_write(path.with_name(name + suffix)) as temporary:
-                    figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+            svg = {"Date": None, "Creator": None, "Description": figure.get_label()}
+            for kind, metadata in (("png", {"Software": None}), ("svg", svg)):
+                with paths.atomic_write(path.with_name(f"{name}.{kind}")) as temporary:
+                    figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
         paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
         _display(figure, figure.get_label())
-
-
-def _svg(figure: "Figure") -> dict[str, str | None]:
-    return {"Date": None, "Creator": None, "Description": figure.get_label()}
 
 
 def _display(*shown: object) -> None:

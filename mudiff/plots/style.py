@@ -42,17 +42,10 @@ def style() -> Iterator[None]:
 
     settings = {
         "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
-        "font.size": 8,
-        "axes.titlesize": 9,
-        "axes.labelsize": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.8,
-        "legend.frameon": False,
-        "figure.dpi": 100,
-        "svg.hashsalt": "mudiff",
-        "image.interpolation": "nearest",
-    }
+        "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "legend.frameon": False,
+        "figure.dpi": 100, "svg.hashsalt": "mudiff", "image.interpolation": "nearest",
+    }  # fmt: skip
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(settings)
@@ -83,18 +76,9 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:
-    """Show one slice in radiological orientation (patient's right on the left) in its contrast's window.
+    """Show a slice (H, W) in [0, 1] in radiological orientation (patient's right on the left), in its window.
 
-    Parameters
-    ----------
-    axis : Axes
-        Where.
-    image : array (H, W)
-        In [0, 1]; rows anterior to posterior, columns patient right to left.
-    contrast : str
-        Decides the window.
-    sides : str
-        Where to mark the patient's right and left: "top", "bottom" or nowhere.
+    Rows run from anterior to posterior. `sides` marks the patient's right and left: at "top", "bottom" or nowhere.
     """
     low, high = WINDOWS[contrast]
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, origin="upper", aspect="equal")
@@ -111,8 +95,7 @@ def bare(axis: "Axes") -> None:
     axis.spines[:].set_visible(False)
 
 
-Square = tuple[float, float, float]
-"""Row and column of the centre, and half of the side, in pixels."""
+Square = tuple[float, float, float]  # row and column of the centre, and half of the side, in pixels
 
 
 def square(mask: np.ndarray, margin: float = 1.08) -> Square:
@@ -131,12 +114,7 @@ def crop(axis: "Axes", where: Square) -> None:
 def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure":
     """Draw test slices (rows) beside their syntheses (columns), lesions enlarged; a row names its missing methods.
 
-    Parameters
-    ----------
-    examples : sequence of Example
-        At least one.
-    names : mapping of str to str
-        Method or variant -> title, in the order of the columns; those without a synthesis are left out.
+    `names` maps methods or variants to titles, in the order of the columns; those without a synthesis are left out.
     """
     methods = [m for m in names if any(m in example.synthetic for example in examples)]
     lesions = any(example.lesion.any() for example in examples)
@@ -196,17 +174,10 @@ def _zoom(lesion: np.ndarray, head: Square) -> Square | None:
 
 
 def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
-    """Draw box plots of scores: one panel per metric, groups along x, one colour per method.
+    """Draw box plots of scores: a panel per metric (column -> label with unit), groups along x, a colour per method.
 
     Boxes are the quartiles, whiskers reach 1.5 interquartile ranges; what lies beyond is not drawn, since one
     slice with a lesion of a single pixel would set the scale. Undefined and infinite scores are left out.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        One row per slice or subject: group, method and a column per metric.
-    metrics : mapping of str to str
-        Column -> label of the axis with its unit.
     """
     import seaborn
 
@@ -248,16 +219,7 @@ def dots(
 def intervals(axis: "Axes", rows: pd.DataFrame, shift: float = 0.0, **marks: object) -> None:
     """Draw one row per line of `rows` (difference, low, high; its index is the height), with a line at zero.
 
-    Parameters
-    ----------
-    axis : Axes
-        Where.
-    rows : DataFrame
-        Columns difference, low, high; a missing interval leaves the mark alone.
-    shift : float
-        Moves the rows down, so that two sets can stand side by side.
-    **marks
-        Of matplotlib's ``errorbar``, such as ``color``, ``fmt``, ``mfc``, ``label``.
+    A missing interval leaves the mark alone. `shift` moves the rows down; `marks` are of matplotlib's ``errorbar``.
     """
     reach = np.abs(rows[["low", "high"]].to_numpy(float).T - rows.difference.to_numpy(float))
     options = {"fmt": "o", "ms": 4, "lw": 1.1, "color": COLOURS[0]} | marks

@@ -3,7 +3,6 @@
 import ast
 import base64
 import html
-import io
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,21 +21,11 @@ _B, _I, _H, _U = "brats", "isles", "healthy", "unseen"
 
 @dataclass(frozen=True)
 class Artefact:
-    """One figure or table.
-
-    Attributes
-    ----------
-    notebook, title : str
-        What makes it, and its name in texts.
-    datasets : tuple of str
-        One of them is enough; "unseen": see `at_hand`.
-    suffixes, parts : tuple of str
-        The files' names are the artefact's name, a part, a suffix.
-    """
+    """A figure or table that a notebook makes of one of some datasets; files: its name, a part, a suffix."""
 
     notebook: str
     title: str
-    datasets: tuple[str, ...]
+    datasets: tuple[str, ...]  # one is enough; "unseen": see `at_hand`
     suffixes: tuple[str, ...] = FIGURE
     parts: tuple[str, ...] = ("",)
 
@@ -83,21 +72,11 @@ ARTEFACTS = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a notebook that draws needs.
+    """What a notebook that draws needs."""
 
-    Attributes
-    ----------
-    reads : str
-        "prepared" slices, all "synthetic" ones, "scores", the main "brats" runs, or the "ablations" with them.
-    says : str
-        What is printed while it runs.
-    takes : str
-        The parameter that the workflow may be given a file or folder for.
-    """
-
-    reads: str
-    says: str
-    takes: str = ""
+    reads: str  # "prepared", "synthetic", "scores", "brats" (its main runs) or "ablations" (with them)
+    says: str  # printed while it runs
+    takes: str = ""  # parameter that the workflow may be given a file or folder for
 
 
 ANALYSES = {
@@ -124,19 +103,19 @@ def at_hand(profile: str) -> list[str]:
 
 def files(notebook: str | None = None, available: Collection[str] | None = None) -> list[str]:
     """Return the files that a notebook (or all) writes into the figures' folder from the `available` datasets."""
-    found = []
-    for name, artefact in ARTEFACTS.items():
-        possible = available is None or not set(artefact.datasets).isdisjoint(available)
-        if notebook in (None, artefact.notebook) and possible:
-            found += artefact.files(name)
-    return found
+    return [
+        file
+        for name, one in ARTEFACTS.items()
+        if notebook in (None, one.notebook)
+        and (available is None or not set(one.datasets).isdisjoint(available))
+        for file in one.files(name)
+    ]
 
 
 def code(start: str) -> list[str]:
     """Return the files of the package that a notebook or module imports, directly or not."""
     root = paths.root()
-    found: set[Path] = set()
-    waiting = [root / start]
+    found, waiting = set(), [root / start]
     while waiting:
         new = _imports(waiting.pop(), root) - found
         found |= new
@@ -161,14 +140,8 @@ def _imports(path: Path, root: Path) -> set[Path]:
 
 
 def check_figures(folder: Path, available: Collection[str] | None = None) -> None:
-    """Check that a figures' folder holds every artefact that the datasets suffice for, and nothing else.
-
-    Raises
-    ------
-    MudiffError
-        If a file is missing, or is there and no notebook writes it: it may be left from another time.
-    """
-    there = {path.name for path in Path(folder).iterdir() if not path.name.startswith(".")}
+    """Refuse a figures' folder without an artefact that the datasets suffice for, or with a file of no notebook."""
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     expected = set(files(available=available))
     if there - expected:
         raise MudiffError(f"{folder}: no notebook writes {', '.join(sorted(there - expected))}; delete it.")
@@ -182,26 +155,15 @@ def gallery(folder: Path) -> Any:
 
     tiles = []
     for name, artefact in ARTEFACTS.items():
-        there = [Path(folder) / file for file in artefact.files(name) if (Path(folder) / file).exists()]
-        picture = next((path for path in there if path.suffix == ".png"), None)
-        data = base64.b64encode(picture.read_bytes()).decode() if picture else ""
-        shown = (
-            f'<img alt="{html.escape(artefact.title)}" src="data:image/png;base64,{data}">' if data else ""
-        )
+        there = [path for file in artefact.files(name) if (path := Path(folder) / file).exists()]
+        title, picture = html.escape(artefact.title), ""
+        for path in there:
+            if path.suffix == ".png":
+                data = base64.b64encode(path.read_bytes()).decode()
+                picture = f'<img alt="{title}" src="data:image/png;base64,{data}">'
         names = " ".join(f'<code class="file">{path.name}</code>' for path in there) or "not made"
         tiles.append(
-            f'<figure class="tile">{shown}<figcaption><b>{html.escape(artefact.title)}</b><br>{names}<br>'
+            f'<figure class="tile">{picture}<figcaption><b>{title}</b><br>{names}<br>'
             f'from <a href="{artefact.notebook}.ipynb">{artefact.notebook}</a></figcaption></figure>'
         )
     return HTML('<div class="gallery">' + "".join(tiles) + "</div>")
-
-
-def _thumbnail(path: Path, title: str, width: int = 360) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.thumbnail((width, width))
-        image.convert("RGB").save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'

@@ -1,8 +1,7 @@
 """Notebooks run strictly, and the workflow around them.
 
-papermill lets three mistakes pass in silence: a parameter that the notebook does not have, a lost
-``parameters`` tag, a value of another type. Here each of them is an error. So is an output that got
-lost on its way from the kernel.
+papermill lets mistakes pass in silence: a parameter that the notebook does not have, a lost ``parameters`` tag,
+a value of another type, an output that got lost on its way from the kernel. Here each of them is an error.
 
     python -m mudiff.workflow.notebook run notebooks/04_whole_brain_metrics.ipynb out.ipynb -p profile demo
     python -m mudiff.workflow.notebook workflow demo
@@ -28,22 +27,13 @@ from mudiff.training import profiles
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a run that SIGTERM stopped."""
 
-SECONDS_FOR_OUTPUTS = 60
-"""How long the outputs of a finished cell may be on their way before the run fails."""
-
 
 class NotebookFailedError(Exception):
     """A notebook stopped at an error that is not its user's doing."""
 
 
 def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
-    """Return the parameters of a notebook, texts read as Python literals of the type of the default.
-
-    Raises
-    ------
-    MudiffError
-        If the notebook is missing, has no cell tagged ``parameters``, or a name or a type is not of it.
-    """
+    """Return the parameters of a notebook, texts read as Python literals of the type of the default."""
     import papermill
 
     if not Path(source).is_file():
@@ -59,15 +49,12 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
     checked = {}
     for name, text in values.items():
         if name not in defaults:
-            raise MudiffError(
-                f"{source}: parameter {name!r} is unknown; choose one of {', '.join(defaults)}."
-            )
+            known = ", ".join(defaults)
+            raise MudiffError(f"{source}: parameter {name!r} is unknown; choose one of {known}.")
         default = defaults[name]
-        value = text if isinstance(default, str) else _literal(text)
-        kinds = (int, float) if isinstance(default, float) else type(default)
-        is_bool = isinstance(value, bool) == isinstance(default, bool)  # True is an int to isinstance
-        if default is not None and not (isinstance(value, kinds) and is_bool):
-            expected = type(default).__name__
+        value, kind = text if isinstance(default, str) else _literal(text), type(default)
+        if not (default is None or type(value) is kind or (kind is float and type(value) is int)):
+            expected = kind.__name__
             raise MudiffError(f"{source}: parameter {name} = {text!r}: expected a value of type {expected}.")
         checked[name] = value
     return checked
@@ -80,16 +67,9 @@ def _literal(text: str) -> Any:
 
 
 def run(source: Path, output: Path, values: dict[str, str]) -> Path:
-    """Execute a notebook in the project's folder and write the executed copy in one move.
+    """Execute a notebook in the project's folder, with `values` for its defaults, and return the executed copy.
 
-    A second run with the same `output` waits for the first.
-
-    Parameters
-    ----------
-    source, output : Path
-        The notebook, and the executed copy. A failed copy is left at ``<output>.failed.ipynb``.
-    values : dict
-        Parameters that differ from the notebook's defaults, as texts.
+    A second run with the same `output` waits for the first. A failed copy is left at ``<output>.failed.ipynb``.
 
     Raises
     ------
@@ -98,27 +78,28 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
     NotebookFailedError
         If it stopped at any other error; the message is the error's last line.
     """
+    import nbformat
     import papermill
     from filelock import FileLock
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    source, output = Path(source), Path(output)
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(output.parent / f".{output.stem}.lock"), paths.atomic_write(output) as temporary:
         try:
             papermill.execute_notebook(
-                source,
-                temporary,
-                values,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=paths.root(),
+                source, temporary, values, kernel_name="python3", progress_bar=False, cwd=paths.root(),
                 raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
-                iopub_timeout=SECONDS_FOR_OUTPUTS,
-            )
-            _drop_widgets(temporary)
+                iopub_timeout=60,  # seconds that outputs may be on their way
+            )  # fmt: skip
+            book = nbformat.read(temporary, as_version=4)
+            book.metadata.pop("widgets", None)  # progress bars and the like are dead in a file
+            for cell in book.cells:
+                if cell.cell_type == "code":
+                    view = "application/vnd.jupyter.widget-view+json"
+                    cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+            nbformat.write(book, temporary)
         except papermill.PapermillExecutionError as error:
             temporary.replace(failed)
             if error.ename == "MudiffError":
@@ -126,38 +107,19 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
             last = (error.evalue.strip().splitlines() or [""])[-1]
             raise NotebookFailedError(f"{error.ename}: {last} (the whole story: {failed})") from None
         except DeadKernelError:
-            raise MudiffError(
-                f"{source}: the kernel died, most often for lack of memory; free some and run it again."
-            ) from None
+            cause = "most often for lack of memory; free some and run it again"
+            raise MudiffError(f"{source}: the kernel died, {cause}.") from None
         except CellTimeoutError as error:
             raise NotebookFailedError(f"{source}: outputs were lost ({str(error).splitlines()[0]})") from None
     failed.unlink(missing_ok=True)
     return output
 
 
-def _drop_widgets(path: Path) -> None:
-    """Remove progress bars and other live widgets, which are dead in a file."""
-    import nbformat
-
-    book = nbformat.read(path, as_version=4)
-    book.metadata.pop("widgets", None)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            view = "application/vnd.jupyter.widget-view+json"
-            cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
-    nbformat.write(book, path)
-
-
 def start(profile: str, *packages: str) -> None:
-    """Begin a notebook: show errors of the reader's making as one line, print versions and the profile.
+    """Begin a notebook: show errors of the reader's making as one line, print versions and the profile."""
+    from IPython import get_ipython
 
-    Raises
-    ------
-    MudiffError
-        If there is no such profile.
-    """
-    with contextlib.suppress(NameError):
-        shell = get_ipython()  # type: ignore[name-defined]  # noqa: F821
+    if shell := get_ipython():
         shell.set_custom_exc((MudiffError,), _show_one_line)
     changes = ", ".join(f"{name} = {value}" for name, value in profiles.profile(profile).overrides.items())
     names = ("mudiff", "torch", "numpy", *packages)
@@ -171,36 +133,27 @@ def _show_one_line(shell: Any, kind: type, value: Exception, _trace: Any, tb_off
 
 
 def require(path: Path, profile: str) -> Path:
-    """Return `path` if it exists.
-
-    Raises
-    ------
-    MudiffError
-        If it does not; the message names the command that makes it.
-    """
+    """Return `path` if it exists, else raise a `MudiffError` that names the command that makes it."""
     if not Path(path).exists():
-        commands = {"demo": "make reproduce", "smoke": "make smoke"}
-        command = commands.get(profile, f"snakemake --config profile={profile}")
+        made_by = {"demo": "make reproduce", "smoke": "make smoke"}
+        command = made_by.get(profile, f"snakemake --config profile={profile}")
         raise MudiffError(f"{path} does not exist yet; make it with: {command}")
     return Path(path)
 
 
 def stop(reason: str) -> None:
     """End a notebook here without an error: say why, and leave out the cells below until the kernel starts anew."""
+    from IPython import get_ipython
+
     print(reason)
-    get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])  # type: ignore[name-defined]  # noqa: F821
+    get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])
 
 
 def workflow(profile: str, arguments: list[str]) -> None:
     """Replace this process by Snakemake, on the graph of `profile`.
 
-    A lock that a crashed Snakemake left behind is cleared, but only if no other run lives: each run
-    holds a file lock of its own, which the system drops when the process ends, however it ends.
-
-    Raises
-    ------
-    MudiffError
-        If there is no such profile, or if another run works in this folder.
+    A lock that a crashed Snakemake left behind is cleared, but only if no other run lives (else `MudiffError`): each
+    run holds a file lock of its own, which the system drops when the process ends, however it ends.
     """
     import fcntl
 
@@ -213,9 +166,8 @@ def workflow(profile: str, arguments: list[str]) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise MudiffError(
-            f"{Path.cwd()}: another run works in this folder; wait for it, or stop it with Ctrl-C."
-        ) from None
+        advice = "wait for it, or stop it with Ctrl-C"
+        raise MudiffError(f"{Path.cwd()}: another run works in this folder; {advice}.") from None
     snakemake = [sys.executable, "-m", "snakemake", f"--config=profile={profile}"]
     if any((memory / "locks").glob("*")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
@@ -224,10 +176,7 @@ def workflow(profile: str, arguments: list[str]) -> None:
 
 
 def _pass_sigterm_on(received: list[int]) -> None:
-    """Pass SIGTERM on to the kernel and let it end: a training saves its state. `received` gets the signals.
-
-    Clusters send it before their time limit, to every process of a job or only to the outermost.
-    """
+    """Pass SIGTERM (of a cluster's time limit) on to the kernel, where a training saves its state, and note it."""
     import psutil
 
     def handler(number: int, _frame: object) -> None:
@@ -243,16 +192,14 @@ def _pass_sigterm_on(received: list[int]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its code: 2 for the user's errors, 1 for a notebook's own, 143 at SIGTERM."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mudiff.workflow.notebook", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser("python -m mudiff.workflow.notebook", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="execute one notebook")
     one.add_argument("source", type=Path, help="the notebook")
     one.add_argument("output", type=Path, help="the executed copy")
     one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="values")
-    all_of_them = commands.add_parser("workflow", help="run everything with Snakemake")
-    all_of_them.add_argument("profile", help=" or ".join(profiles.PROFILES))
+    every = commands.add_parser("workflow", help="run everything with Snakemake")
+    every.add_argument("profile", help=" or ".join(profiles.PROFILES))
     chosen, rest = parser.parse_known_args(argv)
     if rest and chosen.command == "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")

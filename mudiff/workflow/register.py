@@ -19,16 +19,10 @@ from mudiff.settings import Settings
 from mudiff.training import profiles
 
 CHAPTERS = {
-    "A": ("training", "Hyper-parameters"),
-    "B": ("data", "Data"),
-    "C": ("training", "Training"),
-    "D": ("architecture", "Architecture"),
-    "E": ("sampling", "Sampling"),
-    "F": ("metrics", "Evaluation"),
-    "G": ("packaging", "Packaging"),
-    "L": ("packaging", "Licence"),
-}
-"""Letter of an id -> what it concerns, and the chapter's title."""
+    "A": "Hyper-parameters", "B": "Data", "C": "Training", "D": "Architecture", "E": "Sampling", "F": "Evaluation",
+    "G": "Packaging", "L": "Licence",
+}  # fmt: skip
+"""Letter of an id -> the chapter's title."""
 
 SEVERITIES = ("results", "method", "minor")
 """Changes a number or its meaning; matters to whoever writes the method anew; neither."""
@@ -39,23 +33,14 @@ BEGIN, END = "<!-- register: begin -->", "<!-- register: end -->"
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference.
+    """What the paper says, what the released code does, what is done here.
 
-    Attributes
-    ----------
-    id : str
-        Letter of the chapter and number, such as "A-2".
-    severity : str
-        One of `SEVERITIES`.
-    paper, code, here : str
-        What the paper says, what the released code does, what this package does.
-    fields : dict of str to (value, value)
-        Field of `Settings` -> its value in variant ``released`` and in variant ``text``; empty where no field
-        stands for the difference, and then `here` says why.
+    `fields` maps a field of `Settings` to its value in variant ``released`` and in variant ``text``; empty where no
+    field stands for the difference, and then `here` says why.
     """
 
-    id: str
-    severity: str
+    id: str  # letter of the chapter and number, such as "A-2"
+    severity: str  # of `SEVERITIES`
     paper: str
     code: str
     here: str
@@ -78,14 +63,7 @@ def _value(value: Any) -> str:
 
 
 def read(path: Path | None = None) -> list[Difference]:
-    """Return the register, in its order; by default of ``data_manifests/differences.toml``.
-
-    Raises
-    ------
-    MudiffError
-        If the file is missing or damaged, an entry is incomplete, an id is there twice, or a stated value is not
-        that of `Settings`.
-    """
+    """Return the register, by default of ``data_manifests/differences.toml``; refuse one with `problems`."""
     path = Path(path or paths.manifests() / "differences.toml")
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["difference"]
@@ -116,7 +94,7 @@ def problems(register: Sequence[Difference]) -> Iterator[str]:
 def markdown(register: Iterable[Difference]) -> str:
     """Return the register as Markdown, a table for each chapter; ids of severity "results" are bold."""
     register, blocks = list(register), []
-    for letter, (_, title) in CHAPTERS.items():
+    for letter, title in CHAPTERS.items():
         part = [one for one in register if one.id[0] == letter]
         if part:
             columns = {

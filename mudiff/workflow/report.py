@@ -20,46 +20,16 @@ from mudiff.errors import MudiffError
 from mudiff.training import profiles
 from mudiff.workflow import artefacts
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<nav><input type="checkbox" id="contents"><label for="contents">Contents</label>
-<div class="menu">{menu}</div></nav>
-<main>{body}</main>
-</body>
-</html>
-"""
-
 _OBJECT = re.compile(
     r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
 )  # text that stands for an object or a widget
 
 
 def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
-    r"""Replace ``$...$`` and ``$$...$$`` of a Markdown text by MathML, outside code.
-
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    keep : callable
-        Takes the MathML and returns what stands for it until the Markdown is rendered.
-
-    Raises
-    ------
-    MudiffError
-        If a formula cannot be converted.
-    """
+    r"""Replace ``$...$`` and ``$$...$$`` of a Markdown text, outside code, by what `keep` returns for its MathML."""
     from latex2mathml.converter import convert
 
     def render(match: re.Match) -> str:
-        """Return one formula as MathML, code as it is."""
         if match["code"]:
             return match["code"]
         latex = match["block"] or match["inline"]
@@ -82,18 +52,18 @@ def render_notebook(path: Path) -> tuple[str, str]:
 
     book = nbformat.read(path, as_version=4)
     book.metadata.pop("widgets", None)
-    kept: list[str] = []
+    kept: list[str] = []  # formulas, put aside until the Markdown is rendered
 
     def keep(mathml: str) -> str:
-        """Put a formula aside and return the mark that stands for it."""
         kept.append(mathml)
         return f"\ue000{len(kept) - 1}\ue001"  # private characters pass through the Markdown renderer
 
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = render_mathematics(cell.source, keep)
-        cell.update({"outputs": [o for o in cell.outputs if not _is_dead(o)]} if "outputs" in cell else {})
-        for output in cell.get("outputs", []):
+            continue
+        cell.outputs = [output for output in cell.get("outputs", []) if not _is_dead(output.get("data", {}))]
+        for output in cell.outputs:
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = render_mathematics(output.data["text/markdown"], keep)
     titles = re.findall(r"^# (.+)$", book.cells[0].source, flags=re.MULTILINE) if book.cells else []
@@ -117,40 +87,26 @@ def _exporter() -> Any:
     return exporter
 
 
-def _is_dead(output: Any) -> bool:
+def _is_dead(data: dict[str, str]) -> bool:
     """Tell whether an output is nothing but a name for an object, such as a widget that needs a kernel."""
-    data = output.get("data", {})
     return set(data) == {"text/plain"} and bool(_OBJECT.match(data["text/plain"]))
 
 
-def build(profile: str, figures: Path | None = None) -> Path:
-    """Write ``results/<profile>/report/``: one page per executed notebook, and the artefacts.
+def build(profile: str) -> Path:
+    """Write ``results/<profile>/report/``, a page per executed notebook and the artefacts; return ``index.html``.
 
     Everything that the pages show lies in that folder; they need neither a network nor a script.
-
-    Parameters
-    ----------
-    profile : str
-        Name of the profile.
-    figures : Path, optional
-        The figures' folder; ``figures/<profile>`` if not given.
-
-    Returns
-    -------
-    Path
-        ``index.html``, the page of 14_report.
 
     Raises
     ------
     MudiffError
-        If the notebooks have not been executed, an artefact is missing or left over, or a page would
-        need something from outside.
+        If the notebooks have not been executed, an artefact is missing or left over, or a page would need
+        something from outside.
     """
     from pygments.formatters import HtmlFormatter
 
     profiles.profile(profile)
-    executed = paths.results(profile) / "executed"
-    figures = figures or paths.root() / "figures" / profile
+    executed, figures = paths.results(profile) / "executed", paths.root() / "figures" / profile
     books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
     if not (executed / "14_report.ipynb").exists():
         raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
@@ -163,16 +119,11 @@ def build(profile: str, figures: Path | None = None) -> Path:
         shutil.copy(figures / name, folder / "figures" / name)
     rendered = {path.stem: render_notebook(path) for path in books}
     pages = {stem: "index.html" if stem == "14_report" else f"{stem}.html" for stem in rendered}
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    code_style = HtmlFormatter(style="default").get_style_defs(".highlight")
+    style, page = (Path(__file__).with_name(f"report.{end}").read_text("utf-8") for end in ("css", "html"))
+    style += HtmlFormatter(style="default").get_style_defs(".highlight")
     for stem, (title, body) in rendered.items():
-        text = PAGE.format(
-            title=html.escape(title),
-            style=style + code_style,
-            menu=_menu(pages, stem),
-            body=_relink(body, pages),
-        )
-        paths.write_text(folder / pages[stem], text)
+        parts = {"title": html.escape(title), "menu": _menu(pages, stem), "body": _relink(body, pages)}
+        paths.write_text(folder / pages[stem], page.format(style=style, **parts))
     check_pages(folder)
     return folder / "index.html"
 
@@ -186,15 +137,13 @@ def _menu(pages: dict[str, str], here: str) -> str:
     for notebook, stems in groups.items():
         number, _, name = notebook.partition("_")
         heading = f"{number} {name.replace('_', ' ').capitalize()}"
-        links = []
+        shown = " open" if here in stems else ""
+        parts += [f"<details{shown}><summary>{heading}</summary>"] if len(stems) > 1 else []
         for stem in stems:
             current = ' aria-current="page"' if stem == here else ""
             words = _split(stem)[1] if len(stems) > 1 else heading
-            links.append(f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>')
-        if len(stems) > 1:
-            shown = " open" if here in stems else ""
-            links = [f"<details{shown}><summary>{heading}</summary>", *links, "</details>"]
-        parts += links
+            parts.append(f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>')
+        parts += ["</details>"] if len(stems) > 1 else []
     return "\n".join(parts)
 
 
@@ -228,7 +177,6 @@ class _Sources(HTMLParser):
         self.anchors: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the tag's references."""
         values = dict(attrs)
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
@@ -238,16 +186,9 @@ class _Sources(HTMLParser):
 
 
 def check_pages(folder: Path) -> None:
-    """Check that the pages of a folder stand alone.
-
-    Raises
-    ------
-    MudiffError
-        If a page loads a script, a style or an image from outside, or links to a file or anchor that is
-        not there.
-    """
+    """Refuse pages that load a script or anything from outside, or link to a file or anchor that is not there."""
     parsed = {}
-    for page in sorted(Path(folder).glob("*.html")):
+    for page in sorted(folder.glob("*.html")):
         text = page.read_text(encoding="utf-8")
         parsed[page.name] = _Sources()
         parsed[page.name].feed(text)
@@ -255,8 +196,8 @@ def check_pages(folder: Path) -> None:
             raise MudiffError(f"{page}: the style loads something from outside.")
     for name, sources in parsed.items():
         for target in sources.loaded:
-            if not target.startswith("data:") and (":" in target or not (Path(folder) / target).exists()):
-                raise MudiffError(f"{Path(folder) / name}: loads {target!r}, which is not in the report.")
+            if not target.startswith("data:") and (":" in target or not (folder / target).exists()):
+                raise MudiffError(f"{folder / name}: loads {target!r}, which is not in the report.")
         for target in sources.links:
             file, _, anchor = target.partition("#")
             if ":" in file:  # a link to the web is the reader's choice
@@ -264,17 +205,16 @@ def check_pages(folder: Path) -> None:
             file = urllib.parse.unquote(file or name)
             anchors = parsed[file].anchors if file in parsed else {anchor}
             known = not anchor or not anchors.isdisjoint((anchor, urllib.parse.unquote(anchor)))
-            if not (Path(folder) / file).exists() or not known:
-                raise MudiffError(f"{Path(folder) / name}: the link to {target!r} leads nowhere.")
+            if not (folder / file).exists() or not known:
+                raise MudiffError(f"{folder / name}: the link to {target!r} leads nowhere.")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Write the report of the profile named on the command line; return the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
     try:
-        if len(arguments) != 1:
+        if len(argv) != 1:
             raise MudiffError("give one profile: python -m mudiff.workflow.report demo")
-        print(build(arguments[0]))
+        print(build(argv[0]))
     except MudiffError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -282,4 +222,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
