@@ -34,8 +34,8 @@ def test_an_ablation_trains_every_weight_it_has_and_samples(name):
     for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
         values = method.training_step(batch, step)
     still = {k for k, v in method.named_parameters() if v.grad is None or not v.grad.any()}
-    resting = ("attention.", "critic.") if name == "no_critic" else ("attention.",)
-    assert {k for k in still if not k.startswith(resting)} == set()
+    untrained = ("attention.", "critic.") if name == "no_critic" else ("attention.",)
+    assert {k for k in still if not k.startswith(untrained)} == set()
     assert ("critic" in values) == (name != "no_critic")
     assert ("mask" in values) == (name not in ("abl1", "abl4", "no_critic"))
     seen = []
