@@ -5,7 +5,6 @@ some of them replaced by synthetic ones (tasks A to F; section "Validation on le
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,39 +27,18 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "complete": (), "A": ("t1ce",), "B": ("flair",), "C": ("t2",), "D": ("t1",), "E": ("t1ce", "flair"),
     "F": ("t1ce", "flair", "t2", "t1"),
 }  # fmt: skip
-"""Task -> contrasts that are replaced. The paper's text has "complete" and six tasks A to F but does not say which
-contrasts they replace; this is our reading. F is all four, as the text says of one of them."""
+"""Task -> contrasts that are replaced: our reading; of A to F the paper's text says only that one has all four."""
 
-METHODS = ("mudiff", "syndiff", tables.FLOOR)
-"""Whose syntheses are tried: the paper's two, and our floor."""
-
-REAL = "real"
-"""Stands for the method in the rows of "complete"."""
-
-PAIRS = (("mudiff", "syndiff"), ("mudiff", REAL), ("syndiff", REAL))
-"""What is compared: MU-Diff with the second best, and both with the real images."""
+METHODS = ("mudiff", "syndiff", tables.FLOOR)  # whose syntheses are tried: the paper's two, and our floor
+REAL = "real"  # stands for the method in the rows of "complete"
+PAIRS = (("mudiff", "syndiff"), ("mudiff", REAL), ("syndiff", REAL))  # what is compared
 
 
 def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TASKS)) -> pd.DataFrame:
-    """Return Dice of all test subjects for the tasks; what is there is kept.
+    """Return Dice of all test subjects with ``unet.train(profile)`` for the chosen tasks; what is there is kept.
 
-    Parameters
-    ----------
-    profile, network
-        Whose test slices and syntheses; ``unet.train(profile)``.
-    chosen : sequence of str
-        Which of `TASKS`.
-
-    Returns
-    -------
-    DataFrame
-        Columns task, method ("real" for "complete"), region, subject, dice (over all prepared slices of the subject)
-        and invented, see `unet.dice`.
-
-    Raises
-    ------
-    MudiffError
-        If no test subject has a tumour, or syntheses are missing or of other data or weights than those at hand.
+    Columns task, method ("real" for "complete"), region, subject, dice (over all prepared slices of the subject) and
+    invented, see `unet.dice`. Syntheses of other data or weights than those at hand are an error.
     """
     slices = test_slices(profile)
     weights = [value.cpu().numpy().tobytes() for value in network.state_dict().values()]
@@ -69,13 +47,13 @@ def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TAS
     for task in chosen:
         for method in METHODS if TASKS[task] else (REAL,):
             folders = {target: synthetic(profile, target, method) for target in TASKS[task]}
-            records = [
-                scores.check_record(made, paths.run(profile, made.name), slices.info["data_hash"], profile)
-                for made in folders.values()
-            ]
+            made_from = []
+            for made in folders.values():
+                run = paths.run(profile, made.name)
+                record = scores.check_record(made, run, slices.info["data_hash"], profile)
+                made_from.append((record["weights"], record.get("seed")))
             path = unet.folder(profile) / f"dice_{task}_{method}.csv"
-            made_from = [(record["weights"], record.get("seed")) for record in records]
-            frame = kept(path, partial(unet.score, network, slices, folders), *inputs, made_from)
+            frame = kept(path, partial(unet.score, network, slices, **folders), *inputs, made_from)
             frames.append(frame.assign(task=task, method=method))
     return pd.concat(frames, ignore_index=True)[["task", "method", "region", "subject", "dice", "invented"]]
 
@@ -85,7 +63,7 @@ def test_slices(profile: str) -> dataset.Slices:
     slices = dataset.open_slices(paths.prepared(profile, unet.DATASET), "test")
     if not unet.ill(slices).any():
         raise MudiffError(
-            "segmentation: no test subject has a tumour, so Dice is undefined; add some with masks."
+            "segmentation: no test subject has a tumour: Dice is undefined; add some with masks."
         )
     return slices
 
@@ -96,20 +74,10 @@ def synthetic(profile: str, target: str, method: str) -> Path:
 
 
 def differences(frame: pd.DataFrame, regions: Sequence[str] = ("whole",)) -> pd.DataFrame:
-    """Compare `PAIRS` subject by subject in every task.
+    """Compare `PAIRS` subject by subject in every task of an `evaluate` frame, for some of `unet.REGIONS`.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        From `evaluate`.
-    regions : sequence of str
-        Which of `unet.REGIONS`.
-
-    Returns
-    -------
-    DataFrame
-        region, task, first, second, n (subjects), difference (mean of first - second), its 95 % interval low to high,
-        p of the paired t-test, and p_holm, corrected for the tasks of a region and pair.
+    Columns region, task, first, second, n (subjects), difference (mean of first - second), its 95 % interval low to
+    high, p of the paired t-test, and p_holm, corrected for the tasks of a region and pair.
     """
     rows = []
     for region in regions:
@@ -126,44 +94,32 @@ def differences(frame: pd.DataFrame, regions: Sequence[str] = ("whole",)) -> pd.
 
 def table(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return Fig. 4c as one shows it: for each region tasks x methods, and the `differences` of the whole tumour."""
-    contrasts, labels = datasets.dataset(unet.DATASET).contrasts, datasets.METHODS | {REAL: "complete"}
+    labels, tasks = datasets.METHODS | {REAL: "complete"}, list(TASKS)
+    contrasts = datasets.dataset(unet.DATASET).contrasts
+    marks = {datasets.LABELS[c]: ["×" if c in TASKS[task] else "✓" for task in tasks] for c in contrasts}
     blocks = {}
-    for region, part in frame.groupby("region", sort=False):
-        cells = {key: group.dropna() for key, group in part.groupby(["task", "method"]).dice}
-        means = {key: values.mean() for key, values in cells.items()}
-        rows = {}
-        for task, replaced in TASKS.items():
-            marks = ["×" if contrast in replaced else "✓" for contrast in contrasts]
-            texts = {
-                method: _cell(cells[task, method]) if (task, method) in cells else "" for method in labels
-            }
-            first, second = (means.get((task, method), math.nan) for method in METHODS[:2])
-            if first != second and replaced:
-                better = METHODS[int(second > first)]
-                texts[better] = f"**{texts[better]}**"
-            rows[task] = [*marks, *(texts[method] for method in (REAL, *METHODS))]
-        heads = [*map(datasets.LABELS.get, contrasts), *(labels[method] for method in (REAL, *METHODS))]
-        title = f"{unet.REGIONS[region]} (n = {max(map(len, cells.values()))})"
-        blocks[title] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
-    found = differences(frame)
-    found["text"] = [_difference(row) for row in found.itertuples()]
+    for region, name in unet.REGIONS.items():
+        groups = frame[frame.region == region].groupby(["task", "method"]).dice
+        texts, means = groups.agg(_cell).unstack(fill_value=""), groups.mean().unstack()[list(METHODS[:2])]
+        for task, method in means[means.nunique(axis=1) == 2].idxmax(axis=1).items():
+            texts.loc[task, method] = f"**{texts.loc[task, method]}**"
+        columns = {labels[method]: texts.loc[tasks, method] for method in (REAL, *METHODS)}
+        blocks[f"{name} (n = {groups.count().max()})"] = pd.DataFrame(marks | columns, index=tasks)
     pairs = {
-        f"{labels[a]} − {labels[b]}": found[(found["first"] == a) & (found.second == b)] for a, b in PAIRS
+        f"{labels[first]} − {labels[second]}": part.set_index("task").apply(_difference, axis=1)
+        for (first, second), part in differences(frame).groupby(["first", "second"], sort=False)
     }
-    return blocks | {
-        unet.REGIONS["whole"]: pd.DataFrame({k: v.set_index("task").text for k, v in pairs.items()})
-    }
+    return blocks | {unet.REGIONS["whole"]: pd.DataFrame(pairs)}
 
 
 def _cell(values: pd.Series) -> str:
-    return f"{tables.number(values.mean(), 3)} ± {tables.number(values.std(), 3)}" if len(values) else "NA"
+    mean, deviation = (tables.number(value, 3) for value in (values.mean(), values.std()))
+    return f"{mean} ± {deviation}" if values.notna().any() else "NA"
 
 
-def _difference(row: object) -> str:
-    difference, low, high = (
-        tables.number(value, 3, sign=True) for value in (row.difference, row.low, row.high)
-    )
-    return difference if math.isnan(row.low) else f"{difference} ({low} to {high})"
+def _difference(row: pd.Series) -> str:
+    difference, low, high = (tables.number(row[name], 3, sign=True) for name in ("difference", "low", "high"))
+    return f"{difference} ({low} to {high})" if pd.notna(row.low) else difference
 
 
 class Outlines(NamedTuple):
@@ -187,10 +143,9 @@ def outlines(profile: str, network: nn.Module) -> Outlines:
     found = {}
     for task, replaced in TASKS.items():
         for method in METHODS[:2] if replaced else (REAL,):
-            given = {
-                t: sample.read_synthetic(synthetic(profile, t, method), subject)[place] for t in replaced
-            }
-            mask = unet.predict(network, unet.images(slices, np.array([index]), given))
+            folders = {target: synthetic(profile, target, method) for target in replaced}
+            given = {target: sample.read_synthetic(made, subject)[place] for target, made in folders.items()}
+            mask = unet.predict(network, unet.images(slices, np.array([index]), **given))
             found[task, method] = mask[0], unet.dice(mask, true).dice[0]
     flair = (slices.images([index], "flair")[0] + 1) / 2
     return Outlines(subject, int(number), flair, slices.brain([index])[0], true[0], found)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +24,11 @@ from mudiff.model.diffusion import slice_seed
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 
-DATASET = "brats"
-"""The paper segments BraTS, the cohort whose masks name the parts of a tumour."""
+DATASET = "brats"  # whose masks name the parts of a tumour; the paper segments it
 
 REGIONS = {
-    "whole": "Whole tumour",
-    "necrotic": "Necrotic core",
-    "oedema": "Oedema",
-    "enhancing": "Enhancing tumour",
-}
+    "whole": "Whole tumour", "necrotic": "Necrotic core", "oedema": "Oedema", "enhancing": "Enhancing tumour",
+}  # fmt: skip
 """What Dice is computed of, and its name in tables; the whole tumour is the union of the classes."""
 
 
@@ -50,12 +45,11 @@ class Recipe:
     seed: int = 1024
 
 
-RECIPES = {
+RECIPES = {  # profile -> recipe
     "smoke": Recipe(channels=(8, 16, 32), residual_units=1, epochs=2, batch_size=4, learning_rate=5e-3),
     "demo": Recipe(channels=(16, 32, 64, 128), epochs=18, batch_size=16, learning_rate=3e-3),
     "paper": Recipe(),
 }
-"""Profile -> recipe."""
 
 
 class Features(nn.Module):
@@ -77,26 +71,14 @@ class Features(nn.Module):
         return block(x).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
 
 
-# Images, masks and Dice
-
-
-def images(
-    slices: Slices, indices: np.ndarray, replaced: Mapping[str, np.ndarray] | None = None
-) -> np.ndarray:
+def images(slices: Slices, indices: np.ndarray, **replaced: np.ndarray) -> np.ndarray:
     """Return the network's input, float32 (N, 4, S, S) in [0, 1]; `replaced` contrasts are given as (N, S, S)."""
-    given = replaced or {}
-    stacks = [given[c] if c in given else (slices.images(indices, c) + 1) / 2 for c in slices.contrasts]
+    stacks = [replaced[c] if c in replaced else (slices.images(indices, c) + 1) / 2 for c in slices.contrasts]
     return np.stack(stacks, axis=1)
 
 
 def truth(slices: Slices, subject: str) -> np.ndarray:
-    """Return the true classes of a subject, uint8 (Z, S, S): 1 necrotic, 2 oedema, 3 enhancing.
-
-    Raises
-    ------
-    MudiffError
-        If there are other labels than 0 to 4, or both 3 and 4, of which each means enhancing tumour.
-    """
+    """Return the true classes of a subject, uint8 (Z, S, S): 1 necrotic, 2 oedema, 3 enhancing (3 or 4 in masks)."""
     labels = slices.lesion(slices.subject(subject))
     found = set(np.unique(labels).tolist())
     if not found <= {0, 1, 2, 3, 4} or {3, 4} <= found:
@@ -111,11 +93,8 @@ def predict(network: nn.Module, inputs: np.ndarray, batch: int = 32) -> np.ndarr
     """Return the most likely class of every pixel, uint8 (N, S, S), of `images` (N, 4, S, S)."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        parts = [
-            network(part.to(device)).argmax(dim=1).byte().cpu()
-            for part in torch.from_numpy(inputs).split(batch)
-        ]
-    return torch.cat(parts).numpy()
+        parts = [network(x.to(device)).argmax(dim=1).byte() for x in torch.from_numpy(inputs).split(batch)]
+    return torch.cat(parts).cpu().numpy()
 
 
 def dice(predicted: np.ndarray, true: np.ndarray) -> pd.DataFrame:
@@ -133,32 +112,25 @@ def dice(predicted: np.ndarray, true: np.ndarray) -> pd.DataFrame:
     return frame.astype({"dice": float, "invented": "Int64"})
 
 
-def score(network: nn.Module, slices: Slices, folders: Mapping[str, Path] | None = None) -> pd.DataFrame:
-    """Segment every subject and return its `dice`, with the column subject.
-
-    `folders` has the synthetic slices of each contrast that is replaced.
-    """
+def score(network: nn.Module, slices: Slices, **folders: Path) -> pd.DataFrame:
+    """Return the `dice` of every subject (column subject); `folders` have the syntheses of replaced contrasts."""
     frames = []
     for subject in slices.subjects:
-        indices = slices.subject(subject)
-        replaced = {c: sample.read_synthetic(folder, subject) for c, folder in (folders or {}).items()}
-        predicted = predict(network, images(slices, indices, replaced))
+        replaced = {c: sample.read_synthetic(folder, subject) for c, folder in folders.items()}
+        predicted = predict(network, images(slices, slices.subject(subject), **replaced))
         frames.append(dice(predicted, truth(slices, subject)).assign(subject=subject))
     return pd.concat(frames, ignore_index=True)
-
-
-# Training
 
 
 def build(recipe: Recipe) -> nn.Module:
     """Return MONAI's U-Net with weights that follow from the recipe's seed."""
     from monai.networks.nets import UNet
 
+    strides = (2,) * (len(recipe.channels) - 1)
     # MONAI initialises from the global random state: lend it one that starts from the seed.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(slice_seed(recipe.seed, "segment", "weights"))
-        sizes = {"channels": recipe.channels, "strides": (2,) * (len(recipe.channels) - 1)}
-        return UNet(2, 4, 4, **sizes, num_res_units=recipe.residual_units, norm="BATCH")
+        return UNet(2, 4, 4, recipe.channels, strides, num_res_units=recipe.residual_units, norm="BATCH")
 
 
 def folder(profile: str) -> Path:
@@ -166,40 +138,30 @@ def folder(profile: str) -> Path:
     return paths.analysis(profile, "segmentation")
 
 
-def train(profile: str, recipe: Recipe | None = None, device: torch.device | None = None) -> nn.Module:
+def train(profile: str, recipe: Recipe | None = None) -> nn.Module:
     """Return the profile's network in evaluation mode; it is trained only where there is none of recipe and data.
 
-    The loss is MONAI's Dice + cross-entropy. The weights of the epoch with the best Dice of the whole tumour over the
-    validation subjects are kept (the last one's if none has a tumour), beside the log ``training.csv``: epoch,
-    loss, dice, chosen.
-
-    Raises
-    ------
-    MudiffError
-        If nothing is prepared, or no training subject has a tumour.
+    The loss is MONAI's Dice + cross-entropy. Kept are the weights of the best mean Dice of the whole tumour over the
+    validation subjects (the last epoch's if none has a tumour), and ``training.csv``: epoch, loss, dice, chosen.
     """
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
 
     recipe = recipe or RECIPES[profile]
     prepared, file = paths.prepared(profile, DATASET), folder(profile) / "weights.safetensors"
     data = dataset.check(prepared, profiles.preparation(profile, DATASET))
     made_from = {"recipe": json.dumps(dataclasses.asdict(recipe)), "data": data}
-    network = build(recipe).to(device or runs.default_device())
-    if _metadata(file) != made_from:
+    network = build(recipe).to(runs.default_device())
+    found = None  # missing or damaged
+    with contextlib.suppress(SafetensorError, OSError), safe_open(file, "pt") as opened:
+        found = opened.metadata()
+    if found != made_from:
         log, weights = _train(network, recipe, prepared)
         paths.write_text(folder(profile) / "training.csv", log.to_csv(index=False, lineterminator="\n"))
         with paths.atomic_write(file) as temporary:
             save_file(weights, temporary, made_from)
     network.load_state_dict(load_file(file))
     return network.eval()
-
-
-def _metadata(file: Path) -> dict[str, str] | None:
-    from safetensors import SafetensorError, safe_open
-
-    with contextlib.suppress(SafetensorError, OSError), safe_open(file, "pt") as opened:
-        return opened.metadata()
-    return None  # missing or damaged
 
 
 def _train(network: nn.Module, recipe: Recipe, prepared: Path) -> tuple[pd.DataFrame, dict[str, Tensor]]:
@@ -214,16 +176,17 @@ def _train(network: nn.Module, recipe: Recipe, prepared: Path) -> tuple[pd.DataF
     rows, best, weights = [], -math.inf, {}
     for epoch in tqdm(range(recipe.epochs), desc="segmentation", unit="epoch", disable=None):
         rng = np.random.default_rng(slice_seed(recipe.seed, "segment", epoch))
-        for group in adam.param_groups:
-            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+        adam.param_groups[0]["lr"] = (
+            recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+        )
         # All slices with tumour and some without, drawn anew in each epoch.
         some = rng.permutation(free)[: round(recipe.healthy * len(with_tumour))]
         order = rng.permutation(np.concatenate([with_tumour, some]))
         loss = _epoch(network.train(), adam, training, order, recipe.batch_size, rng)
         found = score(network.eval(), validation)
         reached = float(found.dice[found.region == "whole"].mean())  # NaN where no subject has a tumour
-        if not reached <= best:  # also where it is NaN
-            best = reached if math.isfinite(reached) else best
+        if not reached <= best:  # also where it is NaN; it is so in every epoch or in none
+            best = reached
             weights = {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
             chosen = epoch
         rows.append({"epoch": epoch, "loss": loss, "dice": reached})
@@ -236,13 +199,9 @@ def ill(slices: Slices) -> np.ndarray:
 
 
 def _epoch(
-    network: nn.Module,
-    adam: torch.optim.Optimizer,
-    slices: Slices,
-    order: np.ndarray,
-    batch_size: int,
+    network: nn.Module, adam: torch.optim.Optimizer, slices: Slices, order: np.ndarray, batch_size: int,
     rng: np.random.Generator,
-) -> float:
+) -> float:  # fmt: skip
     """Train on the slices of one epoch, half of them mirrored left to right, and return the mean loss."""
     from monai.losses import DiceCELoss
 

@@ -13,35 +13,32 @@ from mudiff.settings import Settings
 
 
 class Adversarial(Method):
-    """A generator that maps the conditions to the target in one pass, and a critic of its images.
+    """A generator of the target in one pass and a critic: least squares (Mao et al. 2017) and L1.
 
-    Subclasses set `generator` and `critic`, call `_finish`, and change what differs. The losses here are least
-    squares (Mao et al. 2017) and L1; `critic_first` is the order of the two steps on each batch.
+    Subclasses set `generator` and `critic`, call `_finish`, and change what differs.
     """
 
     training_only = ("critic.",)
-    critic_first = True
-    generator: nn.Module
+    turns = ("critic", "generator")  # the order of the two steps on each batch
+    generator: nn.Module  # conditions (B, n, H, W) -> (B, C, H, W), the target first
     critic: nn.Module
 
     def _finish(self, generator: torch.Generator, factor: int, least: int) -> None:
-        """Check the image size, draw the weights and make the optimisers."""
+        """Check the image size, draw the weights (Isola et al., 6.2) and make the optimisers."""
         settings = self.settings
         if settings.image_size % factor or settings.image_size < least:
             raise MudiffError(
                 f"setting image_size = {settings.image_size}: method {settings.method} takes multiples of "
                 f"{factor}, from {factor * math.ceil(least / factor)} pixels up."
             )
-        initialise_normal(self, generator)
-        rates = {"generator": settings.learning_rate, "critic": settings.critic_learning_rate}
-        self.optimisers = {
-            name: torch.optim.Adam(getattr(self, name).parameters(), rate, (settings.beta1, settings.beta2))
-            for name, rate in rates.items()
-        }
-
-    def generate(self, conditions: Tensor) -> Tensor:
-        """Return the generator's output (B, C, H, W), the target in its first channel."""
-        return self.generator(conditions)
+        for name, values in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(values)
+            else:  # around 1 for the scales of normalisation, the only vectors
+                nn.init.normal_(values, float(values.ndim == 1), 0.02, generator)
+        for name, rate in (("generator", settings.learning_rate), ("critic", settings.critic_learning_rate)):
+            parameters = getattr(self, name).parameters()
+            self.optimisers[name] = torch.optim.Adam(parameters, rate, (settings.beta1, settings.beta2))
 
     def judge(self, batch: Batch, image: Tensor) -> Tensor:
         """Return logits (B, 1, h, w), one per patch, of the image beside the conditions."""
@@ -63,27 +60,26 @@ class Adversarial(Method):
             "supervised": self.settings.weight_supervised * F.l1_loss(fake[:, :1].float(), batch.target),
         }
 
-    def _critic_loss(self, batch: Batch, fake: Tensor) -> Loss:
+    def _loss(self, name: str, batch: Batch, fake: Tensor) -> Loss:
         with self._autocast():
-            terms = self.critic_losses(batch, fake.detach())
-        return sum(terms.values()), terms
-
-    def _generator_loss(self, batch: Batch, fake: Tensor) -> Loss:
-        with self._autocast(), frozen(self.critic):
-            terms = self.generator_losses(batch, fake)
+            if name == "critic":
+                terms = self.critic_losses(batch, fake.detach())
+            else:
+                with frozen(self.critic):
+                    terms = self.generator_losses(batch, fake)
         return sum(terms.values()), terms
 
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step of the critic and one of the generator on the same generated images."""
+        random = torch.Generator(self.device).manual_seed(slice_seed("dropout", *batch.seeds.tolist()))
         for layer in self.modules():
             if isinstance(layer, SeededDropout):
-                layer.seed(batch.seeds, self.device)
+                layer.random = random
         with self._autocast():
-            fake = self.generate(batch.conditions)
-        turns = [("critic", self._critic_loss), ("generator", self._generator_loss)]
+            fake = self.generator(batch.conditions)
         values: dict[str, Tensor] = {}
-        for name, loss in turns if self.critic_first else turns[::-1]:
-            values |= self._minimise(name, loss, batch, fake)
+        for name in self.turns:
+            values |= self._minimise(name, self._loss, name, batch, fake)
         return values
 
     @torch.inference_mode()
@@ -92,7 +88,7 @@ class Adversarial(Method):
         training = self.training
         self.eval()  # no dropout; in training, BatchNorm would mix the images of a batch, and remember them
         with self._autocast():
-            x = self.generate(conditions)[:, :1].float().clamp(-1, 1)
+            x = self.generator(conditions)[:, :1].float().clamp(-1, 1)
         self.train(training)
         return x
 
@@ -100,29 +96,17 @@ class Adversarial(Method):
 class SeededDropout(nn.Module):
     """Dropout whose random numbers follow from the batch's seeds; the identity in sampling."""
 
+    random: torch.Generator  # of this training step, on the network's device: masks are too large to move
+
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-
-    def seed(self, seeds: Tensor, device: torch.device) -> None:
-        """Start the random numbers of a training step, on the network's device: masks are too large to move."""
-        self.random = torch.Generator(device).manual_seed(slice_seed("dropout", *seeds.tolist()))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return h, in training with a share p of its values set to zero and the others scaled up."""
         if not self.training or self.p == 0:
             return h
         return h * (torch.rand(h.shape, generator=self.random, device=h.device) >= self.p) / (1 - self.p)
-
-
-def initialise_normal(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights from N(0, 0.02), normalisation scales from N(1, 0.02), and set biases to 0 (Isola et al., 6.2)."""
-    for layer in module.modules():
-        if isinstance(getattr(layer, "weight", None), nn.Parameter):
-            mean = float(isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d))
-            layer.weight.data.normal_(mean, 0.02, generator=generator)
-            if layer.bias is not None:
-                layer.bias.data.zero_()
 
 
 def patch_critic(settings: Settings, norm: str | tuple, bias: bool) -> nn.Module:

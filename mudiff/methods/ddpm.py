@@ -14,10 +14,9 @@ from mudiff.settings import Settings
 class DDPM(Method):
     """A U-Net that predicts the noise in x_t, and T steps from pure noise back to an image.
 
-    The paper names the "conventional DDPM" (section "Competing methods") and gives no number for it. From Ho
-    et al. 2020 come the process, the unweighted loss on the noise (their Eq. 14), the sampler (their Algorithm
-    2, with the smaller of their two variances) and the design of the U-Net. The conditions are not in Ho et al.:
-    they join x_t as further channels, clean at every t, as is usual in the translation of medical images.
+    The paper names the "conventional DDPM" (section "Competing methods") without a number. Process, loss (Eq. 14),
+    sampler (Algorithm 2, with the smaller of two variances) and U-Net are those of Ho et al. 2020, which has no
+    conditions: they join x_t as further channels, clean at every t, as is usual for medical images.
     """
 
     several_processes = True
@@ -31,18 +30,16 @@ class DDPM(Method):
                 f"setting steps = {steps}: method ddpm takes more steps than beta_max = {largest:g}."
             )
         # beta_min 0.1 and beta_max 20 are the 1e-4 and 0.02 of Ho et al. at T = 1000; any T has about their process.
-        self.schedule = Schedule(
-            torch.linspace(settings.beta_min, largest, steps, dtype=torch.float64) / steps
-        )
+        betas = torch.linspace(settings.beta_min, largest, steps, dtype=torch.float64) / steps
+        self.schedule = Schedule(betas)
         # MONAI initialises from the global random state: lend it one that starts from the generator.
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.network = unet(settings)
-        betas = (settings.beta1, settings.beta2)
-        self.optimisers = {
-            "generator": torch.optim.Adam(self.network.parameters(), settings.learning_rate, betas)
-        }
+        moments = (settings.beta1, settings.beta2)
+        adam = torch.optim.Adam(self.network.parameters(), settings.learning_rate, moments)
+        self.optimisers = {"generator": adam}
 
     def predict_noise(self, x_t: Tensor, conditions: Tensor, t: Tensor) -> Tensor:
         """Return the noise that the network sees in x_t, (B, 1, H, W), at steps t (B,)."""
@@ -51,9 +48,8 @@ class DDPM(Method):
 
     def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor) -> Tensor:
         """Return the x_0 that the predicted noise leaves (Ho et al., Eq. 15), (B, 1, H, W), clipped to [-1, 1]."""
-        tables = self.schedule.sqrt_alpha_bar, self.schedule.sigma
-        image, noise = (table[t + 1, None, None, None] for table in tables)
-        return ((x_t - noise * self.predict_noise(x_t, conditions, t)) / image).clamp(-1, 1)
+        noise = self.schedule.sigma[t + 1, None, None, None] * self.predict_noise(x_t, conditions, t)
+        return ((x_t - noise) / self.schedule.sqrt_alpha_bar[t + 1, None, None, None]).clamp(-1, 1)
 
     def loss(self, batch: Batch) -> Loss:
         """Return the mean squared error of the noise at a uniform t (Ho et al., Eq. 14)."""
@@ -87,11 +83,7 @@ class DDPM(Method):
 
 
 def unet(settings: Settings) -> nn.Module:
-    """Return MONAI's form of the U-Net of Ho et al. for settings' sizes.
-
-    Two residual blocks a level (three in the decoder) and one attention head at 16 pixels and in the middle are
-    theirs. At width 128 it has 113,672,065 parameters for three conditions, at width 64 28,446,657.
-    """
+    """Return MONAI's form of the U-Net of Ho et al.: one attention head at 16 pixels and one in the middle."""
     from monai.networks.nets import DiffusionModelUNet
 
     levels, size = len(settings.multipliers), settings.image_size
@@ -100,15 +92,9 @@ def unet(settings: Settings) -> nn.Module:
             f"setting image_size = {size}: ddpm takes multiples of {2 ** (levels - 1)} with {levels} multipliers."
         )
     widths = tuple(settings.width * m for m in settings.multipliers)
-    return DiffusionModelUNet(
-        spatial_dims=2,
-        in_channels=1 + len(settings.conditions),
-        out_channels=1,
-        num_res_blocks=settings.blocks,
-        channels=widths,
-        attention_levels=tuple(size // 2**k == settings.attention_at for k in range(levels)),
-        num_head_channels=widths,
-        # Groups of four channels, as the 32 of 128 are. In groups of one, normalisation would take out the
-        # time embedding again, which adds one number to each channel.
-        norm_num_groups=group_count(settings.width),
-    )
+    attention = tuple(size // 2**k == settings.attention_at for k in range(levels))
+    # Groups of four channels, as the 32 of 128 are: in groups of one, normalisation would take out the time embedding
+    # again, which adds one number to each channel.
+    groups = group_count(settings.width)
+    inputs, blocks = 1 + len(settings.conditions), settings.blocks
+    return DiffusionModelUNet(2, inputs, 1, blocks, widths, attention, groups, num_head_channels=widths)

@@ -1,6 +1,6 @@
 """Hi-Net (Zhou et al. 2020): an auto-encoder for each contrast, fused at three scales."""
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,13 @@ from mudiff.methods.adversarial import Adversarial
 from mudiff.methods.base import Batch
 from mudiff.settings import Settings
 
-DOWN, UP = 0.2, 0.0
-"""Slopes of the activations: leaky on the way down, ReLU on the way up."""
+DOWN, UP = 0.2, 0.0  # slopes of the activations: leaky on the way down, ReLU on the way up
 
 
 def _chain(*widths: int, slope: float) -> nn.Sequential:
     """Return 3x3 convolutions, each with BatchNorm and an activation."""
-    layers = (
-        (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.LeakyReLU(slope)) for a, b in pairwise(widths)
-    )
-    return nn.Sequential(*(layer for group in layers for layer in group))
-
-
-def _double(h: Tensor) -> Tensor:
-    return F.interpolate(h, scale_factor=2)
+    layers = ((nn.Conv2d(a, b, 3, 1, 1), nn.BatchNorm2d(b), nn.LeakyReLU(slope)) for a, b in pairwise(widths))
+    return nn.Sequential(*chain.from_iterable(layers))
 
 
 class Encoder(nn.Module):
@@ -38,8 +31,7 @@ class Encoder(nn.Module):
         """Return the halved features of each stage, of an image (B, 1, H, W)."""
         features = []
         for stage in self.stages:
-            h = F.max_pool2d(stage(h), 2)
-            features.append(h)
+            features.append(h := F.max_pool2d(stage(h), 2))
         return features
 
 
@@ -55,7 +47,7 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Return the contrast (B, 1, H, W) in [-1, 1]."""
         for k, stage in enumerate(self.stages):
-            h = stage(_double(h) if k else h)
+            h = stage(F.interpolate(h, scale_factor=2) if k else h)
         return torch.tanh(self.last(h))
 
 
@@ -98,10 +90,9 @@ class FusionNetwork(nn.Module):
             h = fusion(features, F.max_pool2d(h, 2))
         h = self.widen(self.bottleneck(h))
         for fusion, features in zip(self.up, reversed(scales), strict=True):
-            h = _double(fusion(features, h))
-        target = torch.tanh(self.last(self.end(h)))
-        deepest = [decoder(features[-1]) for decoder, features in zip(self.decoders, encoded, strict=True)]
-        return torch.cat([target, *deepest], dim=1)
+            h = F.interpolate(fusion(features, h), scale_factor=2)
+        own = [decoder(features[-1]) for decoder, features in zip(self.decoders, encoded, strict=True)]
+        return torch.cat([torch.tanh(self.last(self.end(h))), *own], dim=1)
 
 
 class ImageCritic(nn.Module):
@@ -116,20 +107,18 @@ class ImageCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 1, h, w) of x (B, 1, H, W)."""
-        h = F.leaky_relu(self.down[0](x), 0.2)
-        for conv, norm in zip(self.down[1:], self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
-        return self.last(h)
+        for conv, norm in zip(self.down, (nn.Identity(), *self.norms), strict=True):
+            x = F.leaky_relu(norm(conv(x)), 0.2)
+        return self.last(x)
 
 
 class HiNet(Adversarial):
     """Fusion network and unconditional critic: least squares, L1 (100), reconstructions (20).
 
-    Trained on whole slices in place of four overlapping corners of 128 pixels; BatchNorm with torch's own
-    epsilon (the released critic passes 0.8 in its place). The generator steps before the critic.
+    Whole slices in place of four overlapping corners of 128 pixels; the released critic's BatchNorm has epsilon 0.8.
     """
 
-    critic_first = False
+    turns = ("generator", "critic")
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
@@ -143,8 +132,6 @@ class HiNet(Adversarial):
 
     def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Return the adversarial term, L1 of the target, and L1 summed over the reconstructions."""
-        n = batch.conditions.shape[1]
-        reconstruction = (
-            self.settings.weight_reconstruction * n * F.l1_loss(fake[:, 1:].float(), batch.conditions)
-        )
+        weight = self.settings.weight_reconstruction * batch.conditions.shape[1]
+        reconstruction = weight * F.l1_loss(fake[:, 1:].float(), batch.conditions)
         return super().generator_losses(batch, fake) | {"reconstruction": reconstruction}

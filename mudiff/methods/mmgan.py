@@ -14,28 +14,23 @@ from mudiff.settings import Settings
 class UNet(nn.Module):
     """The generator: a U-Net like that of Pix2Pix, with another order of its layers and another end.
 
-    Instance normalisation but at the first and the innermost level; dropout from the fourth halving on and
-    mirrored; the end doubles by repeating pixels and smooths with a 4x4 convolution.
+    Dropout from the fourth halving on and mirrored; the end repeats pixels and smooths with a 4x4 convolution.
     """
 
     def __init__(self, channels: int, settings: Settings) -> None:
         super().__init__()
-        levels = settings.levels
-        widths = [settings.width * min(2**k, 8) for k in range(levels)]
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise([channels, *widths])
-        )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(widths[k] * (1 if k == levels - 1 else 2), widths[k - 1], 4, 2, 1, bias=False)
-            for k in reversed(range(1, levels))
-        )
+        widths = [settings.width * min(2**k, 8) for k in range(settings.levels)]
+        pairs = pairwise([channels, *widths])
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairs)
+        pairs = pairwise([widths[-1], *(2 * w for w in reversed(widths[:-1]))])
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b // 2, 4, 2, 1, bias=False) for a, b in pairs)
         self.last = nn.Conv2d(2 * widths[0], channels, 4, padding=1)
         self.drop = SeededDropout(settings.dropout)
 
-    def forward(self, stack: Tensor) -> Tensor:
-        """Return all contrasts (B, n+1, H, W) in [-1, 1] of the imputed stack (B, n+1, H, W)."""
-        levels = len(self.down)
-        skips, h = [], stack
+    def forward(self, y: Tensor) -> Tensor:
+        """Return the target (B, 1, H, W) in [-1, 1] of the conditions y (B, n, H, W); their outputs are not used."""
+        levels, skips = len(self.down), []
+        h = F.pad(y, (0, 0, 0, 0, 1, 0), value=-1.0)  # (B, 1+n, H, W), the missing contrast imputed
         for k, conv in enumerate(self.down):
             h = conv(h)
             h = F.leaky_relu(h if k in (0, levels - 1) else F.instance_norm(h), 0.2)
@@ -44,10 +39,9 @@ class UNet(nn.Module):
         h = skips.pop()
         for k, conv in enumerate(self.up):
             h = F.relu(F.instance_norm(conv(h)))
-            h = self.drop(h) if k < levels - 4 else h
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([self.drop(h) if k < levels - 4 else h, skips.pop()], dim=1)
         h = F.pad(F.interpolate(h, scale_factor=2), (1, 0, 1, 0))  # makes up for the even kernel
-        return torch.tanh(self.last(h))
+        return torch.tanh(self.last(h))[:, :1]
 
 
 class StackCritic(nn.Module):
@@ -63,22 +57,20 @@ class StackCritic(nn.Module):
         """Return logits (B, n+1, h, w) of the stack and the true stack, (B, n+1, H, W) each."""
         h = torch.cat([stack, true], dim=1)
         for k, conv in enumerate(self.down):
-            h = conv(h)
-            h = F.leaky_relu(F.instance_norm(h) if k else h, 0.2)
+            h = F.leaky_relu(F.instance_norm(conv(h)) if k else conv(h), 0.2)
         return self.last(F.pad(h, (1, 0, 1, 0)))
 
 
 class MMGAN(Adversarial):
     """One stack of all contrasts, target first, with a fixed scenario: the target is the missing one.
 
-    Implicit conditioning: the missing contrast is imputed black (-1, which is the zero of the text), the
-    given ones replace their own outputs, L1 counts the missing one alone, and the critic's label of a
-    generated stack is 0 in the missing contrast only. With one scenario the curriculum is void. Output tanh and
-    the common normalisation take the place of ReLU and division by the mean. The adversarial gradient reaches
-    the generator; one of the released scripts cuts it.
+    Implicit conditioning: the missing contrast is imputed black (-1, the zero of the text), the given ones replace
+    their own outputs, L1 counts the missing one alone, and the critic's label of a generated stack is 0 there only.
+    With one scenario the curriculum is void; tanh and the common normalisation replace ReLU and division by the
+    mean. The adversarial gradient reaches the generator; one of the released scripts cuts it.
     """
 
-    critic_first = False
+    turns = ("generator", "critic")
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
@@ -86,18 +78,12 @@ class MMGAN(Adversarial):
         self.generator, self.critic = UNet(channels, settings), StackCritic(channels, settings)
         self._finish(generator, 2**settings.levels, 2 ** (settings.critic_blocks + 1))
 
-    def generate(self, conditions: Tensor) -> Tensor:
-        """Return the target (B, 1, H, W); what the network makes of the given contrasts is not used."""
-        missing = torch.full_like(conditions[:, :1], -1.0)
-        return self.generator(torch.cat([missing, conditions], dim=1))[:, :1]
-
     def judge(self, batch: Batch, image: Tensor) -> Tensor:
         """Return logits (B, n+1, h, w) of the stack with the image as target, beside the true stack."""
-        stacks = (torch.cat([target, batch.conditions], dim=1) for target in (image, batch.target))
-        return self.critic(*stacks)
+        return self.critic(*(torch.cat([x, batch.conditions], dim=1) for x in (image, batch.target)))
 
     def critic_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Return half the squared distance of the true stack from 1 and of the other from its labels."""
+        """Return half the squared distances of the true stack from 1 and of the other from its labels."""
         real, fake = self.judge(batch, batch.target), self.judge(batch, fake)
         labels = torch.ones_like(fake)
         labels[:, 0] = 0.0  # the missing contrast

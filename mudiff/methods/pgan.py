@@ -19,7 +19,7 @@ def _reflecting(inputs: int, outputs: int, size: int) -> nn.Conv2d:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with instance normalisation around an identity; dropout between them."""
+    """Two 3x3 convolutions, normalised, with dropout between them, beside an identity."""
 
     def __init__(self, width: int, drop: nn.Module) -> None:
         super().__init__()
@@ -46,22 +46,13 @@ class ResNet(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Return the target (B, 1, H, W) in [-1, 1] of the conditions y (B, n, H, W)."""
         h = y
-        for conv in (self.first, *self.down):
-            h = F.relu(F.instance_norm(conv(h)))
-        h = self.blocks(h)
-        for conv in self.up:
-            h = F.relu(F.instance_norm(conv(h)))
+        for layer in (self.first, *self.down, self.blocks, *self.up):
+            h = layer(h) if layer is self.blocks else F.relu(F.instance_norm(layer(h)))
         return torch.tanh(self.last(h))
 
 
 def vgg16_features(path: Path) -> nn.Sequential:
-    """Return VGG16 up to ``relu2_2`` (Simonyan and Zisserman 2015), from a file with torchvision's names.
-
-    Raises
-    ------
-    MudiffError
-        If the file is missing, unreadable or has other tensors.
-    """
+    """Return VGG16 up to ``relu2_2`` (Simonyan and Zisserman 2015), from a file with torchvision's names."""
     a, b, c, d = (nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 64), (64, 64), (64, 128), (128, 128)))
     layers = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.MaxPool2d(2), c, nn.ReLU(), d, nn.ReLU())
     advice = "give torchvision's vgg16 file, or leave setting vgg16 empty"
@@ -69,7 +60,7 @@ def vgg16_features(path: Path) -> nn.Sequential:
     try:
         layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip()
         raise MudiffError(f"{path}: no weights of VGG16 ({reason}); {advice}.") from None
     return layers.requires_grad_(False)
 
@@ -77,8 +68,7 @@ def vgg16_features(path: Path) -> nn.Sequential:
 class PGAN(Adversarial):
     """ResNet and conditional PatchGAN: least squares, L1 (100) and, with a weights file, VGG16 features (100).
 
-    The features are compared without ImageNet normalisation, for every image of the batch (the released code
-    takes the first alone). Without a file (`settings.vgg16`) the perceptual term is off.
+    Those are compared without ImageNet normalisation, for every image (the released code takes the first alone).
     """
 
     features: tuple[nn.Module, ...] = ()  # VGG16; in a tuple, so that it is no part of the weights
@@ -94,9 +84,7 @@ class PGAN(Adversarial):
         if self.settings.vgg16:
             self.features = (vgg16_features(Path(self.settings.vgg16)).to(self.device),)
         else:
-            print(
-                "pGAN: no weights of VGG16 (setting vgg16): no perceptual term in training.", file=sys.stderr
-            )
+            print("pGAN: setting vgg16 is empty: no perceptual term in training.", file=sys.stderr)
 
     def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Return the adversarial term, L1, and L1 of the features."""

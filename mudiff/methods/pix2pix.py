@@ -33,10 +33,9 @@ class UNet(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Return the target (B, 1, H, W) in [-1, 1] of the conditions y (B, n, H, W)."""
-        skips, h = [], y
-        for level in self.down:
-            h = level(F.leaky_relu(h, 0.2) if skips else h)
-            skips.append(h)
+        skips = [self.down[0](y)]
+        for level in self.down[1:]:
+            skips.append(level(F.leaky_relu(skips[-1], 0.2)))
         h = self.up[0](F.relu(skips.pop()))
         for k, level in enumerate(self.up[1:], start=1):
             h = level(F.relu(torch.cat([skips.pop(), h], dim=1)))
@@ -45,18 +44,14 @@ class UNet(nn.Module):
 
 
 def image_norm(channels: int) -> nn.Module:
-    """Return what BatchNorm is at the published batch of one: each image's own statistics, learnt scale and shift.
-
-    So neither the common batch size changes the method nor the batch a result.
-    """
+    """Return what BatchNorm is at the published batch of one, so that no other batch size changes the method."""
     return nn.InstanceNorm2d(channels, affine=True)
 
 
 class Pix2Pix(Adversarial):
-    """U-Net and conditional PatchGAN: cross-entropy of the patches and L1 (weight 100).
+    """U-Net and conditional PatchGAN: cross-entropy of the patches and L1 (100), BatchNorm of each image alone.
 
-    BatchNorm has the statistics of each image alone (`image_norm`), dropout is off in sampling, and there is
-    no augmentation, as for every method here.
+    Dropout is off in sampling, and there is no augmentation, as for every method here.
     """
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:

@@ -27,12 +27,8 @@ def fig4d(
 
     Parameters
     ----------
-    flair : array (S, S)
-        In [0, 1].
-    brain : array of bool (S, S)
-        What is shown.
-    true : array (S, S)
-        Classes 0 to 3.
+    flair, brain, true : array (S, S)
+        Image in [0, 1], mask of what is shown, classes 0 to 3.
     found : mapping of (str, str) to (array (S, S), float)
         Task and method -> classes and Dice of the whole tumour; the task without replaced contrasts comes first.
     tasks : mapping of str to sequence of str
@@ -46,10 +42,9 @@ def fig4d(
     with style.style():
         figure = style.new_figure(1.25 * (1 + len(columns)) + 0.3, 1.45 * len(methods) + 0.7)
         axes = figure.subplots(len(methods), 1 + len(columns), squeeze=False)
-        for axis, mask, name in zip(
-            axes[:, 0], ((true, None), found[complete]), ("Ground truth", "Complete (real)"), strict=True
-        ):
-            _panel(axis, flair, brain, *mask, sides=name == "Ground truth")
+        first = {"Ground truth": (true, None), "Complete (real)": found[complete]}
+        for axis, (name, mask) in zip(axes[:, 0], first.items(), strict=True):
+            _panel(axis, flair, brain, *mask)
             axis.set_title(name, fontsize=8.5)
         for line, task in zip(axes.T[1:], columns, strict=True):
             for axis, method in zip(line, methods, strict=True):
@@ -63,17 +58,10 @@ def fig4d(
     return figure
 
 
-def _panel(
-    axis: "Axes",
-    flair: np.ndarray,
-    brain: np.ndarray,
-    mask: np.ndarray,
-    dice: float | None,
-    sides: bool = False,
-) -> None:
+def _panel(axis: "Axes", flair: np.ndarray, brain: np.ndarray, mask: np.ndarray, dice: float | None) -> None:
     from matplotlib.colors import to_rgba
 
-    style.show(axis, flair, "flair", "top" if sides else "")
+    style.show(axis, flair, "flair", "" if dice is not None else "top")  # the sides on the truth alone
     axis.imshow(np.array([(0, 0, 0, 0), *(to_rgba(colour, 0.75) for colour in COLOURS.values())])[mask])
     style.crop(axis, style.square(brain))
     if dice is not None:

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SHAPE, head
+from test_unet import prepare_subjects
 from torch import nn
 
 from mudiff import paths
 from mudiff.analyses import segmentation, unet
-from mudiff.data import dataset, datasets, prepare
+from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import statistics
 from mudiff.plots import segmentation as plots
-from mudiff.training import profiles
 
 SHADES = {"mudiff": 0.9, "syndiff": 0.7, "linear": 0.3}  # of the truth, as stand-ins for syntheses
 CONTRASTS = datasets.dataset("brats").contrasts
@@ -33,29 +33,19 @@ class Threshold(nn.Module):
         return torch.stack([0.5 + 0 * bright, 0 * bright, bright, 0 * bright], dim=1)
 
 
-def tumour(size):
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[6 : 6 + size, 9:17, 4:8] = 2
-    return mask
-
-
 @pytest.fixture
 def cohort(tmp_path, write_subject, rng, monkeypatch):
     """Prepare test subjects; FLAIR is dark outside the tumour and graded in it, so that shades lose voxels."""
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    grade = np.linspace(350, 500, SHAPE[1])[None, :, None]
 
     def write(*sizes):
-        rows = []
+        subjects = []
         for i, size in enumerate((4, *sizes)):
-            name, mask = f"Brats18_{i}_1", tumour(size)
-            grade = np.linspace(350, 500, SHAPE[1])[None, :, None]
-            flair = np.where(mask > 0, grade, 0.2 * head(rng)).astype(np.int16)
-            write_subject(tmp_path / "raw", name, flair=flair, seg=mask)
-            rows.append((name, "test" if i else "train", ""))
-        manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
-        folder = paths.prepared("smoke", "brats")
-        prepare.prepare(profiles.preparation("smoke", "brats"), tmp_path / "raw", manifest, folder, 1).check()
-        slices = dataset.open_slices(folder, "test")
+            mask = np.zeros(SHAPE, np.uint8)
+            mask[6 : 6 + size, 9:17, 4:8] = 2
+            subjects.append(("test" if i else "train", np.where(mask > 0, grade, 0.2 * head(rng)), mask))
+        slices = dataset.open_slices(prepare_subjects(write_subject, subjects), "test")
         for contrast in CONTRASTS:
             for method, shade in SHADES.items():
                 folder = segmentation.synthetic("smoke", contrast, method)
@@ -84,9 +74,8 @@ def made_up(rng, n=6):
             for region in unet.REGIONS:
                 for i in range(n):
                     value = 0.9 - 0.02 * i - loss + 0.002 * rng.normal()
-                    rows.append(
-                        (task, method, region, f"s{i}", np.nan if region == "necrotic" and not i else value)
-                    )
+                    value = np.nan if region == "necrotic" and not i else value
+                    rows.append((task, method, region, f"s{i}", value))
     return pd.DataFrame(rows, columns=["task", "method", "region", "subject", "dice"])
 
 
@@ -95,16 +84,14 @@ def test_only_the_inputs_of_a_task_are_replaced(slices):
     assert set(segmentation.TASKS["F"]) == set(CONTRASTS)
     network = Threshold()
     segmentation.evaluate("smoke", network)
-    tasks = segmentation.TASKS.items()
-    order = [(t, m) for t, replaced in tasks for m in (segmentation.METHODS if replaced else ("real",))]
-    shown = iter(network.seen)
-    for task, method in order:
+    tasks, shown = segmentation.TASKS.items(), iter(network.seen)
+    for replaced, method in ((r, m) for _, r in tasks for m in (segmentation.METHODS if r else ("real",))):
         for subject in slices.subjects:
             x = next(shown).numpy()
             for place, contrast in enumerate(CONTRASTS):
                 true = (slices.images(slices.subject(subject), contrast) + 1) / 2
-                shade = SHADES[method] if contrast in segmentation.TASKS[task] else 1
-                assert np.allclose(x[:, place], shade * true, atol=2e-5), (task, method, contrast)
+                shade = SHADES[method] if contrast in replaced else 1
+                assert np.allclose(x[:, place], shade * true, atol=2e-5), (replaced, method, contrast)
     assert next(shown, None) is None
 
 
@@ -157,14 +144,12 @@ def test_differences_are_paired_and_signed(rng):
     found = segmentation.differences(frame, ["whole", "necrotic"])
     assert len(found) == 2 * 3 * 6 and (found.n[found.region == "necrotic"] == 5).all()
     row = found[(found.region == "whole") & (found.task == "F") & (found.second == "syndiff")].iloc[0]
-    part = frame[(frame.region == "whole") & (frame.task == "F")].pivot(
-        index="subject", columns="method", values="dice"
-    )
+    part = frame[(frame.region == "whole") & (frame.task == "F")]
+    part = part.pivot(index="subject", columns="method", values="dice")
     expected = statistics.paired(part.mudiff, part.syndiff)
     assert row["first"] == "mudiff" and row.n == 6 and row.difference == pytest.approx(0.08, abs=0.005)
-    assert [row[k] for k in ("difference", "low", "high", "p")] == pytest.approx(
-        [expected[k] for k in ("difference", "low", "high", "p")]
-    )
+    for name in ("difference", "low", "high", "p"):
+        assert row[name] == pytest.approx(expected[name])
     against_real = found[(found.second == "real") & (found["first"] == "mudiff") & (found.region == "whole")]
     assert (against_real.difference < 0).all() and len(against_real) == 6
     family = found[(found.region == "whole") & (found.second == "syndiff")]
@@ -196,7 +181,7 @@ def test_fig4d_shows_the_largest_tumour_once_and_a_column_for_each_task(slices):
     assert np.array_equal(shown.true > 0, slices.lesion([index])[0] > 0)
     shaded = 0.9 * (slices.images([index], "flair") + 1) / 2
     mask, dice = shown.found["B", "mudiff"]
-    fed = unet.predict(Threshold(), unet.images(slices, np.array([index]), {"flair": shaded}))
+    fed = unet.predict(Threshold(), unet.images(slices, np.array([index]), flair=shaded))
     assert np.array_equal(mask, fed[0]) and fed.any() and dice == unet.dice(fed, shown.true[None]).dice[0]
     assert len(shown.found) == 1 + 6 * 2
 
