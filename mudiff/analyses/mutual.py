@@ -32,16 +32,12 @@ WHITE = 65535
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of MU-Diff with its test slices.
+    """A run of MU-Diff with its test slices; what is computed of it is kept in `folder`."""
 
-    What is computed is kept in `folder`; `key` is what it depends on, the hashes of weights and data.
-    """
-
-    run: Path
     method: Method
     slices: Slices
     folder: Path
-    key: tuple[str, str]
+    key: tuple[str, str]  # what it depends on: hashes of weights and data
 
 
 def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method: str = "mudiff") -> Trained:
@@ -62,7 +58,7 @@ def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method:
     data = check(prepared, loaded.settings.preparation())
     key = (cache.file_hash(run / "weights.safetensors"), data)
     folder = paths.analysis(profile, "mutual") / run.name
-    return Trained(run, loaded, open_slices(prepared, "test"), folder, key)
+    return Trained(loaded, open_slices(prepared, "test"), folder, key)
 
 
 # Layers
@@ -135,20 +131,9 @@ def inputs(
 
 @torch.inference_mode()
 def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int = 0) -> pd.DataFrame:
-    """Compute CKA between the layers of F1 and F2, part by part.
+    """Compute CKA between the layers of F1 and F2 at step t, part by part, on `count` slices (or all) in minibatches.
 
-    Both get the same `inputs`; F2 also gets F1's prediction from them.
-
-    Parameters
-    ----------
-    method, slices
-        A run of MU-Diff and prepared slices.
-    t : int
-        Time step 0 .. T-1.
-    count : int
-        Slices that are drawn (fewer where there are fewer), in minibatches of `cka.BATCH`.
-    seed : int
-        Seed of the choice and of the noise.
+    Both get the same `inputs`; F2 also gets F1's prediction from them. `seed` draws slices and noise.
 
     Returns
     -------
@@ -252,16 +237,9 @@ def alone(method: Method, network: int) -> Method:
 
 
 def scores(trained: Trained, every: int = 1, apart: bool = False) -> pd.DataFrame:
-    """Score the predictions of every test subject, protocol masked, kept.
+    """Score the predictions of every test subject on every k-th slice, protocol masked, kept.
 
-    Parameters
-    ----------
-    trained : Trained
-        The run.
-    every : int
-        1: all slices of a subject; k: every k-th.
-    apart : bool
-        Whether each network also samples alone, from the same noise.
+    With `apart` each network also samples alone, from the same noise.
 
     Returns
     -------

@@ -1,7 +1,6 @@
 """What the explorer computes: a slice, its conditions as they were changed, the synthesis and the masks."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,8 @@ from mudiff.plots import attention as drawings
 from mudiff.synthesis import sample
 
 REGIONS = ("brain", *ZONES, "rectangle")
-REPLACEMENTS = {"background": "empty (all background)", "mean": "its mean in the brain"}
-"""What stands for a condition that is switched off -> in words."""
+REPLACEMENTS = ("background", "mean")
+"""What stands for a condition that is switched off: nothing, or its mean in the brain."""
 
 FIELD = 240.0
 """Assumed field of view in mm: prepared slices do not say how large their pixels are, and motion is in mm."""
@@ -28,46 +27,22 @@ FIELD = 240.0
 KEPT = 32
 """How many syntheses are kept, so that moving a slider back costs nothing."""
 
-Mover = Callable[[np.ndarray, str, float, tuple[float, float, float]], np.ndarray]
-"""Slices (Z, S, S) in [0, 1], subject, strength and voxel sides in mm -> the slices after motion."""
-
-
-def move(stack: np.ndarray, subject: str, strength: float, sides: tuple[float, float, float]) -> np.ndarray:
-    """Add motion to one contrast of a subject, by `mudiff.data.motion`."""
-    return motion.move_stack(stack, motion.draw(subject, strength), sides)
-
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at; fields that change the synthesis come first.
-
-    Attributes
-    ----------
-    place : int
-        The slice, counted within the subject's prepared slices from 0, inferior first.
-    off : tuple of str
-        Conditions that are switched off; `replacement`, one of `REPLACEMENTS`, stands for them.
-    moved : str
-        The condition with motion of `strength` 0 (none) to 3 (severe); "" for none.
-    t : int
-        The sampling step that the masks are of; 0 is the last.
-    network, variant
-        Whose mask, 1 or 2, and how it is made, see `analyses.attention.variants`.
-    region : str
-        One of `REGIONS`; the rectangle has its first and last row and column in `rows` and `columns`.
-    """
+    """What is looked at; the fields that change the synthesis come first."""
 
     subject: str
-    place: int
-    off: tuple[str, ...] = ()
-    replacement: str = "background"
-    moved: str = ""
-    strength: float = 1.0
-    t: int = 0
-    network: int = 2
-    variant: str = "channel_mean"
-    region: str = "brain"
-    rows: tuple[int, int] = (0, 0)
+    place: int  # the slice, counted within the subject's prepared slices, inferior first
+    off: tuple[str, ...] = ()  # conditions that are switched off
+    replacement: str = "background"  # what stands for them, one of `REPLACEMENTS`
+    moved: str = ""  # the condition with motion; "" for none
+    strength: float = 1.0  # of the motion, 0 (none) to 3 (severe)
+    t: int = 0  # the step that the masks are of; 0 is the last
+    network: int = 2  # whose mask, 1 or 2
+    variant: str = "channel_mean"  # how it is made, see `analyses.attention.variants`
+    region: str = "brain"  # one of `REGIONS`
+    rows: tuple[int, int] = (0, 0)  # first and last of the rectangle
     columns: tuple[int, int] = (0, 0)
 
     def unchanged(self) -> "View":
@@ -76,44 +51,29 @@ class View:
 
     def changed(self) -> tuple:
         """Return what decides the synthesis: settings of a change that is not made have no part in it."""
-        moves = (self.moved, self.strength) if self.moved and self.strength else None
-        return (
-            self.subject,
-            self.place,
-            tuple(sorted(self.off)),
-            self.replacement if self.off else None,
-            moves,
-        )
+        replacement = self.replacement if self.off else None
+        motion_of = (self.moved, self.strength) if self.moved and self.strength else None
+        return self.subject, self.place, tuple(sorted(self.off)), replacement, motion_of
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A slice that was synthesised from changed conditions.
+    """A slice from changed conditions: what the networks got, the result, and the attentive masks on the way."""
 
-    Attributes
-    ----------
-    conditions : array (n, S, S)
-        What the networks got, in [0, 1].
-    image : array (S, S)
-        The result, in [0, 1].
-    masks : dict of (str, int, int) to array (S, S)
-        Variant, network (1 or 2) and step -> attentive mask.
-    """
-
-    conditions: np.ndarray
-    image: np.ndarray
-    masks: dict[tuple[str, int, int], np.ndarray]
+    conditions: np.ndarray  # (n, S, S) in [0, 1]
+    image: np.ndarray  # (S, S) in [0, 1]
+    masks: dict[tuple[str, int, int], np.ndarray]  # variant, network and step -> (S, S)
 
 
 class Explorer:
     """A run (from `analyses.attention.open_run`) and its test slices.
 
     `seed` is that of all syntheses: equal noise with and without a change, so that the change alone makes the
-    difference. `mover` adds motion to slices.
+    difference.
     """
 
-    def __init__(self, method: Method, slices: Slices, mover: Mover = move, seed: int = 0) -> None:
-        self.method, self.slices, self.mover, self.seed = method, slices, mover, seed
+    def __init__(self, method: Method, slices: Slices, seed: int = 0) -> None:
+        self.method, self.slices, self.seed = method, slices, seed
         self.names = method.settings.conditions
         self.variants = tuple(variants(method))
         self._kept: dict[tuple, Synthesis] = {}
@@ -191,7 +151,8 @@ class Explorer:
                 FIELD / size,
                 FIELD / size,
             )  # isotropic voxels, a head's usual field of view
-            self._moved = {key: self.mover(stack, view.subject, view.strength, sides)}
+            movement = motion.draw(view.subject, view.strength)
+            self._moved = {key: motion.move_stack(stack, movement, sides)}
         return self._moved[key]
 
     def synthesis(self, view: View) -> Synthesis:
@@ -237,24 +198,23 @@ class Explorer:
         return self._scale
 
     def statistics(self, view: View) -> dict[str, float]:
-        """Return numbers of the view's region; NaN where it is empty.
-
-        Returns
-        -------
-        dict of str to float
-            ``pixels``; ``mask`` and ``mask_sd`` (mean and standard deviation of the mask), ``mask_brain`` (its
-            mean in the brain); ``truth``, ``normal`` and ``changed`` (mean intensities); ``psnr_normal`` and
-            ``psnr_changed`` (masked, dB, against the truth), ``psnr_between`` (of both syntheses).
-        """
+        """Return numbers of the view's region; NaN where it is empty. PSNR is masked, in dB."""
         inside, brain, mask = self.zone(view, view.region), self.zone(view, "brain"), self.mask(view)
         truth, normal, changed = (
             self.truth(view),
             *(self.synthesis(v).image for v in (view.unchanged(), view)),
         )
-        values = {"mask": mask, "truth": truth, "normal": normal, "changed": changed}
-        found = {k: float(v[inside].mean()) if inside.any() else np.nan for k, v in values.items()}
-        found["mask_sd"] = float(mask[inside].std()) if inside.any() else np.nan
-        found["mask_brain"] = float(mask[brain].mean()) if brain.any() else np.nan
-        pairs = {"normal": (truth, normal), "changed": (truth, changed), "between": (normal, changed)}
-        psnr = {f"psnr_{k}": metrics.masked_protocol(*pair, inside)["psnr"] for k, pair in pairs.items()}
-        return {"pixels": int(inside.sum())} | found | psnr
+        psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
+        mean = lambda a, where: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
+        return {
+            "pixels": int(inside.sum()),
+            "mask": mean(mask, inside),
+            "standard deviation of the mask": float(mask[inside].std()) if inside.any() else np.nan,
+            "mask in the brain": mean(mask, brain),
+            "truth": mean(truth, inside),
+            "unchanged": mean(normal, inside),
+            "changed": mean(changed, inside),
+            "PSNR of the unchanged": psnr(truth, normal),
+            "PSNR of the changed": psnr(truth, changed),
+            "PSNR between both": psnr(normal, changed),
+        }

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
@@ -23,18 +24,6 @@ STILL = "The explorer runs in JupyterLab: execute this cell there. The static pa
 
 _LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 _DPI = 80  # of the picture: sharp enough, and small in the notebook's file
-_ROWS = {
-    "pixels": ("pixels", "{:d}"),
-    "mask": ("mask, mean", "{:.4f}"),
-    "mask_sd": ("mask, standard deviation", "{:.4f}"),
-    "mask_brain": ("mask, mean in the brain", "{:.4f}"),
-    "truth": ("intensity of the truth", "{:.3f}"),
-    "normal": ("of the synthesis, unchanged", "{:.3f}"),
-    "changed": ("of the synthesis, changed", "{:.3f}"),
-    "psnr_normal": ("PSNR of the unchanged (dB)", "{:.2f}"),
-    "psnr_changed": ("PSNR of the changed (dB)", "{:.2f}"),
-    "psnr_between": ("PSNR between both (dB)", "{:.2f}"),
-}
 
 
 def changes(view: View) -> str:
@@ -133,14 +122,8 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
 class Panel:
     """The widgets of an explorer; a notebook shows it as the value of a cell.
 
-    Attributes
-    ----------
-    controls : dict of str to Widget
-        Field of `View` -> its widget.
-    picture : Image
-        The view, as PNG.
-    numbers : HTML
-        The statistics of the region, or what is wrong with the choice.
+    `controls` has a widget per field of `View`; `picture` shows the view, `numbers` the statistics of its region, or
+    what is wrong with the choice.
     """
 
     def __init__(self, explorer: Explorer, view: View | None = None) -> None:
@@ -166,7 +149,8 @@ class Panel:
         view = self.view()
         try:
             figure = draw(self.explorer, view)
-            self.numbers.value = _table(self.explorer, view)
+            found = pd.Series(self.explorer.statistics(view)).to_frame(view.region)
+            self.numbers.value = found.to_html(float_format="{:.4g}".format)
         except MudiffError as error:
             self.numbers.value = f"<b>{html.escape(str(error))}</b>"
             return
@@ -203,7 +187,6 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
 
     names = [(datasets.LABELS[name], name) for name in explorer.names]
     kinds = [(drawings.VARIANTS[name], name) for name in explorer.variants]
-    stands = [(text, name) for name, text in REPLACEMENTS.items()]
     last, places = explorer.slices.image_size - 1, len(explorer.slices.subject(view.subject))
     late = {"continuous_update": False}
     steps = explorer.method.schedule.steps
@@ -211,7 +194,7 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
         "subject": w.Dropdown(options=explorer.slices.subjects, value=view.subject, description="subject"),
         "place": w.IntSlider(view.place, 0, places - 1, description="slice", **late),
         "off": w.SelectMultiple(options=names, value=view.off, rows=len(names), description="off"),
-        "replacement": w.Dropdown(options=stands, value=view.replacement, description="replaced by"),
+        "replacement": w.Dropdown(options=REPLACEMENTS, value=view.replacement, description="replaced by"),
         "moved": w.Dropdown(options=[("none", ""), *names], value=view.moved, description="motion in"),
         "strength": w.FloatSlider(view.strength, min=0, max=3, step=0.5, description="strength", **late),
         "t": w.IntSlider(view.t, 0, steps - 1, description="step t", **late),
@@ -221,13 +204,3 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
         "rows": w.IntRangeSlider(value=view.rows, min=0, max=last, description="rows", **late),
         "columns": w.IntRangeSlider(value=view.columns, min=0, max=last, description="columns", **late),
     }
-
-
-def _table(explorer: Explorer, view: View) -> str:
-    """Return the statistics of the view's region as an HTML table."""
-    values = explorer.statistics(view)
-    cells = "".join(
-        f"<tr><td>{text}</td><td style='text-align:right'>{shape.format(values[name])}</td></tr>"
-        for name, (text, shape) in _ROWS.items()
-    )
-    return f"<b>region: {view.region}</b><table>{cells}</table>"

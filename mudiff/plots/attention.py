@@ -57,16 +57,8 @@ def fig5a(
 ) -> "Figure":
     """Draw Fig. 5a: what the contrast-aware adapter takes from each condition, and how much of it in the lesion.
 
-    Parameters
-    ----------
-    maps : mapping of str to mapping of str to array (S, S)
-        Kind (image in [0, 1]; adapted, fused) -> condition -> map.
-    lesion, brain : array of bool (S, S)
-        Of the slice that is shown.
-    ratios : Series
-        Lesion over elsewhere, index name (kind), of (condition) and subject.
-    shown, profile : str
-        What is shown (for the caption), and the name of the profile.
+    `maps` is kind (of `MAPS`) -> condition -> map (S, S) of the slice that `shown` names, images in [0, 1]; `ratios`
+    lesion over elsewhere, by name (kind), of (condition) and subject.
     """
     conditions = list(maps["image"])
     middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (
@@ -121,11 +113,10 @@ def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
     values, colours = {}, {}
     for condition in conditions:
         for kind in MAPS:
-            found = ratios[(ratios.index.get_level_values("name") == kind)
-                           & (ratios.index.get_level_values("of") == condition)].dropna()  # fmt: skip
+            found = ratios[[key[:2] == (kind, condition) for key in ratios.index]].dropna()
             if len(found):
-                values[f"{datasets.LABELS[condition]}, {MAPS[kind]}"] = np.log(found.to_numpy())
-                colours[f"{datasets.LABELS[condition]}, {MAPS[kind]}"] = _COLOURS[kind]
+                name = f"{datasets.LABELS[condition]}, {MAPS[kind]}"
+                values[name], colours[name] = np.log(found.to_numpy()), _COLOURS[kind]
     if not values:
         style.bare(axis)
         axis.text(0.5, 0.5, _NO_LESION, transform=axis.transAxes, ha="center")
@@ -134,7 +125,7 @@ def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
     axis.axvline(0, color="0.7", lw=0.8, zorder=0)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{np.exp(x):.2g}"))
-    axis.set_xlabel("lesion / elsewhere (logarithmic)")
+    axis.set_xlabel("lesion / elsewhere (log)")
 
 
 def fig5b(
@@ -148,18 +139,9 @@ def fig5b(
 ) -> "Figure":
     """Draw Fig. 5b: the attentive masks of both networks, and where in the brain they are high.
 
-    Parameters
-    ----------
-    masks : mapping of int to mapping of (int, str) to array (S, S)
-        Step -> network and variant -> mask of the slice that is shown.
-    images : mapping of int to array (S, S)
-        Step -> the second network's prediction in [0, 1].
-    lesion, brain : array of bool (S, S)
-        Of that slice.
-    changes : DataFrame
-        Zone minus elsewhere: index name (variant or draw), of (network), subject; columns lesion, boundary.
-    shown, profile : str
-        What is shown (for the caption), and the name of the profile.
+    `masks` is step -> network and variant -> mask (S, S) of the slice that `shown` names, `images` step -> the
+    second network's prediction in [0, 1]; `changes` lesion and boundary (columns) minus elsewhere, by name (variant
+    or draw), of (network) and subject.
     """
     columns = 1 + max(map(len, masks.values()))
     with style.style():
@@ -171,13 +153,14 @@ def fig5b(
             row[0].set_ylabel(f"t = {t}")
             row[0].imshow(images[t], cmap="gray", vmin=0, vmax=1)
             style.bare(row[0])
-            for axis, ((network, variant), values) in zip(row[1:], group.items(), strict=True):
+            for axis, values in zip(row[1:], group.values(), strict=True):
                 picture = mask(axis, values, brain, scale)
-                axis.set_title(f"$M_{network}$, {VARIANTS[variant]}" if row is axes[0] else "", fontsize=8)
             for axis in row:
                 outline(axis, lesion)
                 style.crop(axis, style.square(brain))
         axes[0, 0].set_title("$x^{p_2}$")
+        for axis, (network, variant) in zip(axes[0, 1:], group, strict=True):
+            axis.set_title(f"$M_{network}$, {VARIANTS[variant]}", fontsize=8)
         upper.colorbar(picture, ax=list(axes[:, 1:].ravel()), shrink=0.7, pad=0.01, label="M")
         zone_axis, draw_axis = lower.subplots(1, 2, width_ratios=(1.25, 1))
         _zones(zone_axis, changes)

@@ -48,12 +48,7 @@ def matrix(frame: pd.DataFrame, part: str) -> pd.DataFrame:
 def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure":
     """Draw Fig. 2b: CKA between all layers of both encoders, and of both decoders; below, of counterparts.
 
-    Parameters
-    ----------
-    frame, untrained : DataFrame
-        From `analyses.mutual.compare_steps`, one and the same step.
-    profile : str
-        Its name.
+    `frame` and `untrained` are of `analyses.mutual.compare_steps`, one and the same step.
     """
     parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
     side = max(2.6, 0.36 * min(ANNOTATED, max(map(len, parts.values()))))  # inches
@@ -121,18 +116,9 @@ def fig2c(
 ) -> "Figure":
     """Draw Fig. 2c: tau step by step, each loss term over training, and the averaged predictions of the T steps.
 
-    Parameters
-    ----------
-    tau : mapping of (str, str) to mapping of str to array (S, S)
-        Names of a pair of conditions -> the maps of `FEATURES` and `GATES`, means over the channels.
-    log : DataFrame
-        Lines of the run's log; empty where there is none.
-    steps : sequence of mapping
-        From the first step to the last: ``t`` (of the code), ``x_t`` and ``mean`` (of both predictions), in [0, 1].
-    truth, brain : array (S, S)
-        The true slice in [0, 1], and its brain.
-    target, shown, profile : str
-        The target, what the slice is (for the caption), and the profile.
+    `tau` is a pair of names -> maps (S, S) of `FEATURES` and `GATES`, means over the channels; `log` the run's log;
+    `steps` have, from the first to the last, ``t`` (of the code), ``x_t`` and ``mean`` (of both predictions), in
+    [0, 1] as `truth` is; `shown` names the slice in the caption.
     """
     with style.style():
         heights = [1.35 * len(tau) + 0.35, 2.0, 2.75]
@@ -219,12 +205,7 @@ def fig5c(
 ) -> "Figure":
     """Draw Fig. 5c: the predictions of both networks and the mutual one beside the truth, with their errors.
 
-    Parameters
-    ----------
-    rows : sequence of (str, four arrays (S, S), Square)
-        Label; truth, x^{p1}, x^{p2} and mutual in [0, 1]; what is shown of them.
-    target, profile : str
-        Names.
+    `rows` are a label; truth, x^{p1}, x^{p2} and mutual, (S, S) in [0, 1]; and what is shown of them.
     """
     titles = ["truth", "$x^{p_1}$", "$x^{p_2}$", "mutual"]
     titles += [f"{name} − truth" for name in titles[1:]]
@@ -255,12 +236,7 @@ def fig5c(
 def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
     """Draw Fig. 5d: how much better the mutual prediction is than that of each network, subject by subject.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        From `analyses.mutual.scores`.
-    profile : str
-        Its name.
+    `scores` are those of `analyses.mutual.scores`.
     """
     regions = [region for region, part in scores.groupby("region") if part.mae.notna().any()]
     with style.style():
