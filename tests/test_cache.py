@@ -8,14 +8,8 @@ import pytest
 
 from mudiff import cache
 
-FRAME = pd.DataFrame(
-    {
-        "subject": ["NA", "007", 'é,"x'],
-        "slice": pd.array([3, None, 5], "Int64"),
-        "psnr": [0.1 + 0.2, np.inf, np.nan],
-        "held": [True, False, True],
-    }
-)
+COLUMNS = {"subject": ["NA", "007", 'é,"x'], "slice": pd.array([3, None, 5], "Int64")}
+FRAME = pd.DataFrame(COLUMNS | {"psnr": [0.1 + 0.2, np.inf, np.nan], "held": [True, False, True]})
 
 
 def counted(result):
@@ -29,15 +23,11 @@ def counted(result):
     return compute, calls
 
 
-def test_a_frame_is_read_back_as_it_was(tmp_path):
+def test_frames_and_arrays_are_read_back_as_they_were(tmp_path):
     compute, calls = counted(FRAME)
-    path = tmp_path / "scores.csv"
     for _ in range(2):
-        pd.testing.assert_frame_equal(cache.kept(path, compute, "weights", 3), FRAME)
+        pd.testing.assert_frame_equal(cache.kept(tmp_path / "scores.csv", compute, "weights", 3), FRAME)
     assert len(calls) == 1
-
-
-def test_arrays_are_read_back_as_they_were(tmp_path):
     compute, calls = counted({"map": np.arange(6, dtype=np.float32).reshape(2, 3), "t": np.int64(3)})
     for _ in range(2):
         read = cache.kept(tmp_path / "maps.npz", compute)

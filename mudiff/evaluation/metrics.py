@@ -26,8 +26,6 @@ METRICS = ("psnr", "ssim", "mae")
 WINDOW = 7
 """Side of the uniform SSIM window in pixels, the default of scikit-image (F-9: the paper states none)."""
 
-_UNDEFINED = dict.fromkeys(METRICS, math.nan)
-
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Return a float image (S, S) as the released test code saves it: stretched from its own range to 0 to 255 (F-1).
@@ -44,16 +42,10 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 def released_protocol(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False
 ) -> dict[str, float]:
-    """Return the `METRICS` of a pair of 8-bit images as the authors' released code has them, faults included.
+    """Return the `METRICS` of a pair of images as the authors' released code has them, faults included.
 
-    Parameters
-    ----------
-    real, synthetic : array of uint8 (S, S)
-        The images as saved, see `to_uint8`.
-    mask : array (S, S)
-        Brain or lesion, above 0 inside; `dilate` as in `lesion_mask`.
+    The images are uint8 (S, S) as saved (`to_uint8`); the mask is above 0 inside, `dilate`d as by `lesion_mask`.
     """
-    real, synthetic = np.asarray(real), np.asarray(synthetic)
     for name, image in (("real", real), ("synthetic", synthetic)):
         if image.dtype != np.uint8 or image.ndim != 2:
             raise MudiffError(
@@ -63,7 +55,7 @@ def released_protocol(
     _check_shapes(real, synthetic, mask)
     inside = lesion_mask(mask, dilate)
     if not inside.any():
-        return dict(_UNDEFINED)
+        return dict.fromkeys(METRICS, math.nan)
 
     box = _bounding_box(inside)
     # F-5: pixels of the box outside the mask are set to 0 on both sides and stay in every mean.
@@ -75,12 +67,9 @@ def released_protocol(
     # F-8: at the image border the box can stay below the window, where the released code crashes.
     small = min(inside[box].shape) < WINDOW or data_range == 0
     similarity = math.nan if small else structural_similarity(*scaled, data_range=data_range)
-    return {
-        "psnr": _psnr(np.mean((scaled[0] - scaled[1]) ** 2), data_range),
-        "ssim": float(similarity),
-        # F-6: MAE sees the images in [0, 1], PSNR and SSIM see them divided by their means.
-        "mae": float(np.mean(np.abs(unit[0] - unit[1]))),
-    }
+    psnr = _psnr(np.mean((scaled[0] - scaled[1]) ** 2), data_range)
+    # F-6: MAE sees the images in [0, 1], PSNR and SSIM see them divided by their means.
+    return {"psnr": psnr, "ssim": float(similarity), "mae": float(np.mean(np.abs(unit[0] - unit[1])))}
 
 
 def _stretch(image: np.ndarray) -> np.ndarray:
@@ -113,14 +102,8 @@ def masked_protocol(
     """Return the `METRICS` of float images inside a mask, without the faults of the released code.
 
     Nothing is normalised here: the data range is 1. Errors and the SSIM map are averaged over the voxels of the
-    mask alone; the SSIM of a voxel sees its 7x7 neighbourhood, also beyond the mask.
-
-    Parameters
-    ----------
-    real, synthetic : array of float (S, S) or (Z, S, S)
-        Images in [0, 1] of the normalised truth; of a stack all mask voxels are pooled.
-    mask : array, same shape
-        Brain or lesion, above 0 inside; `dilate` as in `lesion_mask`.
+    mask alone; the SSIM of a voxel sees its 7x7 neighbourhood, also beyond the mask. Images (S, S) or (Z, S, S) are
+    in [0, 1] of the normalised truth, of a stack all mask voxels are pooled; `dilate` as in `lesion_mask`.
     """
     inside = lesion_mask(mask, dilate)
     return _pool(_error_maps(real, synthetic, mask, inside), inside)
@@ -147,13 +130,10 @@ def _error_maps(
 def _pool(maps: tuple[np.ndarray, np.ndarray], inside: np.ndarray) -> dict[str, float]:
     """Average error and SSIM maps over the mask."""
     if not inside.any():
-        return dict(_UNDEFINED)
+        return dict.fromkeys(METRICS, math.nan)
     error, similarity = (x[inside] for x in maps)
-    return {
-        "psnr": _psnr(np.mean(error**2), 1.0),
-        "ssim": float(similarity.mean()),
-        "mae": float(np.mean(np.abs(error))),
-    }
+    psnr = _psnr(np.mean(error**2), 1.0)
+    return {"psnr": psnr, "ssim": float(similarity.mean()), "mae": float(np.mean(np.abs(error)))}
 
 
 def score_subject(

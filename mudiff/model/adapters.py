@@ -16,7 +16,7 @@ class MapperBlock(nn.Module):
         self.groups = group_count(settings.width)
         self.normalise_input = settings.mapper_normalises == "input"
         self.skip = settings.mapper_skip
-        self.activation = F.silu if settings.mapper_activation == "silu" else F.relu
+        self.activation = getattr(F, settings.mapper_activation)
         self.conv1 = conv3x3(1, settings.width)
         self.conv2 = conv3x3(settings.width, settings.width)
         self.modulation = Modulation(settings.width, settings.embedding) if styled else None
@@ -24,11 +24,8 @@ class MapperBlock(nn.Module):
     def forward(self, y: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return features (B, width, H, W) of the image y (B, 1, H, W), modulated by rho's vector."""
         y = channels_last(y)
-        if self.normalise_input:
-            h = first = self.conv1(F.group_norm(y, 1, eps=1e-6))
-        else:
-            first = self.conv1(y)
-            h = F.group_norm(first, self.groups, eps=1e-6)
+        first = self.conv1(F.group_norm(y, 1, eps=1e-6) if self.normalise_input else y)
+        h = first if self.normalise_input else F.group_norm(first, self.groups, eps=1e-6)
         if self.modulation is not None:
             h = self.modulation(h, vector)
         h = self.conv2(self.activation(h))
@@ -67,8 +64,8 @@ class TargetAdapter(nn.Module):
 class ContrastAdapter(nn.Module):
     """Tau: leak gates that mix pairs of condition features (section "Contrast-aware feature adaptation").
 
-    One condition passes unchanged, two make one pair; of three and more each is paired with its
-    successor, the last with the first ("cyclic", D-3) or with none ("chain", as printed).
+    One condition passes unchanged, two make one pair; of three and more each is paired with its successor,
+    the last with the first ("cyclic", D-3) or with none ("chain", as printed).
     """
 
     def __init__(self, settings: Settings, n_conditions: int) -> None:

@@ -8,26 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
-from mudiff.model.layers import channels_last, conv3x3, fir_down, sinusoidal_embedding
+from mudiff.model.layers import TimeEmbedding, channels_last, conv3x3, fir_down
 from mudiff.settings import Settings
 
 
 def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
-
-
-class CriticTimeEmbedding(nn.Module):
-    """A sinusoid as wide as the embedding, then two linear layers."""
-
-    def __init__(self, embedding: int) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.linear1 = nn.Linear(embedding, embedding)
-        self.linear2 = nn.Linear(embedding, embedding)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Return (B, embedding) from integer steps t (B,)."""
-        return _leaky(self.linear2(_leaky(self.linear1(sinusoidal_embedding(t, self.embedding)))))
 
 
 class CriticBlock(nn.Module):
@@ -50,8 +36,7 @@ class CriticBlock(nn.Module):
 def minibatch_std(h: Tensor) -> Tensor:
     """Append the standard deviation over groups of up to four images as one channel: (B, C+1, H, W).
 
-    Image k belongs to group k mod ceil(B / 4). For B <= 4 and multiples of 4 these are the groups of the
-    released code, which fails for other sizes (C-11).
+    Image k is in group k mod ceil(B / 4), as in the released code, which fails for B = 5, 6, 7, 9 ... (C-11).
     """
     groups = math.ceil(len(h) / 4)
     extra = h.new_empty(len(h), 1, *h.shape[2:])
@@ -66,8 +51,7 @@ class Critic(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        multiples = [2, 4] + [8] * (settings.critic_blocks - 1)
-        widths = [settings.critic_width * m for m in multiples[: settings.critic_blocks + 1]]
+        widths = [settings.critic_width * m for m in [2, 4] + [8] * (settings.critic_blocks - 1)]
         smallest = 2**settings.critic_blocks
         if settings.image_size % smallest:
             raise MudiffError(
@@ -76,7 +60,7 @@ class Critic(nn.Module):
             )
         self.minibatch_std = settings.critic_minibatch_std
         self.middle = math.ceil(settings.critic_blocks / 2)  # C-1, D-1: block 3 of 6
-        self.time = CriticTimeEmbedding(settings.embedding)
+        self.time = TimeEmbedding(settings.embedding, settings.embedding, _leaky)
         self.input = nn.Conv2d(2, widths[0], 1)
         self.blocks = nn.ModuleList(
             CriticBlock(a, b, settings.embedding) for a, b in itertools.pairwise(widths)
@@ -88,27 +72,13 @@ class Critic(nn.Module):
             layer.init_fan = "out"
 
     def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
-        """Judge x_{t-1} given x_t.
+        """Return log(psi / (1 - psi)) (B,) and the middle features (B, C, H/8, W/8), from which the masks come.
 
-        Parameters
-        ----------
-        x_before, x_t : Tensor (B, 1, H, W)
-            Candidate for x_{t-1}, and the noisier image.
-        t : Tensor (B,)
-            Time steps 0 .. T-1.
-        candidates : int
-            Number of concatenated batches; each gets its own minibatch statistics.
-
-        Returns
-        -------
-        logit : Tensor (B,)
-            log(psi / (1 - psi)).
-        middle : Tensor (B, C, H/8, W/8)
-            Features of the middle block, from which the masks come.
+        It judges x_{t-1} given x_t, both (B, 1, H, W), at steps t (B,), 0 .. T-1. Each of the `candidates`
+        batches that are concatenated here gets minibatch statistics of its own.
         """
-        time = self.time(t)
+        time = _leaky(self.time(t))
         h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
-        middle = h
         for k, block in enumerate(self.blocks, start=1):
             h = block(h, time)
             if k == self.middle:
@@ -127,10 +97,7 @@ def mask_convolution(critic: Critic) -> nn.Conv2d:
 
 
 def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> Tensor:
-    """Return the attentive mask M_j, (B, 1, size, size) in (0, 1), of the critic's middle features.
-
-    `convolution` is a `mask_convolution`, or None for the mean over the channels.
-    """
+    """Return M_j, (B, 1, size, size) in (0, 1), by a `mask_convolution` or (None) the mean over the channels."""
     feature = middle.mean(dim=1, keepdim=True) if convolution is None else convolution(middle)
     mask = torch.sigmoid(feature.float())
     return F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)  # Eq. 28

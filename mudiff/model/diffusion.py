@@ -12,12 +12,8 @@ from mudiff.settings import Settings
 class Schedule(nn.Module):
     """Noise schedule and posterior coefficients of T steps; step t = 0 .. T-1 lies between x_t and x_{t+1}.
 
-    Parameters
-    ----------
-    betas : Tensor (T,)
-        Variance of the noise that each step adds; best float64, the tables are rounded to float32.
-    posterior : {"beta", "printed"}
-        Whether x_0 counts in the posterior mean by beta_t, or as printed in the paper (E-1).
+    `betas` (T,) are the variances of the noise that each step adds, best float64: the tables are rounded to
+    float32. In the posterior mean x_0 counts by beta_t or, with `posterior` "printed", as in the paper (E-1).
     """
 
     def __init__(self, betas: Tensor, posterior: str = "beta") -> None:
@@ -41,10 +37,7 @@ class Schedule(nn.Module):
 
     @classmethod
     def variance_preserving(cls, settings: Settings) -> "Schedule":
-        """Return the schedule of denoising diffusion GANs (the paper's ref. 30).
-
-        A process in continuous time, with a rate from `beta_min` to `beta_max`, read at T+1 times from 0.001 to 1.
-        """
+        """Return the schedule of denoising diffusion GANs (the paper's ref. 30), read at T+1 times in (0, 1]."""
         time = torch.linspace(0.001, 1.0, settings.steps + 1, dtype=torch.float64)
         rate = settings.beta_max - settings.beta_min
         log_signal = -0.5 * rate * time**2 - settings.beta_min * time  # log of the squared signal factor
@@ -86,10 +79,7 @@ def slice_seed(*key: object) -> int:
 
 
 class SliceNoise:
-    """Random numbers of a batch, each slice's from its own generator: they do not depend on the batch.
-
-    They are drawn on the CPU, so all devices see the same.
-    """
+    """Random numbers of a batch, each slice's from its own generator on the CPU, whatever batch and device."""
 
     def __init__(self, seeds: Tensor | Sequence[int], device: torch.device) -> None:
         self.device = device

@@ -7,17 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
+from mudiff.model import layers
 from mudiff.model.adapters import ContrastAdapter, FeatureMapper, TargetAdapter
-from mudiff.model.layers import (
-    LatentEmbedding,
-    PyramidStep,
-    ResidualBlock,
-    SelfAttention,
-    TimeEmbedding,
-    channels_last,
-    conv3x3,
-    group_count,
-)
 from mudiff.settings import Settings
 
 
@@ -27,12 +18,12 @@ class EncoderLevel(nn.Module):
     def __init__(self, inputs: int, outputs: int, settings: Settings, attention: bool, last: bool, p: int):
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
+            layers.ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
             for k in range(settings.blocks)
         )
-        self.attention = nn.ModuleList(SelfAttention(outputs) for _ in self.blocks) if attention else None
-        self.down = None if last else ResidualBlock(outputs, outputs, settings.embedding, "down")
-        self.pyramid = None if last else PyramidStep(p, outputs)
+        self.attention = nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
+        self.down = None if last else layers.ResidualBlock(outputs, outputs, settings.embedding, "down")
+        self.pyramid = None if last else layers.PyramidStep(p, outputs)
 
     def forward(self, h: Tensor, p: Tensor, time: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, list]:
         """Return the features, the pyramid image and this level's skips."""
@@ -58,11 +49,11 @@ class DecoderLevel(nn.Module):
         super().__init__()
         widths = [inputs] + [outputs] * (len(skips) - 1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(width + skip, outputs, settings.embedding)
+            layers.ResidualBlock(width + skip, outputs, settings.embedding)
             for width, skip in zip(widths, skips, strict=True)
         )
-        self.attention = SelfAttention(outputs) if attention else None
-        self.up = ResidualBlock(outputs, outputs, settings.embedding, "up") if up else None
+        self.attention = layers.SelfAttention(outputs) if attention else None
+        self.up = layers.ResidualBlock(outputs, outputs, settings.embedding, "up") if up else None
 
     def forward(self, h: Tensor, skips: list[Tensor], time: Tensor, latent: Tensor) -> Tensor:
         """Return the features of the next level; takes the skips that it uses off the list."""
@@ -89,8 +80,8 @@ class EncoderDecoder(nn.Module):
             raise MudiffError(
                 f"setting image_size = {settings.image_size}: {len(widths)} levels need a multiple of {self.factor}."
             )
-        self.time = TimeEmbedding(settings.width, settings.embedding)
-        self.latent = LatentEmbedding(settings.latent, settings.embedding)
+        self.time = layers.TimeEmbedding(settings.width, settings.embedding)
+        self.latent = layers.LatentEmbedding(settings.latent, settings.embedding)
 
         self.encoder = nn.ModuleList()
         skips, channels, pyramid = [inputs], inputs, images
@@ -100,32 +91,25 @@ class EncoderDecoder(nn.Module):
             skips += [width] * (settings.blocks + (not last))
             channels = pyramid = width
 
-        self.middle1 = ResidualBlock(channels, channels, settings.embedding)
-        self.middle_attention = SelfAttention(channels)
-        self.middle2 = ResidualBlock(channels, channels, settings.embedding)
+        self.middle1 = layers.ResidualBlock(channels, channels, settings.embedding)
+        self.middle_attention = layers.SelfAttention(channels)
+        self.middle2 = layers.ResidualBlock(channels, channels, settings.embedding)
 
         self.decoder = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             used = [skips.pop() for _ in range(settings.blocks + 1)]
             self.decoder.append(DecoderLevel(channels, width, used, settings, attention[level], up=level > 0))
             channels = width
-        self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
-        self.output = conv3x3(channels, 1, scale=1e-10)
+        self.norm = nn.GroupNorm(layers.group_count(channels), channels, eps=1e-6)
+        self.output = layers.conv3x3(channels, 1, scale=1e-10)
 
     def forward(self, f_c: Tensor, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Return the prediction of x_0, (B, 1, H, W) in [-1, 1].
+        """Return the prediction of x_0, (B, 1, H, W) in [-1, 1], from features f_c (B, inputs, H, W).
 
-        Parameters
-        ----------
-        f_c : Tensor (B, C, H, W)
-            Features of all images, f_c^1 or f_c^2.
-        x_t : Tensor (B, images, H, W)
-            Start of the input pyramid.
-        t, z : Tensor (B,) and (B, latent)
-            Time steps 0 .. T-1, and the latent vector.
+        The pyramid starts from x_t (B, images, H, W); steps t (B,) are 0 .. T-1, z (B, latent) is the latent vector.
         """
         time, latent = self.time(t), self.latent(z)
-        h, p = channels_last(f_c), channels_last(x_t)
+        h, p = layers.channels_last(f_c), layers.channels_last(x_t)
         skips = [h]
         for level in self.encoder:
             h, p, new = level(h, p, time, latent)
@@ -145,28 +129,17 @@ class StructureNetwork(nn.Module):
         self.encoder_decoder = EncoderDecoder((1 + n_conditions) * settings.width, settings)
 
     def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Return x^{p1}, (B, 1, H, W) in [-1, 1].
+        """Return x^{p1}, (B, 1, H, W) in [-1, 1], from the noisy target x_t (B, 1, H, W) at steps t (B,), 0 .. T-1.
 
-        Parameters
-        ----------
-        x_t : Tensor (B, 1, H, W)
-            Noisy target.
-        conditions : Tensor (B, n, H, W)
-            The other contrasts in [-1, 1], in the order of the settings.
-        t : Tensor (B,)
-            Time steps 0 .. T-1.
-        z : Tensor (B, latent)
-            Latent vector, standard normal.
+        `conditions` (B, n, H, W) are the other contrasts in [-1, 1], in the order of the settings; the latent
+        vector z (B, latent) is standard normal.
         """
         f_c = torch.cat(self.mapper(x_t, conditions), dim=1)  # f_c^1, Eq. 1
         return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 2
 
 
 class TextureNetwork(nn.Module):
-    """F2: features adapted to x^{p1} by rho and to each other by tau, then H.
-
-    Without both adapters it is a second F1 (section "Ablation study").
-    """
+    """F2: features adapted to x^{p1} by rho and to each other by tau, then H; without both a second F1."""
 
     def __init__(self, settings: Settings, n_conditions: int) -> None:
         super().__init__()

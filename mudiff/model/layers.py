@@ -1,6 +1,7 @@
 """The building blocks of F1, F2 and the critic (section "Model architecture")."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """Embed time steps t (B,) in sines, then cosines, with wavelengths up to 10000: (B, width), `width` even."""
     half = width // 2
     rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
-    angles = t.float()[:, None] * rates[None, :]  # (B, half)
+    angles = t.float()[:, None] * rates  # (B, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -87,9 +88,8 @@ def conv3x3(inputs: int, outputs: int, scale: float = 1.0, **options) -> nn.Conv
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Draw all weights of a network on the CPU anew, as the released code does (D-12).
 
-    Uniform with variance ``scale / fan``, biases zero, those of gamma one. A layer says with ``init_scale`` and
-    ``init_fan`` ("average", "out", or "default": PyTorch's rule) how it departs from scale 1 and fan-average.
-    Scale 1e-10 lets a residual block start as its shortcut.
+    Uniform with variance ``scale / fan``, biases zero, those of gamma one. A layer's ``init_scale`` (1e-10: a
+    residual block starts as its shortcut) and ``init_fan`` ("average", "out", "default": PyTorch's) say which.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -135,10 +135,7 @@ class AdaptiveGroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The residual sub-block of H: two convolutions with AdaGN, time bias and rescaled skip.
-
-    `resample` (None, "down" or "up") is the FIR resampling inside the block, on both branches.
-    """
+    """The residual sub-block of H: two convolutions with AdaGN, time bias and rescaled skip; both resampled."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, resample: str | None = None) -> None:
         super().__init__()
@@ -148,13 +145,12 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(embedding, outputs)
         self.norm2 = AdaptiveGroupNorm(outputs, embedding)
         self.conv2 = conv3x3(outputs, outputs, scale=1e-10)
-        shortcut = inputs != outputs or resample is not None
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if shortcut else nn.Identity()
+        same = inputs == outputs and resample is None
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, time: Tensor, latent: Tensor) -> Tensor:
         """Return (B, outputs, H', W') from x (B, inputs, H, W) and both embeddings (B, embedding)."""
-        h = F.silu(self.norm1(x, latent))
-        h, x = self.resample(h), self.resample(x)
+        h, x = self.resample(F.silu(self.norm1(x, latent))), self.resample(x)
         h = self.conv1(h) + self.time(F.silu(time))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h, latent)))
         return (h + self.shortcut(x)) / math.sqrt(2)
@@ -175,8 +171,7 @@ class SelfAttention(nn.Module):
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         # One head, an axis of its own: the kernels that never hold the HW x HW matrix ask for it.
         q, k, v = (layer(h)[:, None] for layer in (self.query, self.key, self.value))  # (B, 1, HW, C)
-        h = F.scaled_dot_product_attention(q, k, v)[:, 0]
-        h = self.output(h).transpose(1, 2).view_as(x)
+        h = self.output(F.scaled_dot_product_attention(q, k, v)[:, 0]).transpose(1, 2).view_as(x)
         return (x + h) / math.sqrt(2)
 
 
@@ -193,17 +188,17 @@ class PyramidStep(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal time embedding followed by two linear layers."""
+    """Sinusoidal time embedding of `width` numbers, then two linear layers with the activation between them."""
 
-    def __init__(self, width: int, embedding: int) -> None:
+    def __init__(self, width: int, embedding: int, activation: Callable[[Tensor], Tensor] = F.silu) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.activation = width, activation
         self.linear1 = nn.Linear(width, embedding)
         self.linear2 = nn.Linear(embedding, embedding)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return (B, embedding) from integer steps t (B,)."""
-        return self.linear2(F.silu(self.linear1(sinusoidal_embedding(t, self.width))))
+        return self.linear2(self.activation(self.linear1(sinusoidal_embedding(t, self.width))))
 
 
 class LatentEmbedding(nn.Module):

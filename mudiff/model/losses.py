@@ -23,32 +23,18 @@ def generator_critic_loss(logit: Tensor) -> Tensor:
 
 
 def critic_loss(real: Tensor, fakes: Sequence[Tensor], real_weight: float = 1.0) -> Tensor:
-    """L_adv, as the loss that the critic minimises, summed over both networks.
+    """L_adv, as the loss that the critic minimises, from logits (B,) of the true x_{t-1} and of all samples.
 
-    Parameters
-    ----------
-    real : Tensor (B,)
-        Logit of the true x_{t-1} (eta = 1).
-    fakes : sequence of Tensor (B,)
-        Logits of the networks' samples (eta = 0).
-    real_weight : float
-        1 as in the released code, or 2 as in the paper's sum over both networks (register C-5).
+    `real_weight` is 1 as in the released code, or 2 as in the paper's sum over both networks (register C-5).
     """
     return real_weight * F.softplus(-real).mean() + sum(F.softplus(fake).mean() for fake in fakes)  # Eq. 27
 
 
 def mask_loss(x_1: Tensor, x_2: Tensor, mask_1: Tensor, mask_2: Tensor, reduction: str = "mean") -> Tensor:
-    """L_m: cross-entropy between both samples, weighted by the other's attentive mask.
+    """L_m: cross-entropy between both samples x_{t-1}^{p_j}, weighted by the other's mask M_j; all (B, 1, H, W).
 
-    Parameters
-    ----------
-    x_1, x_2 : Tensor (B, 1, H, W)
-        x_{t-1}^{p1} and x_{t-1}^{p2}. The first argument of BCE is taken as a logit, as in the code;
-        the values are intensities, so the loss has a floor well above zero (register C-3).
-    mask_1, mask_2 : Tensor (B, 1, H, W)
-        M_1 and M_2, in (0, 1).
-    reduction : str
-        "mean" over pixels (code) or "sum" (the inner product of the text, register C-6).
+    The first argument of BCE is taken as a logit, as in the code; the values are intensities, so the loss has a
+    floor well above zero (register C-3). `reduction`: "mean" over pixels (code) or "sum" (text, register C-6).
     """
     first = F.binary_cross_entropy_with_logits(x_1, torch.sigmoid(x_2), reduction="none")
     second = F.binary_cross_entropy_with_logits(x_2, torch.sigmoid(x_1), reduction="none")
@@ -56,16 +42,9 @@ def mask_loss(x_1: Tensor, x_2: Tensor, mask_1: Tensor, mask_2: Tensor, reductio
 
 
 def r1_penalty(logit: Tensor, x_before: Tensor) -> Tensor:
-    """R1: squared norm of the critic's gradient at the true x_{t-1}, mean over the batch (register A-5).
+    """R1: squared norm of the gradient of the logit (B,) at the true x_{t-1}, mean over the batch (A-5).
 
-    Mescheder et al. 2018. The caller multiplies by gamma / 2.
-
-    Parameters
-    ----------
-    logit : Tensor (B,)
-        Critic's logit of the true sample.
-    x_before : Tensor (B, 1, H, W)
-        The sample; requires grad.
+    Mescheder et al. 2018; the caller multiplies by gamma / 2. `x_before` (B, 1, H, W) requires grad.
     """
     (gradient,) = torch.autograd.grad(logit.sum(), x_before, create_graph=True)
     return gradient.flatten(1).square().sum(dim=1).mean()

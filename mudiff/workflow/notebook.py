@@ -24,8 +24,7 @@ from mudiff import paths
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
-STOPPED = 128 + signal.SIGTERM
-"""Exit code of a run that SIGTERM stopped."""
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM stopped
 
 
 class NotebookFailedError(Exception):
@@ -69,14 +68,8 @@ def _literal(text: str) -> Any:
 def run(source: Path, output: Path, values: dict[str, str]) -> Path:
     """Execute a notebook in the project's folder, with `values` for its defaults, and return the executed copy.
 
-    A second run with the same `output` waits for the first. A failed copy is left at ``<output>.failed.ipynb``.
-
-    Raises
-    ------
-    MudiffError
-        If the notebook cannot be run as asked, or if it stopped at a `MudiffError` itself.
-    NotebookFailedError
-        If it stopped at any other error; the message is the error's last line.
+    A second run with the same `output` waits for the first. A failed copy is left at ``<output>.failed.ipynb``; where
+    it stopped at a `MudiffError` that one is raised, else a `NotebookFailedError` with the error's last line.
     """
     import nbformat
     import papermill

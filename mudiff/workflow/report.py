@@ -96,12 +96,6 @@ def build(profile: str) -> Path:
     """Write ``results/<profile>/report/``, a page per executed notebook and the artefacts; return ``index.html``.
 
     Everything that the pages show lies in that folder; they need neither a network nor a script.
-
-    Raises
-    ------
-    MudiffError
-        If the notebooks have not been executed, an artefact is missing or left over, or a page would need
-        something from outside.
     """
     from pygments.formatters import HtmlFormatter
 

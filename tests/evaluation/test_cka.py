@@ -1,12 +1,11 @@
 """Centred kernel alignment: torch-cka against the definition, and what its wrapper guards against."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import cka_by_definition, hsic
+from conftest import cka_by_definition
 from torch import nn
 
 from mudiff.errors import MudiffError
@@ -52,22 +51,6 @@ def test_it_agrees_with_the_definition_and_leaves_nothing_behind(inputs, capfd):
     for i, j in np.ndindex(2, 3):
         expected = cka_by_definition([(features(first, x)[i], features(second, x)[j]) for x in batches])
         assert matrix[i, j] == pytest.approx(expected, abs=1e-5)
-    assert cka.alignment(torch.rand(27, 1, 8), torch.rand(27, 1, 8), BATCH).shape == (1, 1)
-
-
-def test_hsic_is_unbiased_and_the_biased_one_is_not():
-    """Of independent features the mean of HSIC_1 is zero."""
-    g = torch.Generator().manual_seed(3)
-    values, biased = [], []
-    for _ in range(600):
-        x, y = torch.randn(6, 3, generator=g).double(), torch.randn(6, 2, generator=g).double()
-        k, l = x @ x.T, y @ y.T  # noqa: E741
-        values.append(float(hsic(k, l)))
-        centre = torch.eye(6).double() - 1 / 6
-        biased.append(float(torch.trace(k @ centre @ l @ centre)) / 25)
-    error = np.std(values) / math.sqrt(len(values))
-    assert abs(np.mean(values)) < 3 * error and min(values) < 0
-    assert np.mean(biased) > 10 * error
 
 
 def test_a_layer_is_like_itself_and_like_its_rotations_and_multiples(inputs):
@@ -84,13 +67,12 @@ def test_a_layer_is_like_itself_and_like_its_rotations_and_multiples(inputs):
 def test_features_of_any_shape_keep_their_gram_matrix(shape):
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(6))
     small, centred = cka.factor(x), (x - x.mean(dim=0)).flatten(1)
-    assert small.shape == (5, 5)
-    assert torch.allclose(small @ small.T, centred @ centred.T, atol=1e-4)
+    assert small.shape == (5, 5) and torch.allclose(small @ small.T, centred @ centred.T, atol=1e-4)
 
 
-@pytest.mark.parametrize("count, batch", [(3, 8), (20, 3)])
-def test_too_few_slices_and_equal_slices_are_errors(count, batch):
-    with pytest.raises(MudiffError, match="4 or more"):
-        cka.alignment(torch.rand(count, 2, 3), torch.rand(count, 2, 3), batch)
+def test_too_few_slices_and_equal_slices_are_errors():
+    for count, batch in ((3, 8), (20, 3)):
+        with pytest.raises(MudiffError, match="4 or more"):
+            cka.alignment(torch.rand(count, 2, 3), torch.rand(count, 2, 3), batch)
     with pytest.raises(MudiffError, match="same features for all slices"):
         cka.alignment(torch.zeros(8, 1, 8), torch.rand(8, 1, 8), 8)

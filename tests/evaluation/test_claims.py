@@ -28,22 +28,11 @@ def test_one_significant_loss_contradicts_after_holm():
     assert many.detail.endswith("weakest: a") and many.verdict == claims.OPEN
 
 
-def test_refuting_equal_methods_is_as_rare_as_stated():
-    rng = np.random.default_rng(0)
-    draws = [claims.paired({f"{k}": rng.normal(0, 1, 12) for k in range(6)}).verdict for _ in range(400)]
-    assert draws.count(claims.CONTRADICTED) / 400 < 2 * claims.LEVEL
-    assert draws.count(claims.SUPPORTED) == 0
-
-
 def test_a_margin_moves_the_threshold_and_not_the_number():
     lost = [-0.2, -0.3, -0.25, -0.22]
     kept = claims.paired({"motion": lost}, margin=-1.0)
     assert kept.verdict == claims.SUPPORTED and kept.value == pytest.approx(np.mean(lost))
     assert claims.paired({"motion": lost}).verdict == claims.CONTRADICTED
-
-
-def test_one_training_decides_nothing_about_a_part():
-    assert claims.paired({"abl1": CLEAR}, trainings=True).verdict == claims.ONE_TRAINING
 
 
 @pytest.mark.parametrize("differences", [{}, {"a": [1.0]}, {"a": [math.nan, 2.0]}, {"a": [1.0, 1.0]}])
@@ -52,8 +41,9 @@ def test_what_cannot_be_tested_stays_open(differences):
     assert found.verdict == claims.OPEN and math.isnan(found.value)
 
 
-def test_a_comparison_that_cannot_be_made_keeps_a_statement_of_all_open():
+def test_a_comparison_that_cannot_be_made_and_one_training_decide_nothing():
     assert claims.paired({"SynDiff": CLEAR, "DDPM": [0.5]}).verdict == claims.OPEN
+    assert claims.paired({"abl1": CLEAR}, trainings=True).verdict == claims.ONE_TRAINING
 
 
 @pytest.mark.parametrize(

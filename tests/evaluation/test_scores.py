@@ -58,7 +58,7 @@ def runs(monkeypatch, tmp_path):
         paths.prepared("smoke", name).mkdir(parents=True, exist_ok=True)
         for method in methods:
             run = f"{name}_{target}_{method}"
-            record = {"run": run, "weights": "0123456789abcdef", "data": "data", "split": "test", "seed": 0}
+            record = {"weights": "0123456789abcdef", "data": "data", "split": "test", "seed": 0}
             paths.write_json(paths.synthetic("smoke", run) / "synthetic.json", record)
     return slices
 

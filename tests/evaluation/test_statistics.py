@@ -1,5 +1,6 @@
 """Paired comparisons against scipy and numbers worked out by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -29,21 +30,18 @@ def noisy(rng):
     """Both units of all tasks of Tables 1 and 2, both regions: MU-Diff, two baselines and the floor."""
     frames = []
     tasks = [(name, t) for name in statistics.COHORTS for t in datasets.dataset(name).targets]
-    for region in ("brain", "lesion"):
-        for name, target in tasks:
-            for unit, count in (("subject", 6), ("slice", 24)):
-                hard = rng.normal(22, 2, count)
-                shifts = {"pix2pix": -1, "syndiff": 0, "mudiff": 0.5, "linear": 2}
-                given = {m: hard + shift + rng.normal(0, 0.5, count) for m, shift in shifts.items()}
-                frames.append(scores(given, region, name, target, unit, 4 if unit == "slice" else None))
+    for region, task, unit in itertools.product(("brain", "lesion"), tasks, ("subject", "slice")):
+        count, slices = (6, None) if unit == "subject" else (24, 4)
+        hard = rng.normal(22, 2, count)
+        shifts = {"pix2pix": -1, "syndiff": 0, "mudiff": 0.5, "linear": 2}
+        given = {m: hard + shift + rng.normal(0, 0.5, count) for m, shift in shifts.items()}
+        frames.append(scores(given, region, *task, unit, slices))
     return pd.concat(frames, ignore_index=True)
 
 
-def entry(frame, **where):
-    for name, value in where.items():
-        frame = frame[frame[name] == value]
-    assert len(frame) == 1
-    return frame.iloc[0]
+def of(frame, metric):
+    (index,) = frame.index[frame.metric == metric]
+    return frame.loc[index]
 
 
 def test_four_differences_by_hand():
@@ -100,16 +98,15 @@ def test_the_best_of_the_six_is_chosen_per_metric():
     result = statistics.compare(frame, {"subject": "masked"})
     assert list(result.metric) == list(metrics.METRICS)
     assert list(result.best_baseline) == ["syndiff", "syndiff", "pgan"]  # the floor is none of the six
-    assert entry(result, metric="psnr").difference == pytest.approx(-5 / 3)
+    assert of(result, "psnr").difference == pytest.approx(-5 / 3)
 
 
 def test_positive_means_better_also_for_mae():
-    result = statistics.compare(
-        scores({"hinet": [20, 21, 22], "mudiff": [21, 23, 25]}), {"subject": "masked"}
-    )
+    frame = scores({"hinet": [20, 21, 22], "mudiff": [21, 23, 25]})
+    result = statistics.compare(frame, {"subject": "masked"})
     assert (result.difference > 0).all() and (result.low < result.high).all()
     expected = np.mean([1 / 20 - 1 / 21, 1 / 21 - 1 / 23, 1 / 22 - 1 / 25])
-    assert entry(result, metric="mae").difference == pytest.approx(expected)
+    assert of(result, "mae").difference == pytest.approx(expected)
 
 
 def test_every_task_region_and_unit_has_its_rows(noisy):
@@ -135,10 +132,10 @@ def test_pairs_are_found_by_subject_and_slice(noisy):
 def test_undefined_and_infinite_scores_are_left_out_in_pairs():
     nan = math.nan
     frame = scores({"mudiff": [22, nan, 24, 27], "ddpm": [20, 21, nan, 22]}, "lesion", unit="slice", slices=2)
-    result = entry(statistics.compare(frame, {"slice": "released"}), metric="psnr")
+    result = of(statistics.compare(frame, {"slice": "released"}), "psnr")
     assert (result.n, result.difference) == (2, 3.5)
     given = {"mudiff": [22, math.inf, 24, 27], "ddpm": [20, 21, 23, 22], "pgan": [math.inf, 1, 1, 1]}
-    result = entry(statistics.compare(scores(given), {"subject": "masked"}), metric="psnr")
+    result = of(statistics.compare(scores(given), {"subject": "masked"}), "psnr")
     assert result.best_baseline == "ddpm" and result.n == 3
 
 

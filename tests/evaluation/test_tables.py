@@ -24,20 +24,15 @@ def scores(values, region="brain", protocol="masked"):
 
 
 TWO = {
-    ("brats", "t1ce", "mudiff"): [20.0, 24.0],
-    ("brats", "t1ce", "linear"): [16.0, 17.0],
-    ("isles", "t1", "mudiff"): [18.0, 18.5],
-    ("isles", "t1", "linear"): [19.0, 21.0],
-    ("brats", "t1ce", "syndiff"): [16.4, 17.4],
-    ("isles", "t1", "syndiff"): [18.6, 18.7],
-}
+    ("brats", "t1ce", "mudiff"): [20.0, 24.0], ("brats", "t1ce", "linear"): [16.0, 17.0],
+    ("isles", "t1", "mudiff"): [18.0, 18.5], ("isles", "t1", "linear"): [19.0, 21.0],
+    ("brats", "t1ce", "syndiff"): [16.4, 17.4], ("isles", "t1", "syndiff"): [18.6, 18.7],
+}  # fmt: skip
 
 
 def entry(frame, **where):
-    for name, value in where.items():
-        frame = frame[frame[name] == value]
-    assert len(frame) == 1
-    return frame.iloc[0]
+    (row,) = frame[(frame[list(where)] == list(where.values())).all(axis=1)].iloc
+    return row
 
 
 def test_mean_and_deviation_follow_the_protocol():
@@ -84,20 +79,16 @@ def test_reference_values_cover_the_tasks_with_a_source():
     tasks = {run for run in profiles.profile("paper").runs if run[0] != "healthy"}
     assert set(zip(known.dataset, known.target, strict=True)) == tasks
     assert known.source.str.len().gt(20).all()
-    assert (
-        known.psnr.between(15, 35).all() and known.ssim.between(0, 1).all() and known.mae.between(0, 1).all()
-    )
+    assert known.psnr.between(15, 35).all() and known[["ssim", "mae"]].stack().between(0, 1).all()
 
 
 def test_a_method_that_was_not_trained_is_na():
-    methods = list(datasets.METHODS)
-    values = {("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(methods)}
+    values = {("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(datasets.METHODS)}
     del values["brats", "t2", "pgan"]
     shown = tables.wide(tables.table(scores(values), "masked"))["BraTS"]
     assert len(shown) == 8 and list(shown.loc["pGAN"]).count("NA") == 3
-    assert (
-        shown.loc["MU-Diff"].str.startswith("**").all() and shown.loc["SynDiff"].str.startswith("<u>").all()
-    )
+    for name, mark in (("MU-Diff", "**"), ("SynDiff", "<u>")):
+        assert shown.loc[name].str.startswith(mark).all()
 
 
 def test_markdown_and_latex_show_the_same_cells(tmp_path):
@@ -128,27 +119,25 @@ def test_p_values_as_one_writes_them(value, text):
 
 def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    text = tables.caption(tables.table(scores(TWO), "masked"), "Whole brain", "demo")
+    frame = tables.table(scores(TWO), "masked")
+    text = tables.caption(frame, "Brain", "demo")
     assert text.startswith(
-        "Whole brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)"
+        "Brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)"
     )
     assert text.endswith("Data: generated phantoms, no patients; profile demo.")
-    assert "real data here" in tables.caption(
-        tables.table(scores(TWO), "masked"), "T", "demo", "real data here"
-    )
+    assert "real data here" in tables.caption(frame, "T", "demo", "real data here")
 
 
 def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
     """Not a guess from the phantoms' folder, which may be copied or deleted."""
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    record = {name: paths.prepared("smoke", name) / "prepared.json" for name in ("brats", "isles")}
-    for path in record.values():
-        paths.write_json(path, {"phantoms": True})
-    assert tables.origin("smoke") == "generated phantoms, no patients"
-    paths.write_json(record["isles"], {"phantoms": False})
-    assert tables.origin("smoke") == "patients; of BraTS generated phantoms"
-    paths.write_json(record["brats"], {})
-    assert tables.origin("smoke") == "of unknown origin"
+    for name, content, origin in (
+        ("brats", {"phantoms": True}, "generated phantoms, no patients"),
+        ("isles", {"phantoms": False}, "patients; of BraTS generated phantoms"),
+        ("brats", {}, "of unknown origin"),
+    ):
+        paths.write_json(paths.prepared("smoke", name) / "prepared.json", content)
+        assert tables.origin("smoke") == origin
 
 
 def test_unknown_protocol_or_empty_scores_raise():

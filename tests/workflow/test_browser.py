@@ -98,7 +98,6 @@ def test_pictures_load_links_resolve_and_the_console_is_empty(tab, pages, width)
 
 
 def test_a_broken_picture_would_be_seen(tab, tmp_path):
-    """The test above cannot pass by chance: the browser does report what is wrong."""
     broken = tmp_path / "broken.html"
     broken.write_text('<main><img alt="gone" src="gone.png"><p style="width: 2000px">wide</p></main>')
     tab.open(broken)

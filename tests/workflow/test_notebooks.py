@@ -50,23 +50,14 @@ def test_git_holds_no_outputs(book):
         assert set(cell.metadata) <= {"tags"}
 
 
-def test_the_title_says_what_it_reproduces_reads_and_takes(book):
-    first = book.cells[0]
-    assert first.cell_type == "markdown" and first.source.startswith("# ")
-    for word in ("**Reproduces**", "**Reads**", "**Takes**"):
-        assert word in first.source
-
-
-def test_the_second_cell_holds_the_commented_parameters(path, book):
-    assert book.cells[1].metadata.get("tags") == ["parameters"]
+def test_the_first_cells_are_title_commented_parameters_and_imports(path, book):
+    title, parameters, imports = book.cells[:3]
+    assert title.cell_type == "markdown" and title.source.startswith("# ")
+    assert all(word in title.source for word in ("**Reproduces**", "**Reads**", "**Takes**"))
+    assert parameters.metadata.get("tags") == ["parameters"]
     assert notebook.check(path, {"profile": "smoke"}) == {"profile": "smoke"}
-    for line in book.cells[1].source.splitlines():
-        assert re.search(r"\S  # \S", line), f"no comment: {line}"
-
-
-def test_the_third_cell_imports_and_records_versions_and_settings(book):
-    assert "from mudiff" in book.cells[2].source
-    assert "notebook.start(profile" in book.cells[2].source
+    assert all(re.search(r"\S  # \S", line) for line in parameters.source.splitlines())
+    assert "from mudiff" in imports.source and "notebook.start(profile" in imports.source
 
 
 def test_cells_are_short_and_functions_are_shorter(book):
@@ -92,9 +83,7 @@ def test_formulas_render_without_a_browser(book):
     formulas = []
     report.render_mathematics(prose(book), lambda mathml: formulas.append(mathml) or "")
     assert all(formula.startswith("<math") for formula in formulas)
-    assert not any("$" in line for line in prose(book).splitlines() if line.startswith("#")), (
-        "formula in a heading"
-    )
+    assert not [line for line in prose(book).splitlines() if line.startswith("#") and "$" in line]
 
 
 @pytest.mark.parametrize(
@@ -108,20 +97,16 @@ def test_equations_stand_beside_their_code(stem, equations):
     assert set(equations) <= named
 
 
-def test_links_between_notebooks_lead_somewhere(book):
-    for target in re.findall(r"\]\(([^)]+\.ipynb)\)", prose(book)):
-        assert (ROOT / "notebooks" / target).exists(), target
-
-
-def test_questions_come_with_folded_answers(book, path):
+def test_links_lead_somewhere_and_questions_come_with_folded_answers(book):
     text = prose(book)
+    for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text):
+        assert (ROOT / "notebooks" / target).exists(), target
     assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
     assert text.count("?</summary>") == text.count("<summary>")
 
 
 def test_ruff_has_nothing_to_say():
-    for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "notebooks"], cwd=ROOT, capture_output=True, text=True
-        )
+    for options in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *options, "notebooks"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout

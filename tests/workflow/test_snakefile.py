@@ -27,6 +27,15 @@ def snakemake(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def forced(folder: Path, *arguments: str) -> str:
+    """What a dry run of everything prints, with the commands."""
+    return snakemake(folder, "-n", "--forceall", "-p", *arguments)
+
+
+def commands(output: str) -> list[str]:
+    return [line for line in output.splitlines() if "-m mudiff.workflow.notebook run" in line]
+
+
 def planned(output: str) -> dict[str, int]:
     """Rule -> number of jobs, from the table that a dry run prints."""
     lines = output.split("Job stats:")[1].splitlines()[3:]
@@ -50,7 +59,7 @@ def finished(tmp_path_factory) -> Path:
 
 def test_the_plan_holds_every_step_of_the_profile(finished):
     profile = profiles.PROFILES["smoke"]
-    counts = planned(snakemake(finished, "-n", "--forceall"))
+    counts = planned(forced(finished))
     assert counts.pop("all") and counts.pop("report") and counts.pop("total")
     assert counts.pop("prepare") == len(profile.phantoms)
     for job in profile.jobs():
@@ -80,13 +89,10 @@ def test_committed_figures_are_those_of_the_rules():
 def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
     snakefile = finished / "Snakefile"
     before = snakefile.read_text()
-    changed = (
-        'for m in methods] + ["new"] * (dataset == "brats" and target == "t1ce" and "linear" in methods)'
-    )
+    end = "fingerprint() for m in methods]"
+    changed = f'{end} + ["new"] * (dataset == "brats" and target == "t1ce" and "linear" in methods)\n'
     try:
-        snakefile.write_text(
-            before.replace("fingerprint() for m in methods]\n", f"fingerprint() {changed}\n", 1)
-        )
+        snakefile.write_text(before.replace(f"{end}\n", changed, 1))
         counts = planned(snakemake(finished, "-n"))
     finally:
         snakefile.write_text(before)
@@ -95,28 +101,18 @@ def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
 
 
 def test_own_data_take_the_place_of_phantoms(finished):
-    output = snakemake(
-        finished, "-n", "--forceall", "-p", "--config", "profile=paper", "data_root={brats: /d}"
-    )
+    output = forced(finished, "--config", "profile=paper", "data_root={brats: /d}")
     counts = planned(output)
     trained = {name for name in counts if name.startswith("train")}
     assert counts["prepare"] == 1 and len(trained) == 4 * 8 + 9  # on a cluster each run is a job
-    assert "-p data_root /d" in output
-    commands = [line for line in output.splitlines() if "-m mudiff.workflow.notebook run" in line]
-    taking = {re.search(r"notebooks/(\w+)", line)[1] for line in commands if "-p data_root" in line}
+    taking = {re.search(r"notebooks/(\w+)", c)[1] for c in commands(output) if "-p data_root /d" in c}
     assert taking == {"01_data_preparation", "03_sampling", "09_motion_robustness"}
 
 
 def test_without_tumours_the_analyses_of_tumours_are_left_out(finished):
-    output = snakemake(finished, "-n", "--forceall", "--config", "profile=paper", "data_root={healthy: /h}")
+    counts = planned(forced(finished, "--config", "profile=paper", "data_root={healthy: /h}"))
     brats = {n[3:] for n, a in artefacts.ANALYSES.items() if a.reads in ("brats", "ablations")}
-    assert len(brats) == 6 and not brats & set(planned(output)) and "significance" in planned(output)
-
-
-def test_only_the_notebook_of_unseen_subjects_gets_them(finished):
-    output = snakemake(finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u")
-    commands = [line for line in output.splitlines() if "-p data_root /u" in line]
-    assert len(commands) == 1 and "12_generalisation" in commands[0]
+    assert len(brats) == 6 and not brats & set(counts) and "significance" in counts
 
 
 def test_paths_with_spaces_and_quotes_reach_the_notebooks_whole(finished, tmp_path):
@@ -126,40 +122,32 @@ def test_paths_with_spaces_and_quotes_reach_the_notebooks_whole(finished, tmp_pa
     snakefile = (finished / "Snakefile").read_text().replace("sys.executable", repr(str(python)))
     (finished / "moved").write_text(snakefile)
     given = "/my data/it's a net"
-    output = snakemake(
-        finished, "-n", "--forceall", "-p", "--snakefile", "moved", "--config", f"vgg16={given}",
-        f"data_root={{brats: \"{given}\"}}", f"inception={given}",
-    )  # fmt: skip
-    commands = [shlex.split(line) for line in output.splitlines() if "-m mudiff." in line]
-    assert len(commands) > 20 and all(str(python) in command for command in commands)
+    options = (f"vgg16={given}", f"inception={given}", f'data_root={{brats: "{given}"}}')
+    output = forced(finished, "--snakefile", "moved", "--config", *options)
+    words = [shlex.split(line) for line in output.splitlines() if "-m mudiff." in line]
+    assert len(words) > 20 and all(str(python) in command for command in words)
     for name in ("vgg16", "data_root", "inception"):
-        following = [command[command.index(name) + 1] for command in commands if name in command]
+        following = [command[command.index(name) + 1] for command in words if name in command]
         assert given in following and set(following) <= {given, "None"}, name
 
 
 def test_every_parameter_that_is_passed_is_one_of_the_notebook(finished):
-    output = snakemake(
-        finished, "-n", "--forceall", "-p", "--config", "profile=smoke", "unseen=/u", "inception=/i",
-        "data_root={brats: /d}",
-    )  # fmt: skip
-    commands = [line for line in output.splitlines() if "-m mudiff.workflow.notebook run" in line]
-    assert len(commands) > 20
-    for command in commands:
+    given = ("profile=smoke", "unseen=/u", "inception=/i", "data_root={brats: /d}")
+    run = commands(forced(finished, "--config", *given))
+    assert len(run) > 20
+    for command in run:
         path = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0]
         words = shlex.split(command)
         given = {words[k + 1]: words[k + 2] for k, word in enumerate(words) if word == "-p"}
         assert notebook.check(path, given).keys() == given.keys(), command
         assert re.search(r"&> \S+ exec \S+ -m", command)  # else SIGTERM ends bash and not the notebook
-    assert sum("-p inception /i" in command for command in commands) == 1
+    assert sum("-p inception /i" in command for command in run) == 1
+    (unseen,) = [command for command in run if "-p data_root /u" in command]
+    assert "12_generalisation" in unseen
 
 
 FOLDERS = sorted(path.name for path in (ROOT / "profiles").iterdir())
-KINDS = {
-    "train",
-    "sample",
-    "networks",
-    "figures",
-}  # of rules; `threads_of` and `resources_of` of the Snakefile
+KINDS = {"train", "sample", "networks", "figures"}  # of rules: `threads_of`, `resources_of` of the Snakefile
 
 
 def settings_of(folder: str) -> dict:
@@ -167,20 +155,15 @@ def settings_of(folder: str) -> dict:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_of_profiles_plans_the_same_jobs(finished, folder):
-    elsewhere = snakemake(finished, "-n", "--forceall", "--workflow-profile", f"profiles/{folder}")
-    assert planned(elsewhere) == planned(snakemake(finished, "-n", "--forceall"))
-    assert "Nothing to be done" in snakemake(finished, "-n", "--workflow-profile", f"profiles/{folder}")
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_profiles_speak_of_rules_that_exist(finished, folder):
+def test_every_folder_of_profiles_plans_the_same_jobs_and_speaks_of_rules_that_exist(finished, folder):
     """Snakemake passes over a misspelt rule in silence."""
+    given = ("--workflow-profile", f"profiles/{folder}")
+    assert planned(forced(finished, *given)) == planned(forced(finished))
+    assert "Nothing to be done" in snakemake(finished, "-n", *given)
     rules = snakemake(finished, "--list-rules", "--quiet", "all").split()
     assert len(rules) > 25 and "train_brats_t1ce" in rules
-    known = {*rules, *KINDS}
     for key in ("set-resources", "set-threads"):
-        assert set(settings_of(folder).get(key, {})) <= known
+        assert set(settings_of(folder).get(key, {})) <= {*rules, *KINDS}
 
 
 @pytest.mark.parametrize("folder", ["slurm", "multigpu"])
@@ -188,9 +171,7 @@ def test_each_kind_of_rule_gets_what_the_folder_says(finished, folder):
     lines = (finished / "Snakefile").read_text().splitlines()
     silent = finished / "silent"  # a message hides threads and resources
     silent.write_text("\n".join(line for line in lines if not line.strip().startswith("message:")))
-    text = snakemake(
-        finished, "-n", "--forceall", "--snakefile", "silent", "--workflow-profile", f"profiles/{folder}"
-    )
+    text = forced(finished, "--snakefile", "silent", "--workflow-profile", f"profiles/{folder}")
     said = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", text, re.MULTILINE))
     given = settings_of(folder)
     kinds = {"train_isles_t1": "train", "sample_brats_flair": "sample", "segmentation": "networks"}
@@ -213,8 +194,7 @@ def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
     assert all(lines[number + 1].strip().startswith('"""') for number in rules)
 
 
-def test_every_analysis_names_code_that_exists():
+def test_every_analysis_names_its_code():
     for name in artefacts.ANALYSES:
-        code = artefacts.code(f"notebooks/{name}.ipynb")
-        assert {"mudiff/paths.py", "mudiff/data/datasets.py"} <= set(code), name
-        assert all((ROOT / path).is_file() for path in code)
+        found = artefacts.code(f"notebooks/{name}.ipynb")
+        assert {"mudiff/paths.py", "mudiff/data/datasets.py"} <= set(found), name
