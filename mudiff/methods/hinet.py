@@ -115,7 +115,7 @@ class ImageCritic(nn.Module):
 class HiNet(Adversarial):
     """Fusion network and unconditional critic: least squares, L1 (100), reconstructions (20).
 
-    Whole slices in place of four overlapping corners of 128 pixels; the released critic's BatchNorm has epsilon 0.8.
+    Whole slices in place of four corners of 128 pixels; BatchNorm's epsilon is torch's (the released critic's: 0.8).
     """
 
     turns = ("generator", "critic")

@@ -88,6 +88,7 @@ def test_only_the_inputs_of_a_task_are_replaced(slices):
     for replaced, method in ((r, m) for _, r in tasks for m in (segmentation.METHODS if r else ("real",))):
         for subject in slices.subjects:
             x = next(shown).numpy()
+            assert x.dtype == np.float32 and x.min() == 0 and x.max() <= 1
             for place, contrast in enumerate(CONTRASTS):
                 true = (slices.images(slices.subject(subject), contrast) + 1) / 2
                 shade = SHADES[method] if contrast in replaced else 1
@@ -112,15 +113,12 @@ def test_scores_are_kept_until_network_or_syntheses_change(slices):
     network = Threshold()
     first = segmentation.evaluate("smoke", network)
     assert segmentation.evaluate("smoke", network, ["complete"]).equals(first[first.task == "complete"])
-    assert segmentation.evaluate("smoke", network).equals(first)
-    assert len(network.seen) == (1 + 6 * 3) * 3
     record = segmentation.synthetic("smoke", "t1ce", "mudiff") / "synthetic.json"
-    paths.write_json(record, paths.read_json(record) | {"seconds_per_slice": 2.0})  # the same images again
-    segmentation.evaluate("smoke", network)
-    assert len(network.seen) == (1 + 6 * 3) * 3
-    paths.write_json(record, paths.read_json(record) | {"weights": "other"})
-    segmentation.evaluate("smoke", network)
-    assert len(network.seen) == (1 + 6 * 3) * 3 + 3 * 3  # tasks A, E and F of one method, three subjects
+    # The same images again; other weights: tasks A, E and F of one method, three subjects.
+    for change, more in (({}, 0), ({"seconds_per_slice": 2.0}, 0), ({"weights": "other"}, 3 * 3)):
+        paths.write_json(record, paths.read_json(record) | change)
+        assert segmentation.evaluate("smoke", network).equals(first)
+        assert len(network.seen) == (1 + 6 * 3) * 3 + more
     with torch.no_grad():
         network.level += 0.1
     assert not segmentation.evaluate("smoke", network).equals(first)

@@ -14,7 +14,6 @@ from mudiff.errors import MudiffError
 from mudiff.methods.adversarial import SeededDropout, patch_critic
 from mudiff.methods.base import build
 from mudiff.methods.pgan import vgg16_features
-from mudiff.methods.pix2pix import image_norm
 from mudiff.settings import Settings
 from mudiff.training import profiles
 
@@ -141,15 +140,6 @@ def test_hinet_takes_sum_product_and_maximum_and_reconstructs_each_condition():
     assert terms["reconstruction"].item() == pytest.approx(20 * expected.item(), rel=1e-5)
 
 
-def test_statistics_of_pix2pix_are_those_of_each_image():
-    norm = image_norm(3)
-    h = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 + 2
-    alone = nn.BatchNorm2d(3)  # in training at a batch of one: what Pix2Pix was published with
-    expected = torch.cat([alone(h[k : k + 1]) for k in range(4)])
-    for mode in (norm.train(), norm.eval()):
-        assert torch.allclose(mode(h), expected, atol=1e-5)
-
-
 def test_patch_critic_sees_70_pixels():
     critic = patch_critic(Settings(critic_blocks=3, critic_width=4), norm="instance", bias=True)
     for layer in [m for m in critic.modules() if isinstance(m, nn.InstanceNorm2d)]:
@@ -177,16 +167,14 @@ def test_dropout_keeps_the_mean_and_follows_the_seeds():
 
 
 SIZES = [
-    ("pix2pix", {"image_size": 96}, "multiples of 64, from 64"),
-    ("mmgan", {"image_size": 96}, "multiples of 64, from 64"),
-    ("pix2pix", {"image_size": 16, "levels": 4}, "from 32 pixels"),
-    ("mmgan", {"image_size": 16, "levels": 4}, "from 32 pixels"),
+    *((method, {"image_size": 96}, "multiples of 64, from 64") for method in ("pix2pix", "mmgan")),
+    *((method, {"image_size": 16, "levels": 4}, "from 32 pixels") for method in ("pix2pix", "mmgan")),
     ("pgan", {"image_size": 20}, "multiples of 4, from 24"),
     ("hinet", {"image_size": 36}, "multiples of 8"),
     ("hinet", {"image_size": 32}, "from 40 pixels"),
     ("syndiff", {"multipliers": (1,) * 8}, "multiples? of 128"),
     ("mmgan", {"levels": 1}, "2 or more"),
-    ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, r"multiples? of 8"),
+    ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, "image_size = 36: .* of 8 with 4 multipliers"),
 ]
 
 
@@ -363,8 +351,8 @@ def test_the_generator_of_pgan_is_the_sequence_of_its_publication():
     tail = [nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), norm(16), relu()]
     tail += [nn.ConvTranspose2d(16, 8, 3, 2, 1, 1), norm(8), relu()]
     tail += [nn.ReflectionPad2d(3), nn.Conv2d(8, 1, 7), nn.Tanh()]
-    order = ["first", "down", "blocks", "up", "last"]
-    copied([*head, *block, *tail], [p for name in order for p in getattr(made, name).parameters()])
+    parts = [made.first, made.down, made.blocks, made.up, made.last]
+    copied([*head, *block, *tail], [p for part in parts for p in part.parameters()])
     y = some_slices(2, 3, 64).conditions
     h = nn.Sequential(*head)(y)
     h = h + nn.Sequential(*block)(h)
@@ -393,18 +381,20 @@ def test_the_generator_of_mmgan_is_the_sequence_of_its_publication():
 
 def test_the_generator_of_pix2pix_is_the_sequence_of_its_publication():
     made = small("pix2pix", levels=3, dropout=0.0).generator
-    leaky, relu = nn.LeakyReLU(0.2), nn.ReLU()
-
-    def norm(h: torch.Tensor) -> torch.Tensor:  # at a batch of one, BatchNorm of the publication
-        return nn.functional.batch_norm(h, None, None, training=True)
-
+    leaky, relu, (d1, d2, d3), (u3, u2, u1) = nn.LeakyReLU(0.2), nn.ReLU(), made.down, made.up
     for module in made.modules():
         if isinstance(module, nn.InstanceNorm2d):
             nn.init.ones_(module.weight)
-    d1 = made.down[0][0](y := some_slices(1, 3, 64).conditions)
-    d2 = norm(made.down[1][0](leaky(d1)))
-    d3 = made.down[2][0](leaky(d2))
-    u3 = norm(made.up[0][0](relu(d3)))
-    u2 = norm(made.up[1][0](relu(torch.cat([d2, u3], dim=1))))
-    u1 = torch.tanh(made.up[2][0](relu(torch.cat([d1, u2], dim=1))))
-    assert torch.allclose(u1, made(y), atol=1e-5)
+
+    def published(y: torch.Tensor) -> torch.Tensor:  # at its batch of one
+        norm = lambda h: nn.functional.batch_norm(h, None, None, training=True)  # noqa: E731
+        h1 = d1[0](y)
+        h2 = norm(d2[0](leaky(h1)))
+        h = norm(u3[0](relu(d3[0](leaky(h2)))))
+        h = norm(u2[0](relu(torch.cat([h2, h], dim=1))))
+        return torch.tanh(u1[0](relu(torch.cat([h1, h], dim=1))))
+
+    y = some_slices(3, 3, 64).conditions
+    expected = torch.cat([published(x[None]) for x in y])
+    for mode in (made.train(), made.eval()):
+        assert torch.allclose(mode(y), expected, atol=1e-5)

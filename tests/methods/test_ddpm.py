@@ -117,10 +117,3 @@ def test_the_network_sees_the_step_and_the_conditions():
         other = method.predict_noise(batch.target, -batch.conditions, torch.full((3,), 0))
     assert (early - late).abs().mean() > 1e-2
     assert (early - other).abs().mean() > 1e-2
-
-
-def test_sizes_that_cannot_be_halved_are_refused():
-    settings = Settings(**SMALL | {"image_size": 40, "multipliers": (1, 1, 1, 1)})
-    assert unet(settings)(torch.zeros(1, 4, 40, 40), torch.zeros(1)).shape == (1, 1, 40, 40)
-    with pytest.raises(MudiffError, match=r"image_size = 36: .* multiples of 8 with 4 multipliers"):
-        unet(settings.replace(image_size=36))
