@@ -37,23 +37,11 @@ class Preparation:
 
 
 class Slices:
-    """The slices of one split, memory-mapped: opening and indexing reads nothing but what is asked for.
-
-    Attributes
-    ----------
-    index : pd.DataFrame
-        One row per slice: subject, and slice, its number in the volume counted from inferior.
-    subjects, contrasts : list, tuple of str
-        In the order of `index`; in the order of the dataset.
-    image_size : int
-        Pixels of the square slices.
-    info : dict
-        Content of ``prepared.json``.
-    """
+    """The slices of one split, memory-mapped: opening and indexing reads nothing but what is asked for."""
 
     def __init__(self, folder: Path, split: str, index: pd.DataFrame, info: dict[str, Any]):
-        self.index = index
-        self.info = info
+        self.index = index  # a row per slice: subject, and slice, its number in the volume from inferior
+        self.info = info  # content of ``prepared.json``
         self._rows: dict[str, np.ndarray] = index.groupby("subject", sort=False).indices
         self.subjects = list(self._rows)
         self.contrasts = datasets.dataset(info["settings"]["dataset"]).contrasts
@@ -103,9 +91,8 @@ class Slices:
         try:
             return _map(path, path.stat().st_mtime_ns)
         except (OSError, EOFError, ValueError) as error:
-            raise MudiffError(
-                f"{path}: cannot be read ({error}); delete it and run `mudiff prepare`."
-            ) from None
+            remedy = "delete it and run `mudiff prepare`"
+            raise MudiffError(f"{path}: cannot be read ({error}); {remedy}.") from None
 
 
 @functools.lru_cache(maxsize=100)  # a map keeps its file open, and macOS allows 256
@@ -114,13 +101,7 @@ def _map(path: Path, changed: int) -> np.ndarray:
 
 
 def open_slices(folder: Path, split: str) -> Slices:
-    """Open the prepared slices of a split: train, val or test.
-
-    Raises
-    ------
-    MudiffError
-        If nothing is prepared there, subjects failed, or the split has no slices.
-    """
+    """Open the prepared slices of a split (train, val or test), which must be complete and hold some."""
     folder = Path(folder)
     if split not in SPLITS:
         raise MudiffError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
@@ -133,13 +114,7 @@ def open_slices(folder: Path, split: str) -> Slices:
 
 
 def check(folder: Path, preparation: Preparation) -> str:
-    """Check that a folder holds the slices of these settings and return their data hash.
-
-    Raises
-    ------
-    MudiffError
-        If nothing is prepared there, subjects failed, or the settings are others.
-    """
+    """Check that a folder holds the slices of these settings, all of them, and return their data hash."""
     info = read_info(folder)
     if info["fingerprint"] != preparation.fingerprint():
         pairs = [(k, info["settings"].get(k), v) for k, v in dataclasses.asdict(preparation).items()]
@@ -152,20 +127,15 @@ def check(folder: Path, preparation: Preparation) -> str:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Return the content of ``prepared.json``: settings, data_hash, phantoms, subjects, failed, warnings.
-
-    Raises
-    ------
-    MudiffError
-        If nothing is prepared there, or the preparation failed for some subjects.
-    """
-    if not (Path(folder) / "prepared.json").is_file():
+    """Return the content of ``prepared.json``; a MudiffError if there is none, or subjects failed."""
+    path = Path(folder) / "prepared.json"
+    if not path.is_file():
         raise MudiffError(
             f"{folder}: holds no prepared slices; run `mudiff prepare` first, or `mudiff train` with --data-root."
         )
-    info = paths.read_json(Path(folder) / "prepared.json")
+    info = paths.read_json(path)
     if failed := info["failed"]:
-        rest = f" (the rest: {Path(folder) / 'prepared.json'})" if len(failed) > 3 else ""
+        rest = f" (the rest: {path})" if len(failed) > 3 else ""
         raise MudiffError(
             f"{folder}: {len(failed)} of {len(failed) + len(info['subjects'])} subjects could not be prepared; "
             f"mend them, or exclude them in the manifest, and prepare again: "

@@ -37,30 +37,25 @@ class Dataset:
     def conditions(self, target: str) -> tuple[str, ...]:
         """Return the conditions of `target`, in the order that the networks take them."""
         if target not in self.targets:
+            names = ", ".join(self.targets)
             raise MudiffError(
-                f"target {target!r} is not one of dataset {self.name!r}: "
-                f"choose one of {', '.join(self.targets)}."
+                f"target {target!r} is not one of dataset {self.name!r}: choose one of {names}."
             )
         return self.targets[target]
 
 
 _FOUR_CONTRASTS = {
-    "t1ce": ("flair", "t2", "t1"),
-    "flair": ("t1ce", "t1", "t2"),
-    "t2": ("t1ce", "t1", "flair"),
-    "t1": ("flair", "t1ce", "t2"),
-}
+    "t1ce": ("flair", "t2", "t1"), "flair": ("t1ce", "t1", "t2"),
+    "t2": ("t1ce", "t1", "flair"), "t1": ("flair", "t1ce", "t2"),
+}  # fmt: skip
 
 DATASETS = {
     "brats": Dataset("brats", "BraTS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
     "isles": Dataset("isles", "ISLES", ("t1", "t2", "flair", "dwi"), {
-        "flair": ("t1", "t2", "dwi"),
-        "t1": ("t2", "dwi", "flair"),
+        "flair": ("t1", "t2", "dwi"), "t1": ("t2", "dwi", "flair"),
     }, dilate=True),
     "healthy": Dataset("healthy", "Healthy", ("t1", "t2", "flair"), {
-        "flair": ("t1", "t2"),
-        "t2": ("t1", "flair"),
-        "t1": ("flair", "t2"),
+        "flair": ("t1", "t2"), "t2": ("t1", "flair"), "t1": ("flair", "t2"),
     }, slices=100, lesions=False),
     "open_ms": Dataset("open_ms", "Open MS", ("t1", "t1ce", "t2", "flair"), _FOUR_CONTRASTS),
 }  # fmt: skip

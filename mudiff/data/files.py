@@ -52,13 +52,8 @@ def patient(subject: str) -> str:
 def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = None) -> dict[str, Files]:
     """Return every subject's files below a folder: subject -> contrast (or ``mask``) -> file, sorted.
 
-    Links are followed, hidden files passed over. Where `problems` is given, it takes subject -> what is wrong with
-    it (two files claim one contrast) in place of an error, and the subject is left out.
-
-    Raises
-    ------
-    MudiffError
-        If the folder is missing or holds no file of this layout, or two files claim one contrast.
+    Links are followed, hidden files passed over. Two files that claim one contrast are an error, or, where
+    `problems` is given, are entered there (subject -> what is wrong) and the subject is left out.
     """
     datasets.dataset(dataset)
     if not Path(root).is_dir():
@@ -73,13 +68,7 @@ def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = No
 
 
 def find_contrasts(folder: Path) -> Files:
-    """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file.
-
-    Raises
-    ------
-    MudiffError
-        If the folder is missing, holds no contrast, or two files claim one.
-    """
+    """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file."""
     if not Path(folder).is_dir():
         raise MudiffError(f"{folder}: subject folder not found; pass the folder that holds its contrasts.")
     problems: dict[str, str] = {}
@@ -100,8 +89,8 @@ def _collect(
         matches = (re.search(_LAYOUTS[name], path.as_posix(), re.IGNORECASE) for name in layouts)
         if (match := next(filter(None, matches), None)) and path.is_file():
             parts = match.groupdict()
-            subject = f"{parts['subject']}_{parts['session']}" if parts.get("session") else parts["subject"]
-            subject, contrast = one_subject or subject, _CONTRASTS[parts["contrast"].lower()]
+            subject = one_subject or "_".join(filter(None, (parts["subject"], parts.get("session"))))
+            contrast = _CONTRASTS[parts["contrast"].lower()]
             first = found.setdefault(subject, {}).setdefault(contrast, path)
             if not first.samefile(path):
                 problems[subject] = f"{subject}: {first} and {path} both claim {contrast}; keep one of them."

@@ -18,11 +18,6 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
     """Read a CSV with columns subject, split (train, val, test or excluded) and, if wanted, reason.
 
     By default it is the published split. Returned are the three columns, all text, in the order of the file.
-
-    Raises
-    ------
-    MudiffError
-        If there is no (published) manifest, or one of its lines is not as described.
     """
     datasets.dataset(dataset)
     if path is None:
@@ -65,17 +60,8 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
     """Match the subjects of a folder with those of a manifest, whatever prefix their release gave them.
 
-    Returns
-    -------
-    splits : dict of str to str
-        Subject of the folder -> train, val or test; sorted, excluded subjects left out.
-    missing, unlisted : list of str
-        Subjects of the manifest that the folder lacks, and the reverse.
-
-    Raises
-    ------
-    MudiffError
-        If two subjects of the folder are the same one from two releases.
+    Returned are subject of the folder -> train, val or test (sorted, excluded subjects left out), the subjects
+    of the manifest that the folder lacks, and the reverse.
     """
     by_id: dict[str, str] = {}
     for subject in sorted(found):
@@ -93,16 +79,9 @@ def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd
 
     The healthy cohort is split 50/20/15 in proportion, all others 70/20/10. Time points and sessions of one
     person go into one split; every split gets at least one person where there are three.
-
-    Raises
-    ------
-    MudiffError
-        If the file exists already, or the folder holds no usable subject.
     """
     if Path(path).exists():
-        raise MudiffError(
-            f"{path}: exists already; delete it or choose another name for the drafted manifest."
-        )
+        raise MudiffError(f"{path}: exists already; delete it or choose another name for the draft.")
     subjects = list(files.find_subjects(dataset, root))
     people = sorted({files.patient(subject) for subject in subjects})
     fractions = np.array(_FRACTIONS.get(dataset, (0.7, 0.2, 0.1)))

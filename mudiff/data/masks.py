@@ -13,20 +13,8 @@ def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
     Specks are opened away slice by slice, crumbs far smaller than the brain are dropped, holes are filled.
     A contrast with a cut field of view cannot cut the mask, since the other contrasts cover the rest.
-
-    Parameters
-    ----------
-    volumes : array (C, Z, S, S) or sequence of C arrays (Z, S, S)
-        Skull-stripped contrasts on one grid, background 0; Z may be 1.
-
-    Returns
-    -------
-    array of bool (Z, S, S), all False where every contrast is empty
-
-    Raises
-    ------
-    MudiffError
-        If the contrasts have unlike shapes or another number of axes.
+    `volumes` are C skull-stripped contrasts (Z, S, S) on one grid, background 0, Z may be 1; the mask is
+    bool (Z, S, S), all False where every contrast is empty.
     """
     shapes = {np.shape(volume) for volume in volumes}
     if len(shapes) != 1 or len(next(iter(shapes))) != 3:
@@ -48,19 +36,10 @@ def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
 
 def lesion_mask(labels: np.ndarray, dilate: bool = False) -> np.ndarray:
-    """Return the lesion: labels above 0, on request dilated slice by slice.
+    """Return the lesion, bool (..., S, S): every label above 0 counts (the paper's "whole tumor").
 
-    Parameters
-    ----------
-    labels : array (..., S, S)
-        Lesion labels of any number type; every label above 0 counts (the paper's "whole tumor").
-    dilate : bool
-        Dilate with a 3x3 kernel in three iterations (section "Evaluation procedure", for ISLES). The
-        iterations are pixels at 256x256 and scale with the image, at least one.
-
-    Returns
-    -------
-    array of bool (..., S, S)
+    `dilate`: slice by slice, with a 3x3 kernel in three iterations (section "Evaluation procedure", for ISLES).
+    The iterations are pixels at 256x256 and scale with the image, at least one.
     """
     mask = np.asarray(labels) > 0
     if not dilate:

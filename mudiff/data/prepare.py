@@ -1,6 +1,7 @@
 """From NIfTI to the slice cache (section "Datasets")."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, to_slices
 from mudiff.errors import MudiffError
 
+Records = dict[str, dict[str, Any]]  # subject -> what its JSON file holds
+
 
 @dataclass(frozen=True)
 class Report:
@@ -39,13 +42,9 @@ class Report:
 
 
 def prepare(
-    preparation: Preparation,
-    data_root: Path,
-    manifest: pd.DataFrame,
-    folder: Path,
-    workers: int = 2,
-    progress: bool = True,
-) -> Report:
+    preparation: Preparation, data_root: Path, manifest: pd.DataFrame, folder: Path,
+    workers: int = 2, progress: bool = True,
+) -> Report:  # fmt: skip
     """Prepare the slices of a dataset; subjects that are prepared already are kept.
 
     Per subject it writes ``<split>/<subject>.npy``, uint16 (n, C, S, S), contrasts in the order of
@@ -54,11 +53,6 @@ def prepare(
     ``slices.csv`` and ``prepared.json``. A subject whose split or files changed is prepared again, one that is
     no longer listed is deleted; a folder of other settings is moved aside. A bad subject stops no other:
     `Report.check` raises at the end.
-
-    Raises
-    ------
-    MudiffError
-        If no subject of the manifest, or none of its training subjects, is in the data folder.
     """
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
@@ -72,25 +66,19 @@ def prepare(
     used = {*chosen.contrasts, *(("mask",) if chosen.lesions else ())}
     sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
     records = _finished(preparation, folder, splits, sources)
-    jobs = [(preparation, s, splits[s], sources[s], folder) for s in sources if s not in records]
-    failed = {subject: problem for subject, problem in problems.items() if subject in splits}
+    jobs = [(preparation, s, splits[s], found, folder) for s, found in sources.items() if s not in records]
+    failed = {s: problem for s, problem in problems.items() if s in splits}
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):
         if isinstance(result, MudiffError):
             failed[subject] = str(result)
         else:
             records[subject] = result
-    places = (
-        (missing, "manifest are not in the data folder"),
-        (unlisted, "data folder are not in the manifest"),
-    )
+    places = {"manifest are not in the data folder": missing, "data folder are not in the manifest": unlisted}
     warnings = [
         f"{len(s)} subjects of the {where}: {', '.join(s[:5])}{' ...' * (len(s) > 5)}"
-        for s, where in places
-        if s
-    ]
-    return _write_index(
-        preparation, folder, dict(sorted(records.items())), dict(sorted(failed.items())), warnings
-    )
+        for where, s in places.items() if s
+    ]  # fmt: skip
+    return _write_index(preparation, folder, records, failed, warnings)
 
 
 def each_subject(
@@ -121,9 +109,7 @@ def _prepare_subject(
     """Prepare one subject; its JSON file is written last and marks it as finished."""
     images, masks, record = subject_slices(preparation, subject, found)
     record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint()}
-    record["sources"] = {
-        contrast: {**_state(path), "sha256": cache.file_hash(path)} for contrast, path in found.items()
-    }
+    record["sources"] = {c: {**_state(path), "sha256": cache.file_hash(path)} for c, path in found.items()}
     for suffix, array in ((".npy", images), (".masks.npy", masks)):
         with paths.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
             np.save(temporary, array, allow_pickle=False)
@@ -141,20 +127,9 @@ def subject_slices(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Prepare the slices of one subject: each volume normalised, cut, padded and resized, and the brain mask.
 
-    Returns
-    -------
-    images : np.ndarray
-        uint16 (n, C, S, S).
-    masks : np.ndarray
-        uint8 (n, 2, S, S): brain (0 or 1), lesion label (0 where there is no mask).
-    record : dict
-        shape (native), first_slice, slices (their number), notes on what is odd, and phantom: whether the
-        headers say so.
-
-    Raises
-    ------
-    MudiffError
-        If a contrast is missing, a file is not usable, or the volumes are not on one grid.
+    Returned are images, uint16 (n, C, S, S); masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 where
+    there is no mask); and a record: shape (native), first_slice, slices (their number), notes on what is odd, and
+    phantom, whether the headers say so.
     """
     contrasts = datasets.dataset(preparation.dataset).contrasts
     if absent := [name for name in contrasts if name not in found]:
@@ -170,11 +145,11 @@ def subject_slices(
     if mask:
         masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
     notes = _notes(preparation, loaded[contrasts[0]].affine, masks, mask is not None)
-    phantom = all(
-        bytes(v.header["descrip"]).startswith(datasets.PHANTOM_MARK.encode()) for v in loaded.values()
-    )
-    shape, first = list(geometries[0].shape), geometries[0].kept[0]
-    record = {"shape": shape, "first_slice": first, "slices": len(images), "notes": notes, "phantom": phantom}
+    mark, first = datasets.PHANTOM_MARK.encode(), geometries[0]
+    record = {
+        "shape": list(first.shape), "first_slice": first.kept[0], "slices": len(images), "notes": notes,
+        "phantom": all(bytes(v.header["descrip"]).startswith(mark) for v in loaded.values()),
+    }  # fmt: skip
     return images, masks, record
 
 
@@ -195,22 +170,22 @@ def _notes(preparation: Preparation, affine: np.ndarray, masks: np.ndarray, has_
     if not np.isclose(across, along, rtol=0.02):
         notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
     if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
-        where = "in the slices used" if has_mask else "mask; counted as free of lesions"
-        notes.append(f"has no lesion {where}")
+        notes.append(
+            f"has no lesion {'in the slices used' if has_mask else 'mask; counted as free of lesions'}"
+        )
     return notes
 
 
 def _finished(
     preparation: Preparation, folder: Path, splits: dict[str, str], sources: dict[str, files.Files]
-) -> dict[str, dict[str, Any]]:
+) -> Records:
     """Return the records of the subjects that are prepared already, and delete what is out of date."""
     kept = {}
     # Names that begin with a dot are what a killed process was writing.
     records = {p: paths.read_json(p) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
     if any(record["fingerprint"] != preparation.fingerprint() for record in records.values()):
-        aside = next(
-            p for n in range(1, 1000) if not (p := folder.with_name(f"{folder.name}.old-{n}")).exists()
-        )
+        names = (folder.with_name(f"{folder.name}.old-{n}") for n in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
         print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)
         folder.rename(aside)
         return {}
@@ -222,48 +197,35 @@ def _finished(
         if same and all(file.is_file() for file in arrays):
             kept[record["subject"]] = record
             continue
-        for old in (
-            folder / "prepared.json",
-            path,
-            *arrays,
-        ):  # the folder is readable again once it is complete
+        # Without prepared.json the folder is readable only once it is complete again.
+        for old in (folder / "prepared.json", path, *arrays):
             old.unlink(missing_ok=True)
     return kept
 
 
 def _write_index(
-    preparation: Preparation,
-    folder: Path,
-    records: dict[str, Any],
-    failed: dict[str, str],
-    warnings: list[str],
+    preparation: Preparation, folder: Path, records: Records, failed: dict[str, str], warnings: list[str]
 ) -> Report:
     """Write slices.csv and prepared.json, which make the folder readable."""
+    records, failed = dict(sorted(records.items())), dict(sorted(failed.items()))
     subjects = {subject: record["split"] for subject, record in records.items()}
-    contents = {
-        s: {contrast: source["sha256"] for contrast, source in r["sources"].items()}
-        for s, r in records.items()
-    }
+    contents = {s: {c: file["sha256"] for c, file in r["sources"].items()} for s, r in records.items()}
     data_hash = cache.digest(preparation.fingerprint(), subjects, contents)  # no paths and no dates
     rows = [
-        (split, subject, records[subject]["first_slice"] + number)
+        (split, subject, record["first_slice"] + number)
         for split in SPLITS
-        for subject in records
-        if subjects[subject] == split
-        for number in range(records[subject]["slices"])
-    ]
+        for subject, record in records.items() if record["split"] == split
+        for number in range(record["slices"])
+    ]  # fmt: skip
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])
     paths.write_text(folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
     phantoms = {record.get("phantom") for record in records.values()}
     warnings = [*warnings, *(f"{s}: {note}" for s, record in records.items() for note in record["notes"])]
     summary = {
-        "settings": dataclasses.asdict(preparation),
-        "fingerprint": preparation.fingerprint(),
+        "settings": dataclasses.asdict(preparation), "fingerprint": preparation.fingerprint(),
         "data_hash": data_hash,
         "phantoms": phantoms.pop() if len(phantoms) == 1 else None,  # None: both, or not recorded
-        "subjects": records,
-        "failed": failed,
-        "warnings": warnings,
-    }
+        "subjects": records, "failed": failed, "warnings": warnings,
+    }  # fmt: skip
     paths.write_json(folder / "prepared.json", summary)
     return Report(folder, subjects, failed, warnings, data_hash)

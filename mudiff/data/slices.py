@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
+from nibabel import orientations
 from skimage.transform import resize
 
 from mudiff.errors import MudiffError
@@ -18,12 +18,7 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
 
     Negative values count as 0. ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels
     above 0, so that the darkest hundredth of the tissue joins the background; then min-max. ``minmax`` (text of
-    the paper): min-max alone.
-
-    Raises
-    ------
-    MudiffError
-        If no voxel is above 0, or (almost) all of those have one value; it names `source`.
+    the paper): min-max alone. A volume without two values above 0 is an error, which names `source`.
     """
     if method not in ("percentile", "minmax"):
         raise MudiffError(f"normalisation {method!r} is unknown: choose one of percentile, minmax.")
@@ -34,9 +29,8 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     minmax = max(data.min(), 0), data.max()
     low, high = np.percentile(positive, (1, 99)) if method == "percentile" else minmax
     if not high > low:
-        raise MudiffError(
-            f"{source}: its voxels above 0 all have the value {high:g}; replace the file or exclude the subject."
-        )
+        one = f"{source}: its voxels above 0 all have the value {high:g}"
+        raise MudiffError(f"{one}; replace the file or exclude the subject.")
     unit = (data - np.float32(low)) / np.float32(high - low)
     return np.clip(unit, 0, 1, out=unit)
 
@@ -61,25 +55,12 @@ def to_slices(
 ) -> tuple[np.ndarray, Geometry]:
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
-    Parameters
-    ----------
-    data, affine : np.ndarray
-        Voxels (X, Y, Z) in native order, and what takes their indices to millimetres, (4, 4).
-    size : int, optional
-        Pixels of the slices; default the longer side of the native ones. Zeros pad each slice to a square (never
-        a stretch), which is resized, smoothed first where it shrinks.
-    order : int, optional
-        1 for intensities, 0 (nearest voxel) for masks.
-    wanted : int, optional
-        How many middle slices to keep (fewer where there are fewer); default all.
+    `data` (X, Y, Z) and `affine` (4, 4) are in native order. Zeros pad a slice to a square, which is resized to
+    `size` pixels (default: the longer native side): `order` 1 for intensities, smoothed first where they shrink,
+    0 (nearest voxel) for masks. Only the `wanted` middle slices are kept (default: all).
 
-    Returns
-    -------
-    slices : np.ndarray
-        (Z, S, S), inferior to superior, rows anterior to posterior, columns patient's right to left;
-        float32, or the type of `data` for order 0.
-    geometry : Geometry
-        What `from_slices` needs.
+    Returned are slices (Z, S, S), from inferior to superior, rows anterior to posterior, columns patient's right
+    to left, float32 (order 0: the type of `data`), and what `from_slices` needs.
     """
     oriented = _oriented(data, affine)  # (Z, rows, columns)
     kept = middle(len(oriented), len(oriented) if wanted is None else wanted)
@@ -91,17 +72,9 @@ def to_slices(
 
 
 def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.ndarray:
-    """Put slices (Z, S, S) of `to_slices` back into the native grid (X, Y, Z); the others are 0.
-
-    Raises
-    ------
-    MudiffError
-        If there are more or fewer slices than the geometry kept.
-    """
+    """Put the slices (Z, S, S) that `to_slices` kept back into the native grid (X, Y, Z); the others are 0."""
     if len(slices) != geometry.kept[1] - geometry.kept[0]:
-        raise MudiffError(
-            f"{len(slices)} slices do not fit slices {geometry.kept} of the volume; pass them all."
-        )
+        raise MudiffError(f"{len(slices)} slices do not fit slices {geometry.kept}; pass them all.")
     data = np.zeros(geometry.shape, slices.dtype if order == 0 else np.float32)
     oriented = _oriented(data, geometry.affine)  # a view: what is written there is in `data`
     rows, columns = oriented.shape[1:]
@@ -113,17 +86,15 @@ def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.nd
 
 def _oriented(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Return a view (Z, rows, columns) of a volume in `SLICE_ORDER`; oblique affines take the closest axes."""
-    found = nibabel.orientations.io_orientation(affine)
-    wanted = nibabel.orientations.axcodes2ornt(SLICE_ORDER)
-    change = nibabel.orientations.ornt_transform(found, wanted)
-    return nibabel.orientations.apply_orientation(data, change).transpose(2, 1, 0)
+    wanted = orientations.axcodes2ornt(SLICE_ORDER)
+    change = orientations.ornt_transform(orientations.io_orientation(affine), wanted)
+    return orientations.apply_orientation(data, change).transpose(2, 1, 0)
 
 
 def _resized(stack: np.ndarray, size: int, order: int) -> np.ndarray:
     """Return squares (Z, size, size); computed in float64, so that what is stored does not hang on rounding."""
-    kind = stack.dtype if order == 0 else np.float32
     options = {"order": order, "anti_aliasing": order > 0 and size < stack.shape[1], "preserve_range": True}
-    result = np.empty((len(stack), size, size), kind)
+    result = np.empty((len(stack), size, size), stack.dtype if order == 0 else np.float32)
     for number, image in enumerate(stack):
         result[number] = resize(image.astype(np.float64), (size, size), **options)
     return result

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mudiff.data import datasets, files, volumes
@@ -21,11 +20,6 @@ def verify(
     """Check every subject of a data folder, and the folder against its manifest; return what is wrong, sorted.
 
     Subjects that the manifest excludes are passed over. Without a manifest only the files are checked.
-
-    Raises
-    ------
-    MudiffError
-        If the folder is missing or holds no file of this dataset.
     """
     problems: dict[str, str] = {}
     found = files.find_subjects(dataset, root, problems)
@@ -35,7 +29,7 @@ def verify(
         findings += [(subject, "", "is in the manifest but not in the data folder.") for subject in missing]
         findings += [(subject, "", "is in the data folder but not in the manifest.") for subject in unlisted]
         found = {s: contrasts for s, contrasts in found.items() if s in splits or s in unlisted}
-    jobs = [(dataset, subject, contrasts) for subject, contrasts in found.items()]
+    jobs = [(dataset, *subject) for subject in found.items()]
     for _, result in each_subject(check_subject, jobs, workers, "verify", progress):
         findings += result
     return sorted(findings)
@@ -54,7 +48,10 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
                 loaded[name] = volumes.read(found[name])
                 changed = loaded[name].data != volumes.labels(loaded[name])
                 if changed.any():
-                    wrong.append((name, _odd_labels(found[name], loaded[name].data[changed])))
+                    odd = f"{changed.sum()} voxels are no labels from 0 to 255"
+                    odd += f" (for example {loaded[name].data[changed][0]:g})"
+                    kept = "fractions are rounded, negative values become 0, values above 255 become 1"
+                    wrong.append((name, f"{found[name]}: {odd}; {kept}."))
             else:
                 loaded[name] = volumes.load_volume(found[name])
                 normalise(loaded[name].data, "percentile", found[name])
@@ -65,10 +62,3 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
         mine, theirs = (volumes.describe_grid(loaded[n]) for n in (name, first[0]))
         wrong.append((name, f"is not on the grid of {', '.join(first)}: {mine}; they have {theirs}."))
     return [(subject, name, problem) for name, problem in wrong]
-
-
-def _odd_labels(path: Path, values: np.ndarray) -> str:
-    return (
-        f"{path}: {len(values)} voxels are no labels from 0 to 255 (for example {values[0]:g}); "
-        "fractions are rounded, negative values become 0, values above 255 become 1."
-    )

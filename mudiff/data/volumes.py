@@ -37,13 +37,8 @@ def load_volume(path: Path) -> Volume:
     """Read one contrast (``.nii`` or ``.nii.gz``), background 0.
 
     Where more voxels have the lowest, negative value than 0, the volume was z-scored or scaled to [-1, 1]: it is
-    shifted. Other negative values are kept; `slices.normalise` sets them to 0.
-
-    Raises
-    ------
-    MudiffError
-        If the file is missing, truncated, not NIfTI, not three-dimensional, not finite, constant or
-        without a voxel above 0.
+    shifted. Other negative values are kept; `slices.normalise` sets them to 0. A file that is not finite, constant
+    or without a voxel above 0 is an error.
     """
     volume = read(path)
     lowest, highest = volume.data.min(), volume.data.max()
@@ -60,13 +55,7 @@ def load_volume(path: Path) -> Volume:
 
 
 def load_mask(path: Path) -> Volume:
-    """Read a lesion mask as uint8, see `labels`; zeros alone (no lesion) are valid.
-
-    Raises
-    ------
-    MudiffError
-        If the file is missing, truncated, not NIfTI, not three-dimensional or not finite.
-    """
+    """Read a lesion mask as uint8, see `labels`; zeros alone (no lesion) are valid."""
     volume = read(path)
     return replace(volume, data=labels(volume))
 
@@ -78,9 +67,7 @@ def labels(volume: Volume) -> np.ndarray:
     so that "lesion" stays ``data > 0``.
     """
     if not np.isfinite(volume.data).all():
-        raise MudiffError(
-            f"{volume.path}: the mask has NaN or infinite voxels; repair the file or remove it."
-        )
+        raise MudiffError(f"{volume.path}: the mask has NaN or infinite voxels; repair or remove it.")
     rounded = np.rint(volume.data)
     return np.select([rounded < 0, rounded > 255], [0, 1], rounded).astype(np.uint8)
 
@@ -99,10 +86,7 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
 
 
 def read(path: Path) -> Volume:
-    """Read voxels (X, Y, Z) and check the file and its header, but not the values.
-
-    A fourth axis of length one is dropped.
-    """
+    """Read voxels (X, Y, Z; a fourth axis of length one is dropped); checks all but the values."""
     path = Path(path)
     try:
         image = nibabel.load(path)
@@ -132,25 +116,17 @@ def grids(volumes: dict[str, Volume]) -> list[list[str]]:
     """Return the names of the volumes, grouped by voxel grid, the grid of most volumes first."""
     groups: list[list[str]] = []
     for name, volume in volumes.items():
-        for group in groups:
-            if _same_grid(volume, volumes[group[0]]):
-                group.append(name)
-                break
-        else:
+        group = next((g for g in groups if _same_grid(volume, volumes[g[0]])), None)
+        if group is None:
             groups.append([name])
+        else:
+            group.append(name)
     return sorted(groups, key=len, reverse=True)
 
 
 def check_grid(volumes: dict[str, Volume], subject: str) -> None:
-    """Check that all volumes of a subject share one voxel grid; resampling is the user's step.
-
-    Raises
-    ------
-    MudiffError
-        If shapes or affines differ; the message names the contrasts and their grids.
-    """
-    groups = grids(volumes)
-    if len(groups) > 1:
+    """Check that all volumes of a subject share one voxel grid; resampling is the user's step."""
+    if len(groups := grids(volumes)) > 1:
         named = "; ".join(f"{', '.join(group)}: {describe_grid(volumes[group[0]])}" for group in groups)
         raise MudiffError(f"{subject}: volumes are not on one grid ({named}); resample them to one first.")
 

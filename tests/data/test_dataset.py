@@ -11,8 +11,6 @@ from mudiff.data import dataset
 from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
 
-SMALL = Preparation("brats", image_size=16, slices=4)  # of the fixture `prepared`
-
 
 def test_slices_are_indexed_by_subject_and_number(prepared):
     slices = dataset.open_slices(prepared, "train")
@@ -78,14 +76,14 @@ def test_slices_prepared_anew_are_read_anew(prepared):
 
 def test_reading_errors(prepared, tmp_path):
     slices = dataset.open_slices(prepared, "train")
-    with pytest.raises(MudiffError, match="'dwi' is unknown"):
-        slices.images([0], "dwi")
-    with pytest.raises(MudiffError, match="'Z' is not in"):
-        slices.subject("Z")
-    with pytest.raises(MudiffError, match="split 'training' is unknown"):
-        dataset.open_slices(prepared, "training")
-    with pytest.raises(MudiffError, match="no prepared slices; run `mudiff prepare`"):
-        dataset.open_slices(tmp_path / "none", "train")
+    for call, says in (
+        (lambda: slices.images([0], "dwi"), "'dwi' is unknown"),
+        (lambda: slices.subject("Z"), "'Z' is not in"),
+        (lambda: dataset.open_slices(prepared, "training"), "split 'training' is unknown"),
+        (lambda: dataset.open_slices(tmp_path / "none", "train"), "no prepared slices; run `mudiff prepare`"),
+    ):
+        with pytest.raises(MudiffError, match=says):
+            call()
     (prepared / "train/Brats18_A_1.npy").write_bytes(b"damaged")
     (prepared / "train/Brats18_B_1.npy").write_bytes(b"")
     for index in (0, 4):
@@ -93,9 +91,8 @@ def test_reading_errors(prepared, tmp_path):
             slices.images([index], "t1")
 
 
-def test_check_returns_the_data_hash_or_says_what_differs(prepared, tmp_path):
-    assert dataset.check(prepared, SMALL) == dataset.open_slices(prepared, "val").info["data_hash"]
+def test_check_returns_the_data_hash_or_says_what_differs(prepared):
+    small = Preparation("brats", image_size=16, slices=4)  # of the fixture `prepared`
+    assert dataset.check(prepared, small) == dataset.open_slices(prepared, "val").info["data_hash"]
     with pytest.raises(MudiffError, match="image_size 16, not 32, slices 4, not 8"):
         dataset.check(prepared, Preparation("brats", image_size=32, slices=8))
-    with pytest.raises(MudiffError, match="no prepared slices"):
-        dataset.check(tmp_path / "none", SMALL)

@@ -1,5 +1,7 @@
 """Which subject belongs to which split."""
 
+import itertools
+
 import pandas as pd
 import pytest
 from conftest import REFERENCE
@@ -18,9 +20,8 @@ def test_published_splits():
     table = manifests.read_manifest("brats")
     assert table["split"].value_counts().to_dict() == {"train": 214, "val": 61, "test": 30, "excluded": 30}
     excluded = table["split"] == "excluded"
-    assert (table["subject"].str.contains("_2013_") == excluded).all() and (
-        table["reason"][excluded] != ""
-    ).all()
+    assert (table["subject"].str.contains("_2013_") == excluded).all()
+    assert (table["reason"][excluded] != "").all()
     table = manifests.read_manifest("isles")
     assert table["split"].value_counts().to_dict() == {"train": 20, "val": 2, "test": 5, "excluded": 1}
     assert sorted(table["subject"], key=int) == [str(n) for n in range(1, 29)]
@@ -45,11 +46,7 @@ def test_without_a_published_split_the_error_says_how_to_make_one(dataset):
 def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
     path = manifest_file(tmp_path, "\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n")
     table = manifests.read_manifest("brats", path)
-    assert table.to_dict("list") == {
-        "subject": ["A", "007"],
-        "split": ["train", "excluded"],
-        "reason": ["", ""],
-    }
+    assert table.to_numpy().tolist() == [["A", "train", ""], ["007", "excluded", ""]]
 
 
 @pytest.mark.parametrize(
@@ -59,17 +56,12 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
         ("subject,split\nA,train\n\nB,training\n", "split 'training' of B is unknown"),
         ("subject,split\nA,train\n,val\n", "'' is no subject id"),
         ("subject,split\nA,train\n../B,val\n", r"'\.\./B' is no subject id"),
-        ("subject,split\n/etc/B,val\n", "'/etc/B' is no subject id"),
         ("subject,split\na\\b,val\n", ".* is no subject id"),
         ("subject,split\n..,val\n", r"'\.\.' is no subject id"),
-        (
-            "subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n",
-            "Brats18_A_1 and BraTS19_A_1 are one",
-        ),
+        ("subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n", "Brats18_A_1 and BraTS19_A_1 are"),
         ("subject,split\nA,excluded\n", "lists no subject"),
         ("", "cannot be read as CSV"),
         ("subject,split\nA,train\nB,train,x\n", "cannot be read as CSV .*line 3"),
-        ("subject,split\nA,train,x\n", "cannot be read as CSV"),
         ("subject;split\nA;train\n", "has columns subject;split; expected"),
         ('subject,split\n"A,train\n', "cannot be read as CSV"),
     ],
@@ -99,51 +91,37 @@ def test_subjects_are_matched_across_releases():
         manifests.assign(["Brats18_A_1", "Brats17_A_1"], manifest)
 
 
-# --- drafted manifests
-
-
-def people(root, names):
-    for name in names:
-        folder = root / name
-        folder.mkdir(parents=True)
-        (folder / f"{name}_t1.nii").touch()
+def people(root, count):
+    root.mkdir()
+    for number in range(count):
+        (root / f"S{number:03}_t1.nii").touch()
 
 
 def test_a_drafted_manifest_is_seeded_complete_and_readable(tmp_path):
-    people(tmp_path / "raw", [f"S{n:03}" for n in range(100)])
-    table = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "a.csv", seed=1)
+    people(tmp_path / "raw", 100)
+    draft = lambda name, seed: manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / name, seed)  # noqa: E731
+    table = draft("a.csv", 1)
     assert table["split"].value_counts().to_dict() == {"train": 70, "val": 20, "test": 10}
-    again = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "b.csv", seed=1)
-    other = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "c.csv", seed=2)
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert table.equals(again)
-    assert not table.equals(other)
+    assert table.equals(draft("b.csv", 1)) and not table.equals(draft("c.csv", 2))
     assert manifests.read_manifest("brats", tmp_path / "a.csv")[["subject", "split"]].equals(table)
+    before = (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(MudiffError, match=r"a\.csv: exists already"):  # a draft never overwrites
+        draft("a.csv", 2)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == before
 
 
-def test_a_draft_never_overwrites(tmp_path):
-    people(tmp_path / "raw", ["A"])
-    (tmp_path / "m.csv").write_text("mine")
-    with pytest.raises(MudiffError, match=r"m\.csv: exists already"):
-        manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
-    assert (tmp_path / "m.csv").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(1, (1, 0, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (14, (10, 3, 1))]
-)
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (3, (1, 1, 1)), (14, (10, 3, 1))])
 def test_small_folders_fill_every_split(tmp_path, count, expected):
-    people(tmp_path / "raw", [f"S{n}" for n in range(count)])
+    people(tmp_path / "raw", count)
     table = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
     assert tuple((table["split"] == split).sum() for split in manifests.SPLITS) == expected
 
 
 def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
-    for n in range(85):
-        for session in ("a", "b"):
-            folder = tmp_path / f"raw/sub-{n:02}/ses-{session}/anat"
-            folder.mkdir(parents=True)
-            (folder / f"sub-{n:02}_ses-{session}_T1w.nii.gz").touch()
+    for number, session in itertools.product(range(85), "ab"):
+        file = tmp_path / f"raw/sub-{number:02}/ses-{session}/anat/x_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        file.touch()
     table = manifests.draft_manifest("healthy", tmp_path / "raw", tmp_path / "m.csv")
     assert table["split"].value_counts().to_dict() == {"train": 100, "val": 40, "test": 30}
     person = table["subject"].str.split("_").str[0]

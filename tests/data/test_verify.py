@@ -17,10 +17,6 @@ def findings(cohort, **options):
     return verify.verify("brats", root, manifest, **{"workers": 1, "progress": False} | options)
 
 
-def test_a_sound_folder_has_no_findings(cohort):
-    assert findings(cohort) == []
-
-
 @pytest.mark.parametrize(
     ("contrast", "says"),
     [
@@ -59,17 +55,16 @@ def test_several_faults_of_a_subject_are_all_found(cohort, rng):
     (folder / "Brats18_B_1_t1.nii.gz").unlink()
     write_nifti(folder / "Brats18_B_1_t2.nii.gz", head(rng, (20, 26, 10)))
     write_nifti(folder / "Brats18_B_1_flair.nii.gz", head(rng) * 0)
-    assert [contrast for _, contrast, _ in findings(cohort)] == ["flair", "t1", "t2"]
+    found = [(subject, contrast) for subject, contrast, _ in findings(cohort)]  # the others are sound
+    assert found == [("Brats18_B_1", name) for name in ("flair", "t1", "t2")]
 
 
 def test_folder_and_manifest_are_compared(cohort, rng):
     root, manifest = cohort
     write_nifti(root / "Brats18_D_1/Brats18_D_1_t1.nii", head(rng))  # a second t1
     (root / "Brats18_E_1/Brats18_E_1_t1.nii.gz").write_text("broken, but excluded")
-    changed = manifest.assign(
-        subject=["BraTS19_Z_1", *manifest["subject"][1:]],
-        split=["train", "train", "train", "val", "excluded"],
-    )
+    changed = manifest.assign(subject=["BraTS19_Z_1", *manifest["subject"][1:]])
+    changed.loc[4, "split"] = "excluded"
     found = {(subject, problem.split(":")[0]) for subject, _, problem in findings((root, changed))}
     assert found == {
         ("BraTS19_Z_1", "is in the manifest but not in the data folder."),
@@ -78,16 +73,11 @@ def test_folder_and_manifest_are_compared(cohort, rng):
     }
 
 
-# --- several processes
-
-
 def test_results_and_errors_come_back_with_their_jobs():
     jobs = [("1",), ("2",), ("x",)]
     for workers in (1, 2):
         results = dict(each_subject(_number, jobs, workers, "test", progress=False))
-        assert results["1",] == 1
-        assert results["2",] == 2
-        assert isinstance(results["x",], MudiffError)
+        assert isinstance(results.pop(("x",)), MudiffError) and results == {("1",): 1, ("2",): 2}
     assert list(each_subject(_number, [], 2, "test", progress=False)) == []
 
 
@@ -100,9 +90,6 @@ def _number(text):
     if not text.isdigit():
         raise MudiffError(f"{text} is no number")
     return int(text)
-
-
-# --- real volumes
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")

@@ -11,8 +11,6 @@ from conftest import LPS, head, write_nifti
 from mudiff.data import volumes
 from mudiff.errors import MudiffError
 
-# --- reading
-
 
 @pytest.mark.parametrize(("kind", "slope"), [("<u2", 1), (">i2", 1), (">f4", 1), ("<i4", 1), ("<i2", 0.5)])
 def test_voxels_of_any_type_and_scale_become_float32(tmp_path, rng, kind, slope):
@@ -43,8 +41,7 @@ def test_a_trailing_single_fourth_axis_is_dropped_and_comes_back_on_saving(tmp_p
     np.testing.assert_array_equal(volume.data, data)
     volumes.save_volume(tmp_path / "b.nii.gz", volume.data / 1000, volume)
     saved = nibabel.load(tmp_path / "b.nii.gz")
-    assert saved.shape == (*data.shape, 1)
-    assert saved.get_data_dtype() == np.float32
+    assert (saved.shape, saved.get_data_dtype()) == ((*data.shape, 1), np.float32)
     np.testing.assert_allclose(saved.get_fdata()[..., 0], data / 1000, atol=1e-6)
 
 
@@ -133,9 +130,6 @@ def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
         volumes.load_mask(write_nifti(tmp_path / "c.nii.gz", raw))
 
 
-# --- grids
-
-
 def grid(shape=(20, 26, 12), affine=LPS, path="x"):
     return volumes.Volume(np.zeros(shape, np.float32), affine, None, Path(path))
 
@@ -145,10 +139,12 @@ def test_unlike_grids_are_named():
     shifted[0, 3] = 5
     same = {"t1": grid(), "t2": grid()}
     volumes.check_grid(same, "S")
-    with pytest.raises(MudiffError, match=r"S: .*t1, t2: 20x26x12 .*flair: 20x26x10"):
-        volumes.check_grid({**same, "flair": grid(shape=(20, 26, 10))}, "S")
-    with pytest.raises(MudiffError, match=r"S: .*origin \(0, 0, 0\); flair: .*origin \(5, 0, 0\)"):
-        volumes.check_grid({**same, "flair": grid(affine=shifted)}, "S")
+    for other, says in (
+        (grid(shape=(20, 26, 10)), "t1, t2: 20x26x12 .*flair: 20x26x10"),
+        (grid(affine=shifted), r"origin \(0, 0, 0\); flair: .*origin \(5, 0, 0\)"),
+    ):
+        with pytest.raises(MudiffError, match=f"S: .*{says}"):
+            volumes.check_grid({**same, "flair": other}, "S")
 
 
 def test_rounding_of_an_affine_is_one_grid_but_a_turned_one_is_not():
