@@ -4,9 +4,10 @@ The masks act in training alone, so all is measured in the state that training h
 noised truth, both networks predict from it, and the critic sees a step back from each prediction.
 """
 
-import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff import cache, paths
-from mudiff.data import dataset
-from mudiff.data.dataset import Slices
+from mudiff.data.dataset import Slices, check
 from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Method
@@ -33,24 +33,16 @@ ZONES = ("lesion", "boundary", "elsewhere")
 KINDS = ("image", "adapted", "fused")
 """Maps of a condition: its intensity, |f_{y_i}| (Eq. 13) and |f^w| of the pair that it begins (Eq. 17)."""
 
-DRAWS = 50
-"""How many untrained convolutions are drawn (register C-1)."""
-
-MOST = 12
-"""How many slices of each subject are measured, unless all are asked for."""
+DRAWS = 50  # untrained convolutions (register C-1)
+MOST = 12  # slices of each subject that are measured, unless all are asked for
+KEYS = ["what", "name", "of", "t", "zone", "subject"]  # of a mean, see `measure`
 
 
-def open_run(folder: Path, device: torch.device | str | None = None) -> Method:
-    """Load a MU-Diff run together with its critic.
-
-    Raises
-    ------
-    MudiffError
-        If there is no run, it is of another method, or its critic was not kept (imported weights).
-    """
+def open_run(folder: Path) -> Method:
+    """Load a MU-Diff run together with its critic; imported weights have none and are refused."""
     from safetensors import safe_open
 
-    method = runs.load(folder, device or runs.default_device())
+    method = runs.load(folder, runs.default_device())
     if method.settings.method != "mudiff":
         raise MudiffError(f"{folder}: a run of {method.settings.method}; attentive masks need one of mudiff.")
     with safe_open(Path(folder) / "weights.safetensors", "pt") as file:
@@ -72,16 +64,9 @@ def reach(size: int) -> int:
 
 
 def zones(labels: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Divide slices into `ZONES`, disjoint bool (N, 3, S, S) that together are the brain.
+    """Divide slices, lesion labels and brain masks (N, S, S), into disjoint `ZONES`, bool (N, 3, S, S).
 
     The boundary is dilation minus erosion of the lesion by a 3x3 square, `reach` times each, in the brain.
-
-    Parameters
-    ----------
-    labels : array (N, S, S)
-        Lesion labels, above 0 inside.
-    brain : array of bool (N, S, S)
-        Brain mask.
     """
     lesion = lesion_mask(labels)
     tissue = np.asarray(brain, bool) | lesion
@@ -97,41 +82,14 @@ def zones(labels: np.ndarray, brain: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Observation:
-    """One step t of a batch.
-
-    Attributes
-    ----------
-    predictions : tuple of Tensor (B, 1, S, S)
-        x^{p1} and x^{p2} (Eqs. 23 and 24).
-    logits : Tensor (B, 3)
-        The critic's, of the true x_{t-1} and of both networks'; above 0 means "real".
-    middles : list of Tensor (B, C, h, w)
-        The critic's middle features of both networks' x_{t-1} (Eqs. 25 and 28).
-    adapted, fused : list of Tensor (B, S, S)
-        Mean magnitude over the channels of what enters tau, per condition, and of what leaves it, per pair.
-    """
+    """One step t of a batch; `adapted` and `fused` are mean magnitudes over the channels, (B, S, S)."""
 
     t: int
-    predictions: tuple[Tensor, ...]
-    logits: Tensor
-    middles: list[Tensor]
-    adapted: list[Tensor]
-    fused: list[Tensor]
-
-
-@contextlib.contextmanager
-def _listening(tau: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    heard: dict[str, list[Tensor]] = {}
-
-    def keep(_: nn.Module, given: tuple, output: list[Tensor]) -> None:
-        for name, features in (("adapted", given[0]), ("fused", output)):
-            heard[name] = [f.float().abs().mean(dim=1) for f in features]
-
-    handle = tau.register_forward_hook(keep)
-    try:
-        yield heard
-    finally:
-        handle.remove()
+    predictions: tuple[Tensor, ...]  # x^{p1} and x^{p2} (Eqs. 23 and 24), (B, 1, S, S)
+    logits: Tensor  # (B, 3): the critic's, of the true x_{t-1} and of both networks'; above 0 means "real"
+    middles: list[Tensor]  # (B, C, h, w): the critic's features of both networks' x_{t-1} (Eqs. 25 and 28)
+    adapted: list[Tensor]  # what enters tau, per condition
+    fused: list[Tensor]  # what leaves it, per pair
 
 
 @torch.no_grad()
@@ -140,6 +98,12 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
 
     `seed`, subject and slice number decide a slice's noise.
     """
+    heard: dict[str, list[Tensor]] = {}
+
+    def keep(_: nn.Module, given: tuple, output: list[Tensor]) -> None:
+        for name, features in (("adapted", given[0]), ("fused", output)):
+            heard[name] = [f.float().abs().mean(dim=1) for f in features]
+
     schedule, settings, rows = method.schedule, method.settings, slices.index.iloc[indices]
     keys = zip(rows["subject"], rows["slice"], strict=True)
     noise = SliceNoise([slice_seed(seed, "attention", *key) for key in keys], method.device)
@@ -151,7 +115,7 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
         t = torch.full((len(target),), step, device=method.device)
         before = schedule.q_sample(target, t, noise.normal(*shape))  # the true x_{t-1}
         x_t = schedule.q_step(before, t, noise.normal(*shape))
-        with _listening(method.f2.contrast_adapter) as heard:
+        with method.f2.contrast_adapter.register_forward_hook(keep):
             predictions = method.predict(x_t, conditions, t, noise.normal(settings.latent))
         means = [schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
         samples = [schedule.posterior_sample(m, t, noise.normal(*shape)) for m in means]  # Eq. 25
@@ -189,31 +153,22 @@ def heads(method: Method, draws: int = DRAWS, seed: int = 0) -> tuple[list[str],
 def chosen_slices(slices: Slices, most: int = MOST) -> np.ndarray:
     """Return test slices with a lesion (of a lesion-free set, any), of each subject at most so many; 0: all."""
     lesion = np.array([slices.lesion([i]).any() for i in range(len(slices))], bool)
-    usable = lesion if lesion.any() else np.ones(len(slices), bool)
     chosen = []
     for subject in slices.subjects:
         own = slices.subject(subject)
-        own = own[usable[own]]
+        own = own[lesion[own]] if lesion.any() else own
         count = min(len(own), most or len(own))
         chosen.append(own[((np.arange(count) + 0.5) * len(own) / max(count, 1)).astype(int)])  # evenly spaced
     return np.concatenate(chosen)
 
 
-def _sums(
-    what: str, names: list[tuple[str, str]], t: int, subjects: list[str], images: Tensor, areas: Tensor
-):
-    """Return the sums of images (B, K, S, S) over areas (B, Z, S, S) as rows; `names` are the K images'."""
+def _sums(names: list[tuple], subjects: list[str], images: Tensor, areas: Tensor) -> pd.DataFrame:
+    """Return sums of images (B, K, S, S) over areas (B, Z, S, S), by what, name, of, t (K `names`), zone, subject."""
     sums = torch.einsum("bkyx,bzyx->bkz", images.float(), areas).double().cpu().numpy()
-    index = pd.MultiIndex.from_product(
-        [range(len(subjects)), range(len(names)), ZONES], names=["b", "k", "zone"]
-    )
-    rows = pd.DataFrame({"sum": sums.ravel()}, index).reset_index()
-    pixels = areas.sum(dim=(2, 3)).double().cpu().numpy()  # (B, Z)
-    rows["pixels"] = np.repeat(pixels[:, None], len(names), axis=1).ravel()
-    rows["subject"] = np.array(subjects, object)[rows.b]
-    rows["name"], rows["of"] = (np.array(column, object)[rows.k] for column in zip(*names, strict=True))
-    keys = ["name", "of", "zone", "subject"]
-    return rows.groupby(keys, sort=False)[["sum", "pixels"]].sum().reset_index().assign(what=what, t=t)
+    pixels = np.broadcast_to(areas.sum(dim=(2, 3)).double().cpu().numpy()[:, None], sums.shape)
+    keys = [(*name, zone, subject) for subject in subjects for name in names for zone in ZONES]
+    values = {"sum": sums.ravel(), "pixels": pixels.ravel()}
+    return pd.DataFrame(values, pd.MultiIndex.from_tuples(keys, names=KEYS))
 
 
 def measure(
@@ -221,19 +176,13 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure masks, maps and logits on `chosen_slices`, in a seeded order, so that a batch mixes subjects.
 
-    Returns
-    -------
-    means : DataFrame
-        One row per mean over a zone that a subject has: what ("mask" or "map"), name (a variant or "draw 3"; one
-        of `KINDS`), of (the network, "1" or "2"; the condition), t, zone, subject, mean.
-    logits : DataFrame
-        The critic's logits, one row per slice and t: subject, t, real, fake_1, fake_2.
+    Return a row per mean over a zone that a subject has: what ("mask" or "map"), name (a variant or "draw 3"; one of
+    `KINDS`), of (the network, "1" or "2"; the condition), t, zone, subject, mean; and the critic's logits per slice
+    and t: subject, t, real, fake_1, fake_2.
     """
     names, weight, bias = heads(method, seed=seed)
     conditions, pairs = method.settings.conditions, method.f2.contrast_adapter.pairs
-    kinds = [(kind, c) for kind in KINDS[:2] for c in conditions] + [
-        ("fused", conditions[i]) for i, _ in pairs
-    ]
+    kinds = [*product(KINDS[:2], conditions), *(("fused", conditions[i]) for i, _ in pairs)]
     order = np.random.default_rng(seed).permutation(chosen_slices(slices, most))
     rows, logits = [], []
     for part in np.array_split(order, -(-len(order) // method.settings.batch_size)):
@@ -242,17 +191,15 @@ def measure(
         images = [torch.from_numpy(slices.images(part, c) + 1).to(method.device) / 2 for c in conditions]
         for seen in observe(method, slices, part, seed):
             maps = torch.stack([*images, *seen.adapted, *seen.fused], dim=1)
-            rows.append(_sums("map", kinds, seen.t, owners, maps, areas))
+            rows.append(_sums([("map", *kind, seen.t) for kind in kinds], owners, maps, areas))
             for network, middle in zip("12", seen.middles, strict=True):
                 feature = torch.einsum("hc,bcyx->bhyx", weight, middle) + bias[:, None, None]
                 masks = F.interpolate(feature.sigmoid(), areas.shape[-2:], mode="bilinear")  # Eq. 28
-                own = [(name, network) for name in names]
-                rows.append(_sums("mask", own, seen.t, owners, masks, areas))
+                own = [("mask", name, network, seen.t) for name in names]
+                rows.append(_sums(own, owners, masks, areas))
             found = dict(zip(("real", "fake_1", "fake_2"), seen.logits.double().cpu().numpy().T, strict=True))
             logits.append(pd.DataFrame({"subject": owners, "t": seen.t} | found))
-    keys = ["what", "name", "of", "t", "zone", "subject"]
-    total = pd.concat(rows).groupby(keys, sort=False)[["sum", "pixels"]].sum()
-    total = total[total.pixels > 0]
+    total = pd.concat(rows).groupby(KEYS, sort=False).sum().query("pixels > 0")
     means = (total["sum"] / total.pixels).rename("mean").reset_index()
     return means, pd.concat(logits, ignore_index=True)
 
@@ -262,17 +209,9 @@ def measured(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return `measure` of a run, kept under ``analyses/attention``; errors as of `open_run`."""
     method = open_run(run)
-    data = dataset.check(paths.prepared(profile, method.settings.dataset), method.settings.preparation())
+    data = check(paths.prepared(profile, method.settings.dataset), method.settings.preparation())
     folder = paths.analysis(profile, "attention") / method.settings.run_name
-    found: list[pd.DataFrame] = []
-
-    def compute(which: int) -> pd.DataFrame:
-        if not found:
-            found.extend(measure(method, slices, most, seed))
-        return found[which]
-
     key = (cache.file_hash(Path(run) / "weights.safetensors"), data, most, seed)
-    return tuple(
-        cache.kept(folder / f"{name}.csv", lambda which=which: compute(which), *key)
-        for which, name in enumerate(("means", "logits"))
-    )
+    both = functools.cache(lambda: measure(method, slices, most, seed))
+    means = cache.kept(folder / "means.csv", lambda: both()[0], *key)
+    return means, cache.kept(folder / "logits.csv", lambda: both()[1], *key)

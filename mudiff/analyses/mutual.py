@@ -1,8 +1,10 @@
 """What F1 and F2 learn from each other: how alike their layers are, and their predictions apart and averaged."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,24 +43,15 @@ class Trained:
 
 
 def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method: str = "mudiff") -> Trained:
-    """Open a run; `method` may name a variant, such as ``mudiff_abl4``.
-
-    Raises
-    ------
-    MudiffError
-        If the run is missing or has no pair of networks, or the slices are missing or prepared otherwise.
-    """
+    """Open a run; `method` may name a variant, such as ``mudiff_abl4``, that has both networks."""
     run = paths.run(profile, f"{dataset}_{target}_{method}")
     loaded = runs.load(run, runs.default_device())
-    if getattr(loaded, "f1", None) is None or getattr(loaded, "f2", None) is None:
-        raise MudiffError(
-            f"run {run.name}: has no pair of networks F1 and F2; choose a run of mudiff with both."
-        )
+    if any(getattr(loaded, name, None) is None for name in ("f1", "f2")):
+        raise MudiffError(f"run {run.name}: no pair of networks F1 and F2; choose a run of mudiff with both.")
     prepared = paths.prepared(profile, dataset)
     data = check(prepared, loaded.settings.preparation())
-    key = (cache.file_hash(run / "weights.safetensors"), data)
-    folder = paths.analysis(profile, "mutual") / run.name
-    return Trained(loaded, open_slices(prepared, "test"), folder, key)
+    key = cache.file_hash(run / "weights.safetensors"), data
+    return Trained(loaded, open_slices(prepared, "test"), paths.analysis(profile, "mutual") / run.name, key)
 
 
 # Layers
@@ -74,11 +67,7 @@ class Layer(NamedTuple):
 
 
 def layers(network: StructureNetwork | TextureNetwork) -> list[Layer]:
-    """Return the layers of F1 or F2 in the order of the computation.
-
-    ``enc 2.1`` is the first residual block of the encoder's second level (with its attention, if any), ``down 2``
-    the way down from there with the input pyramid, ``mid`` the blocks between, ``dec`` and ``up`` the way back.
-    """
+    """Return the layers of F1 or F2 in the order of the computation; notebook 07 explains their names."""
     h = network.encoder_decoder
     found = [Layer("input", "f_c", h, lambda arguments, _: arguments[0])]  # Eqs. 9 and 18
     for k, level in enumerate(h.encoder, start=1):
@@ -99,19 +88,14 @@ def layer_features(network: nn.Module, *given: Tensor) -> Tensor:
     """Return the features of each of a network's L `layers` in one forward pass, (B, L, B) by `cka.factor`."""
     watched, found = layers(network), {}
 
-    def keep(layer: Layer) -> Callable:
-        def hook(_: nn.Module, arguments: tuple, result: Any) -> None:
-            # Reduced at once: features of all layers at full size would fill the memory.
-            found[layer.name] = cka.factor(layer.take(arguments, result))
+    def keep(layer: Layer, _: nn.Module, arguments: tuple, result: Any) -> None:
+        # Reduced at once: features of all layers at full size would fill the memory.
+        found[layer.name] = cka.factor(layer.take(arguments, result))
 
-        return hook
-
-    handles = [layer.module.register_forward_hook(keep(layer)) for layer in watched]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in watched:
+            hooks.enter_context(layer.module.register_forward_hook(partial(keep, layer)))
         network(*given)
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.stack([found[layer.name] for layer in watched], dim=1)
 
 
@@ -133,23 +117,13 @@ def inputs(
 def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int = 0) -> pd.DataFrame:
     """Compute CKA between the layers of F1 and F2 at step t, part by part, on `count` slices (or all) in minibatches.
 
-    Both get the same `inputs`; F2 also gets F1's prediction from them. `seed` draws slices and noise.
-
-    Returns
-    -------
-    DataFrame
-        One row per pair of layers of one part: part, f1, f2 (names), cka, t, slices (that were used).
-
-    Raises
-    ------
-    MudiffError
-        If t is no step of the run, or there are fewer than four slices.
+    Both get the same `inputs`; F2 also gets F1's prediction from them. `seed` draws slices and noise. One row per
+    pair of layers of one part: part, f1, f2 (names), cka, t, slices (that were used: four or more).
     """
     if not 0 <= t < method.schedule.steps:
         raise MudiffError(f"t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
-    chosen = np.random.default_rng(seed).permutation(len(slices))[
-        : max(count, 0)
-    ]  # mixes subjects and heights
+    chosen = np.random.default_rng(seed).permutation(len(slices))  # mixes subjects and heights
+    chosen = chosen[: max(count, 0)]
     if len(chosen) < 4:
         raise MudiffError(f"CKA of {len(chosen)} slices: it takes 4 or more.")
     batch = min(cka.BATCH, len(chosen))
@@ -160,19 +134,13 @@ def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int =
         first.append(layer_features(method.f1, *given))
         second.append(layer_features(method.f2, *given, method.f1(*given)))
     matrix = cka.alignment(torch.cat(first), torch.cat(second), batch)
-    return pd.DataFrame(
-        {
-            "part": a.part,
-            "f1": a.name,
-            "f2": b.name,
-            "cka": float(matrix[i, j]),
-            "t": t,
-            "slices": len(chosen),
-        }
+    rows = [
+        (a.part, a.name, b.name, float(matrix[i, j]), t, len(chosen))
         for i, a in enumerate(layers(method.f1))
         for j, b in enumerate(layers(method.f2))
         if a.part == b.part
-    )
+    ]
+    return pd.DataFrame(rows, columns=["part", "f1", "f2", "cka", "t", "slices"])
 
 
 def compare_steps(
@@ -220,10 +188,8 @@ def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, 
     """Return true slices (N, S, S) in [0, 1] and the masks of brain and lesion, of ISLES dilated as in Table 2."""
     slices, settings = trained.slices, trained.method.settings
     lesion = lesion_mask(slices.lesion(indices), datasets.dataset(settings.dataset).dilate)
-    return (slices.images(indices, settings.target) + 1) / 2, {
-        "brain": slices.brain(indices),
-        "lesion": lesion,
-    }
+    masks = {"brain": slices.brain(indices), "lesion": lesion}
+    return (slices.images(indices, settings.target) + 1) / 2, masks
 
 
 def alone(method: Method, network: int) -> Method:
@@ -239,18 +205,8 @@ def alone(method: Method, network: int) -> Method:
 def scores(trained: Trained, every: int = 1, apart: bool = False) -> pd.DataFrame:
     """Score the predictions of every test subject on every k-th slice, protocol masked, kept.
 
-    With `apart` each network also samples alone, from the same noise.
-
-    Returns
-    -------
-    DataFrame
-        One row per prediction (f1, f2, mutual; "f1 alone", "f2 alone"), region (brain, lesion) and subject: psnr,
-        ssim, mae. NaN where a subject has no lesion.
-
-    Raises
-    ------
-    MudiffError
-        If `every` is below 1.
+    With `apart` each network also samples alone, from the same noise. One row per prediction (f1, f2, mutual; "f1
+    alone", "f2 alone"), region (brain, lesion) and subject: psnr, ssim, mae; NaN where a subject has no lesion.
     """
     if every < 1:
         raise MudiffError(f"every = {every}: choose 1 (all slices) or more.")

@@ -68,8 +68,7 @@ class Synthesis:
 class Explorer:
     """A run (from `analyses.attention.open_run`) and its test slices.
 
-    `seed` is that of all syntheses: equal noise with and without a change, so that the change alone makes the
-    difference.
+    `seed` is that of all syntheses: equal noise, so that a change of the conditions alone makes a difference.
     """
 
     def __init__(self, method: Method, slices: Slices, seed: int = 0) -> None:
@@ -91,9 +90,8 @@ class Explorer:
         """Return the index of the view's slice among the test slices."""
         own = self.slices.subject(view.subject)
         if not 0 <= view.place < len(own):
-            raise MudiffError(
-                f"{view.subject}: slice {view.place} of {len(own)}; choose 0 to {len(own) - 1}."
-            )
+            last = len(own) - 1
+            raise MudiffError(f"{view.subject}: slice {view.place} of {len(own)}; choose 0 to {last}.")
         return int(own[view.place])
 
     def truth(self, view: View) -> np.ndarray:
@@ -115,13 +113,7 @@ class Explorer:
         return zones(self.slices.lesion([index]), brain)[0, ZONES.index(name)]
 
     def conditions(self, view: View) -> np.ndarray:
-        """Return the conditions as the view changes them, float32 (n, S, S) in [0, 1]: moved, then switched off.
-
-        Raises
-        ------
-        MudiffError
-            If a condition or replacement is unknown, or the strength out of range.
-        """
+        """Return the conditions as the view changes them, float32 (n, S, S) in [0, 1]: moved, then switched off."""
         for name in [*view.off, *filter(None, [view.moved])]:
             if name not in self.names:
                 raise MudiffError(f"condition {name!r} is unknown: choose one of {', '.join(self.names)}.")
@@ -144,15 +136,10 @@ class Explorer:
         key = view.subject, view.moved, view.strength
         if key not in self._moved:
             stack = (self.slices.images(self.slices.subject(view.subject), view.moved) + 1) / 2
-            width = max(self.slices.info["subjects"][view.subject]["shape"][:2])
-            size = self.slices.image_size
-            sides = (
-                FIELD / width,
-                FIELD / size,
-                FIELD / size,
-            )  # isotropic voxels, a head's usual field of view
-            movement = motion.draw(view.subject, view.strength)
-            self._moved = {key: motion.move_stack(stack, movement, sides)}
+            # Isotropic voxels, a head's usual field of view.
+            height = FIELD / max(self.slices.info["subjects"][view.subject]["shape"][:2])
+            side, movement = FIELD / self.slices.image_size, motion.draw(view.subject, view.strength)
+            self._moved = {key: motion.move_stack(stack, movement, (height, side, side))}
         return self._moved[key]
 
     def synthesis(self, view: View) -> Synthesis:
@@ -200,10 +187,8 @@ class Explorer:
     def statistics(self, view: View) -> dict[str, float]:
         """Return numbers of the view's region; NaN where it is empty. PSNR is masked, in dB."""
         inside, brain, mask = self.zone(view, view.region), self.zone(view, "brain"), self.mask(view)
-        truth, normal, changed = (
-            self.truth(view),
-            *(self.synthesis(v).image for v in (view.unchanged(), view)),
-        )
+        normal, changed = (self.synthesis(v).image for v in (view.unchanged(), view))
+        truth = self.truth(view)
         psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
         mean = lambda a, where: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
         return {

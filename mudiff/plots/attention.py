@@ -16,14 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-VARIANTS = {"channel_mean": "channel mean", "convolution": "convolution"}
-"""Variant of the mask -> its name in figures."""
-
-MAPS = {"image": "image", "adapted": "adapted feature", "fused": "fused pair"}
-"""Kind of a map -> its name in figures."""
-
+VARIANTS = {"channel_mean": "channel mean", "convolution": "convolution"}  # of the mask -> in figures
+MAPS = {"image": "image", "adapted": "adapted feature", "fused": "fused pair"}  # kind of a map -> in figures
 _COLOURS = dict(zip(MAPS, ("0.35", style.COLOURS[0], style.COLOURS[1]), strict=True))
-_NO_LESION = "no lesion in the test set"
 
 
 def limits(masks: np.ndarray) -> tuple[float, float]:
@@ -48,22 +43,17 @@ def outline(axis: "Axes", region: np.ndarray) -> None:
 
 
 def fig5a(
-    maps: Mapping[str, Mapping[str, np.ndarray]],
-    lesion: np.ndarray,
-    brain: np.ndarray,
-    ratios: pd.Series,
-    shown: str,
-    profile: str,
-) -> "Figure":
+    maps: Mapping[str, Mapping[str, np.ndarray]], lesion: np.ndarray, brain: np.ndarray,
+    ratios: pd.Series, shown: str, profile: str,
+) -> "Figure":  # fmt: skip
     """Draw Fig. 5a: what the contrast-aware adapter takes from each condition, and how much of it in the lesion.
 
     `maps` is kind (of `MAPS`) -> condition -> map (S, S) of the slice that `shown` names, images in [0, 1]; `ratios`
     lesion over elsewhere, by name (kind), of (condition) and subject.
     """
     conditions = list(maps["image"])
-    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (
-        brain & lesion
-    )  # the rim would set the scale
+    # The brain's rim would set the scale.
+    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (brain & lesion)
     with style.style():
         figure = style.new_figure(1.5 * len(conditions) + 3.4, 1.5 * len(maps) + 0.3)
         left, right = figure.subfigures(1, 2, width_ratios=(1.5 * len(conditions) + 0.6, 2.8))
@@ -102,14 +92,12 @@ def _maps(row: Sequence["Axes"], group: Mapping, kind: str, lesion, brain, middl
         outline(axis, lesion)
         style.crop(axis, style.square(brain))
     if kind != "image":
-        label = "relative to brain"
-        row[0].figure.colorbar(drawn, ax=list(row), shrink=0.85, pad=0.01, extend="max", label=label)
+        bar = row[0].figure.colorbar(drawn, ax=list(row), shrink=0.85, pad=0.01, extend="max")
+        bar.set_label("relative to brain")
 
 
 def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
     """Draw lesion over elsewhere: a group per condition, a row per kind."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     values, colours = {}, {}
     for condition in conditions:
         for kind in MAPS:
@@ -117,26 +105,28 @@ def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
             if len(found):
                 name = f"{datasets.LABELS[condition]}, {MAPS[kind]}"
                 values[name], colours[name] = np.log(found.to_numpy()), _COLOURS[kind]
-    if not values:
+    # Of logarithms, so that the mean is the geometric one.
+    if _dots(axis, values, colours, "lesion / elsewhere (log)"):
+        axis.xaxis.set_major_formatter(lambda x, _: f"{np.exp(x):.2g}")
+
+
+def _dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str) -> bool:
+    """Draw `style.dots` with a line at 0; return whether there are any."""
+    if values:
+        style.dots(axis, values, colours)
+        axis.axvline(0, color="0.7", lw=0.8, zorder=0)
+        axis.locator_params(axis="x", nbins=5)
+        axis.set_xlabel(label)
+    else:
         style.bare(axis)
-        axis.text(0.5, 0.5, _NO_LESION, transform=axis.transAxes, ha="center")
-        return
-    style.dots(axis, values, colours)  # of logarithms, so that the mean is the geometric one
-    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{np.exp(x):.2g}"))
-    axis.set_xlabel("lesion / elsewhere (log)")
+        axis.text(0.5, 0.5, "no lesion in the test set", transform=axis.transAxes, ha="center")
+    return bool(values)
 
 
 def fig5b(
-    masks: Mapping[int, Mapping[tuple[int, str], np.ndarray]],
-    images: Mapping[int, np.ndarray],
-    lesion: np.ndarray,
-    brain: np.ndarray,
-    changes: pd.DataFrame,
-    shown: str,
-    profile: str,
-) -> "Figure":
+    masks: Mapping[int, Mapping[tuple[int, str], np.ndarray]], images: Mapping[int, np.ndarray],
+    lesion: np.ndarray, brain: np.ndarray, changes: pd.DataFrame, shown: str, profile: str,
+) -> "Figure":  # fmt: skip
     """Draw Fig. 5b: the attentive masks of both networks, and where in the brain they are high.
 
     `masks` is step -> network and variant -> mask (S, S) of the slice that `shown` names, `images` step -> the
@@ -182,14 +172,7 @@ def _zones(axis: "Axes", changes: pd.DataFrame) -> None:
             if variant in VARIANTS and part[zone].notna().any():
                 name = f"$M_{network}$, {VARIANTS[variant]}: {zone}"
                 rows[name], colours[name] = part[zone], colour
-    if not rows:
-        style.bare(axis)
-        axis.text(0.5, 0.5, _NO_LESION, transform=axis.transAxes, ha="center")
-        return
-    style.dots(axis, rows, colours)
-    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axis.set_xlabel("M, zone − elsewhere")
-    axis.locator_params(axis="x", nbins=5)
+    _dots(axis, rows, colours, "M, zone − elsewhere")
 
 
 def _draws(axis: "Axes", changes: pd.DataFrame) -> None:

@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 NAMES = {"f1": r"$\mathcal{F}_1$", "f2": r"$\mathcal{F}_2$", "mutual": "mutual"}
 """Prediction -> its name in figures."""
 
-ANNOTATED = 12
-"""Layers of a heat map up to which its values can be read as numbers."""
-
-DIFFERENCE = 0.3
-"""Difference of intensities at which the colours of an error map end."""
+ANNOTATED = 12  # layers of a heat map up to which its values can be read as numbers
+DIFFERENCE = 0.3  # of intensities, at which the colours of an error map end
 
 FEATURES = {
-    "f_i": "$f_{y_i}$ (Eq. 13)",
-    "f_j": "$f_{y_{i+1}}$ (Eq. 13)",
-    "f_ij": "$f_{(y_i,y_{i+1})}$ (Eq. 15)",
-    "f_w": "$f^w$ (Eq. 17)",
-}
+    "f_i": "$f_{y_i}$ (Eq. 13)", "f_j": "$f_{y_{i+1}}$ (Eq. 13)",
+    "f_ij": "$f_{(y_i,y_{i+1})}$ (Eq. 15)", "f_w": "$f^w$ (Eq. 17)",
+}  # fmt: skip
 GATES = {"z_a": "$z^a$ (Eq. 14)", "z_b": "$z^b$ (Eq. 16)"}
 _LOSSES = {  # title -> the loss of a critic that guesses (1/3: one true image, two false), and log column -> label
     "Supervised (Eq. 22)": (None, {"supervised_1": "$L_s^1$", "supervised_2": "$L_s^2$"}),
@@ -59,15 +54,14 @@ def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure
         axes = upper.subplots(1, 2)
         for axis, (part, values) in zip(axes, parts.items(), strict=True):
             image = _heat_map(axis, values)
-            axis.set(
-                title=part.capitalize(), xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}"
-            )
+            axis.set_title(part.capitalize())
+            axis.set(xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}")
         upper.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
         axis = lower.subplots()
-        for name, line, mark in (("trained", frame, "o-"), ("untrained", untrained, "o:")):
+        marks = {"trained": (frame, "o-", style.COLOURS[0]), "untrained": (untrained, "o:", "0.5")}
+        for name, (line, mark, colour) in marks.items():
             line = line[line.f1 == line.f2]
-            axis.plot(range(len(line)), line.cka, mark, ms=3, lw=1.2, label=name,
-                      color=style.COLOURS[0] if name == "trained" else "0.5")  # fmt: skip
+            axis.plot(range(len(line)), line.cka, mark, ms=3, lw=1.2, label=name, color=colour)
         names = line.f1.replace({"f_c": "$f_c$", "x^p": "$x^p$"})
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7 if len(names) < 25 else 5)
         for x in np.flatnonzero(line.part.to_numpy()[1:] != line.part.to_numpy()[:-1]) + 0.5:
@@ -105,15 +99,10 @@ def _heat_map(axis: "Axes", values: pd.DataFrame) -> object:
 
 
 def fig2c(
-    tau: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
-    log: pd.DataFrame,
-    steps: Sequence[Mapping[str, np.ndarray]],
-    truth: np.ndarray,
-    brain: np.ndarray,
-    target: str,
-    shown: str,
-    profile: str,
-) -> "Figure":
+    tau: Mapping[tuple[str, str], Mapping[str, np.ndarray]], log: pd.DataFrame,
+    steps: Sequence[Mapping[str, np.ndarray]], truth: np.ndarray, brain: np.ndarray,
+    target: str, shown: str, profile: str,
+) -> "Figure":  # fmt: skip
     """Draw Fig. 2c: tau step by step, each loss term over training, and the averaged predictions of the T steps.
 
     `tau` is a pair of names -> maps (S, S) of `FEATURES` and `GATES`, means over the channels; `log` the run's log;
@@ -126,7 +115,7 @@ def fig2c(
         upper, middle, lower = figure.subfigures(3, 1, height_ratios=heights)
         _draw_tau(upper, tau, brain)
         _draw_losses(middle, log)
-        _draw_steps(lower, steps, truth, brain, target)
+        _steps(lower, steps, truth, brain, target)
         text = (
             f"{shown}. Top: tau of {NAMES['f2']} at the last step for every "
             "pair of conditions, means over the channels, in the brain; all features have one scale. Middle: "
@@ -145,15 +134,13 @@ def _draw_tau(figure: "SubFigure", tau: Mapping, brain: np.ndarray) -> None:
     for row, ((first, second), maps) in zip(axes, tau.items(), strict=True):
         row[0].set_ylabel(f"i: {first}\ni + 1: {second}")
         for axis, key in zip(row, limits, strict=True):
-            colours = "viridis" if key in FEATURES else "cividis"
-            low, high = limits[key]
+            colours, (low, high) = "viridis" if key in FEATURES else "cividis", limits[key]
             axis.imshow(np.where(brain, maps[key], np.nan), cmap=colours, vmin=low, vmax=high)
             style.bare(axis)
             style.crop(axis, style.square(brain))
     for axis, title in zip(axes[0], (FEATURES | GATES).values(), strict=True):
         axis.set_title(title)
-    count = len(FEATURES)
-    for group, label in ((axes[:, :count], "features"), (axes[:, count:], "gates")):
+    for group, label in zip(np.split(axes, [len(FEATURES)], axis=1), ("features", "gates"), strict=True):
         figure.colorbar(group[0, 0].images[0], ax=list(group.ravel()), shrink=0.6, pad=0.02, label=label)
 
 
@@ -175,9 +162,7 @@ def _draw_losses(figure: "SubFigure", log: pd.DataFrame) -> None:
     axes[0].set_ylabel("loss")
 
 
-def _draw_steps(
-    figure: "SubFigure", steps: Sequence, truth: np.ndarray, brain: np.ndarray, target: str
-) -> None:
+def _steps(figure: "SubFigure", steps: Sequence, truth: np.ndarray, brain: np.ndarray, target: str) -> None:
     axes = figure.subplots(2, len(steps) + 1, squeeze=False)
     for column, step in zip(axes.T, steps, strict=False):
         error, t = step["mean"] - truth, step["t"] + 1
@@ -234,21 +219,15 @@ def fig5c(
 
 
 def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
-    """Draw Fig. 5d: how much better the mutual prediction is than that of each network, subject by subject.
-
-    `scores` are those of `analyses.mutual.scores`.
-    """
+    """Draw Fig. 5d: how much better the mutual prediction is than each network's, from `analyses.mutual.scores`."""
     regions = [region for region, part in scores.groupby("region") if part.mae.notna().any()]
     with style.style():
         figure = style.new_figure(8.6, 1.5 * len(regions))
         axes = figure.subplots(len(regions), 3, squeeze=False)
         for row, region in zip(axes, regions, strict=True):
+            wide = scores[scores.region == region].pivot(index="subject", columns="prediction")
             for axis, metric in zip(row, metrics.METRICS, strict=True):
-                chosen = scores[scores.region == region]
-                wide = chosen.pivot(index="subject", columns="prediction", values=metric)[
-                    list(NAMES)
-                ].dropna()
-                _differences(axis, wide, metric)
+                _differences(axis, wide[metric][list(NAMES)].dropna(), metric)
             row[0].set_ylabel(region)
         text = (
             "Mutual prediction minus that of each network, per subject (small marks), mean and 95 % interval "
@@ -266,7 +245,7 @@ def _differences(axis: "Axes", wide: pd.DataFrame, metric: str) -> None:
     found = {NAMES[name]: sign * (wide["mutual"] - wide[name]) for name in ("f1", "f2")}
     style.dots(axis, {f"mutual − {name}": values for name, values in found.items()})
     style.intervals(axis, pd.DataFrame([statistics.paired(values) for values in found.values()]))
-    means = ", ".join(f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
-    axis.set_title(means, fontsize=7.5)
+    means = (f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
+    axis.set_title(", ".join(means), fontsize=7.5)
     axis.set_xlabel(("− " if sign < 0 else "") + style.AXES[metric])
     axis.locator_params(axis="x", nbins=5)
