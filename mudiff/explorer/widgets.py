@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# What stands in place of the widgets where a notebook is only read:
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
-"""What stands in place of the widgets where a notebook is only read."""
-
 _LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 _DPI = 80  # of the picture: sharp enough, and small in the notebook's file
 
@@ -52,9 +51,8 @@ def draw(explorer: Explorer, view: View) -> "Figure":
         figure.colorbar(bar, ax=axes[1, 2], shrink=0.7, pad=0.02)
         brain = explorer.zone(view, "brain")
         shown = drawings.mask(axes[1, 3], explorer.mask(view), brain, explorer.scale(view))
-        axes[1, 3].set_title(
-            f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}", fontsize=8
-        )
+        title = f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}"
+        axes[1, 3].set_title(title, fontsize=8)
         figure.colorbar(shown, ax=axes[1, 3], shrink=0.7, pad=0.02)
         for axis in (axes[1, 1], axes[1, 3]):
             drawings.outline(axis, explorer.zone(view, view.region))
@@ -87,10 +85,8 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
     """Draw the explorer's content where no widget runs: one column per change, see `scenarios`."""
     views, target = scenarios(explorer, view), explorer.method.settings.target
     truth, brain = explorer.truth(view), explorer.zone(view, "brain")
-    normal, lesion = (
-        explorer.synthesis(view.unchanged()).image,
-        explorer.slices.lesion([explorer.index(view)])[0],
-    )
+    normal = explorer.synthesis(view.unchanged()).image
+    lesion = explorer.slices.lesion([explorer.index(view)])[0] > 0
     with style.style():
         figure = style.new_figure(1.45 * len(views) + 0.9, 5.0)
         axes = figure.subplots(3, len(views))
@@ -102,7 +98,7 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             change = _difference(column[1], image - normal)
             mask = drawings.mask(column[2], explorer.mask(chosen), brain, explorer.scale(view))
             for axis in column:
-                drawings.outline(axis, lesion > 0)
+                drawings.outline(axis, lesion)
                 style.crop(axis, style.square(brain))
         for axis, name in zip(axes[:, 0], ("synthesis", "difference", f"$M_{view.network}$"), strict=True):
             axis.set_ylabel(name)
@@ -122,15 +118,13 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
 class Panel:
     """The widgets of an explorer; a notebook shows it as the value of a cell.
 
-    `controls` has a widget per field of `View`; `picture` shows the view, `numbers` the statistics of its region, or
-    what is wrong with the choice.
+    `controls` has a widget per field of `View`; `picture` shows it, `numbers` its statistics or what is wrong.
     """
 
     def __init__(self, explorer: Explorer, view: View | None = None) -> None:
         import ipywidgets
 
-        self.explorer = explorer
-        self._quiet = False
+        self.explorer, self._quiet = explorer, False
         self.controls = _controls(explorer, view or explorer.first())
         self.picture = ipywidgets.Image(format="png")
         self.numbers = ipywidgets.HTML()
@@ -167,12 +161,10 @@ class Panel:
         start = self.explorer.first(self.controls["subject"].value)
         place = self.controls["place"]
         self._quiet = True  # the slice's own change would draw a second time
-        try:
-            place.max = max(place.max, start.place)
-            place.value = start.place
-            place.max = len(self.explorer.slices.subject(start.subject)) - 1
-        finally:
-            self._quiet = False
+        place.max = max(place.max, start.place)
+        place.value = start.place
+        place.max = len(self.explorer.slices.subject(start.subject)) - 1
+        self._quiet = False
         self.refresh()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
