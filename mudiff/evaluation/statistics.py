@@ -20,8 +20,7 @@ COHORTS = ("brats", "isles")
 PROTOCOLS = {"subject": "masked", "slice": "released"}
 """Unit -> protocol of its scores, as in the tables: subjects are independent, slices are the paper's way."""
 
-SIGN = {"psnr": 1, "ssim": 1, "mae": -1}
-"""Turns MAE, so that a positive difference always means better."""
+SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that a positive difference always means better
 
 _PAIRED = ("difference", "low", "high", "cohens_dz", "t", "p", "p_wilcoxon")
 _TASK = ["region", "dataset", "target"]

@@ -25,7 +25,6 @@ HEADINGS = {"psnr": "PSNR ↑ (dB)", "ssim": "SSIM ↑", "mae": "MAE ↓"}
 
 _DDOF = {"released": 0, "masked": 1}  # F-7: the released code divides by n
 _RUN = ["dataset", "target", "method", "region"]
-_CELL = ["dataset", "target", "metric"]
 
 Tables = pd.DataFrame | Mapping[str, pd.DataFrame]
 """What a reader sees: cells of text, in which ``**`` is bold and ``<u>`` underlines; several with their titles."""
@@ -87,7 +86,9 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     # "Larger is better" for all but MAE; equal means share a rank.
     merit = frame["mean"].where(frame.metric != "mae", -frame["mean"])[frame.method != FLOOR]
-    ranks = merit.groupby([frame[name] for name in _CELL]).rank(method="min", ascending=False)
+    ranks = merit.groupby([frame[name] for name in ("dataset", "target", "metric")]).rank(
+        method="min", ascending=False
+    )
     return frame.assign(rank=ranks.astype("Int64"))
 
 

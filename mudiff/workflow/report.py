@@ -164,11 +164,10 @@ def _relink(body: str, pages: dict[str, str]) -> str:
 class _Sources(HTMLParser):
     """Collects what a page loads, where it links to, and its anchors."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.loaded: list[str] = []
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
+        self.loaded, self.links, self.anchors = [], [], set()
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
@@ -184,8 +183,7 @@ def check_pages(folder: Path) -> None:
     parsed = {}
     for page in sorted(folder.glob("*.html")):
         text = page.read_text(encoding="utf-8")
-        parsed[page.name] = _Sources()
-        parsed[page.name].feed(text)
+        parsed[page.name] = _Sources(text)
         if re.search(r"url\(\s*['\"]?(?!data:)|@import", text[: text.find("</head>")]):
             raise MudiffError(f"{page}: the style loads something from outside.")
     for name, sources in parsed.items():

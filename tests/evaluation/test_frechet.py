@@ -154,9 +154,7 @@ def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception
 
 
 class Harmful:
-    """What a pickle may hold: a call that is made when it is read."""
-
-    def __reduce__(self):
+    def __reduce__(self):  # what a pickle may hold: a call that is made when it is read
         return (sys.modules["builtins"].print, ("read",))
 
 

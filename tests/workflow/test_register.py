@@ -63,14 +63,11 @@ def test_stated_values_are_those_of_the_settings(entries):
 
 @pytest.mark.parametrize(
     "fields, complaint",
-    [
-        ({"beta1": [0.5, 0.2]}, "beta1 is [0.5, 0.1] in variants released and text, not [0.5, 0.2]"),
-        ({"epochs": [30.0, 30.0]}, "epochs is [30, 30]"),
-        ({"mask_detached": [0, 0]}, "mask_detached is [False, False]"),
-        ({"beta1": [0.5]}, "not [0.5]"),
-        ({"replace": [0.5, 0.1]}, "there is no setting 'replace'"),
-    ],
-)
+    [({"beta1": [0.5, 0.2]}, "beta1 is [0.5, 0.1] in variants released and text, not [0.5, 0.2]"),
+     ({"epochs": [30.0, 30.0]}, "epochs is [30, 30]"), ({"beta1": [0.5]}, "not [0.5]"),
+     ({"mask_detached": [0, 0]}, "mask_detached is [False, False]"),
+     ({"replace": [0.5, 0.1]}, "there is no setting 'replace'")],
+)  # fmt: skip
 def test_a_wrong_statement_is_found(fields, complaint):
     (found,) = register.problems([Difference("A-2", "results", "p", "c", "h", fields)])
     assert found.startswith("A-2: ") and complaint in found

@@ -53,8 +53,7 @@ def test_the_report_is_complete_and_needs_no_network(project):
     assert {path.name for path in (index.parent / "figures").iterdir()} == set(artefacts.files())
     parsed = {}
     for page in pages:
-        parsed[page] = report._Sources()
-        parsed[page].feed((index.parent / page).read_text())
+        parsed[page] = report._Sources((index.parent / page).read_text())
         assert all(source.startswith("data:image/png;base64,") for source in parsed[page].loaded)
     pictures = [".png" in artefact.suffixes for artefact in artefacts.ARTEFACTS.values()]
     assert len(parsed["index.html"].loaded) == sum(pictures)
