@@ -34,10 +34,8 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 def _device(name: str | None):
     import torch
 
-    from mudiff.training.runs import default_device
-
     if name is None:
-        return default_device()
+        return None
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -66,8 +64,7 @@ def verify(
     for finding in findings:
         print("  ".join(filter(None, finding)))
     print(f"{data_root}: {len(findings)} findings." if findings else f"{data_root}: everything is in order.")
-    if findings:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if findings else 0)
 
 
 @app.command()
@@ -105,13 +102,9 @@ def prepare(
 
 def _fields(changes: list[str] | None) -> dict[str, str]:
     """Split each ``field=value`` of --set."""
-    fields = {}
-    for change in changes or []:
-        name, separator, value = change.partition("=")
-        if not separator:
-            raise MudiffError(f"--set {change}: expected field=value.")
-        fields[name.strip()] = value.strip()
-    return fields
+    for change in (change for change in changes or [] if "=" not in change):
+        raise MudiffError(f"--set {change}: expected field=value.")
+    return dict(map(str.strip, change.split("=", 1)) for change in changes or [])
 
 
 def _prepared(profile: str, preparation: Preparation) -> Path:
@@ -168,7 +161,7 @@ def train(
             _prepare(preparation, data_root, manifest, slices, workers)
         processes.barrier()
         folder = run or paths.run(profile, settings.run_name)
-        loop.train(settings, slices, folder, device=device and _device(device), compiled=compiled)
+        loop.train(settings, slices, folder, device=_device(device), compiled=compiled)
         if processes.rank() == 0:
             print(folder)
 
@@ -208,8 +201,7 @@ def evaluate(
     """
     from mudiff.evaluation import metrics
 
-    scores = metrics.evaluate(real, synthetic, mask, protocol, dilate, normalisation)
-    print(json.dumps(scores, indent=2))
+    print(json.dumps(metrics.evaluate(real, synthetic, mask, protocol, dilate, normalisation), indent=2))
 
 
 @app.command("import-released")
@@ -241,10 +233,9 @@ def info() -> None:
     print(f"devices: CPU with {torch.get_num_threads()} threads; {', '.join(gpus) or 'no GPU'}")
     print(f"project: {paths.root()}")
     for name, profile in profiles.PROFILES.items():
-        parts = ("prepared", "runs", "synthetic")
-        found = {part: len(list((paths.results(name) / part).glob("[!.]*"))) for part in parts}
-        size = profile.overrides.get("image_size", 256)
-        print(f"profile {name}: {len(profile.runs)} tasks at {size}x{size}; results: {found}")
+        folders = [paths.results(name) / part for part in ("prepared", "runs", "synthetic")]
+        found = {folder.name: len(list(folder.glob("[!.]*"))) for folder in folders}
+        print(f"profile {name}: {len(profile.runs)} tasks; results: {found}")
 
 
 _UsageError = typer.BadParameter.__bases__[0]  # of the click that typer brings
@@ -256,7 +247,7 @@ def main() -> None:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (MudiffError, _UsageError) as error:
         message = error.format_message() if isinstance(error, _UsageError) else str(error)
-        print(f"mudiff: {' '.join(message.split())}", file=sys.stderr)
+        print("mudiff:", *message.split(), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("mudiff: interrupted; the same command goes on where it stopped.", file=sys.stderr)

@@ -86,22 +86,16 @@ def clear_os_errors(path: Path, among: tuple[int, ...] = (*_FULL, *_FORBIDDEN)) 
             raise
         if error.errno in _FULL:
             raise MudiffError(f"{path}: the disk is full; free some space and run it again.") from error
-        why = os.strerror(error.errno)
-        raise MudiffError(
-            f"{path}: cannot be written ({why}); choose a folder that you may write to."
-        ) from error
+        why = f"cannot be written ({os.strerror(error.errno)}); choose a folder that you may write to"
+        raise MudiffError(f"{path}: {why}.") from error
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success and vanishes on failure.
 
-    Whatever stood at `path` stays whole until the new file is complete and on disk. Its folder is made.
-
-    Raises
-    ------
-    MudiffError
-        If the disk is full or the folder cannot be written. Other errors of the block pass unchanged.
+    Whatever stood at `path` stays whole until the new file is complete and on disk. Its folder is made. A full
+    disk or a folder that cannot be written is a `MudiffError`; other errors of the block pass unchanged.
     """
     path = Path(path)
     # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
@@ -143,13 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(path: Path | str, what: str, advice: str) -> Any:
-    """Read what `torch.save` wrote, without running any code in it.
-
-    Raises
-    ------
-    MudiffError
-        ``<path>: no <what> (<reason>); <advice>.`` if the file is missing, damaged, or would run code.
-    """
+    """Read what `torch.save` wrote; if it is missing, damaged or would run code, the error ends with `advice`."""
     import torch
 
     try:

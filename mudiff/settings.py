@@ -1,7 +1,6 @@
-"""Every number of a training run on one page, each departure of paper and code named.
+"""Every number of a training run on one page; the defaults are the authors' training command (``released``).
 
-Letters such as A-2 point to the register in DIFFERENCES.md; "code" and "text" are the released code and the
-paper. The defaults are variant ``released``: the authors' training command.
+Letters such as A-2 point to the register in DIFFERENCES.md; "code" and "text" are the released code and the paper.
 """
 
 import ast
@@ -151,23 +150,23 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     """Read `value` as the type of field `name`: texts of the command line become numbers, lists tuples."""
     choices = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
-        if value not in choices:
-            raise MudiffError(f"setting {name} = {value!r}: choose one of {', '.join(choices)}.")
-        return value
+        if value in choices:
+            return value
+        raise MudiffError(f"setting {name} = {value!r}: choose one of {', '.join(choices)}.")
     try:
         if isinstance(value, str) and kind is not str:
             value = ast.literal_eval(value.strip().title())  # "true" -> True, "1,2" -> (1, 2), "1e2" -> 100.0
         if choices:  # tuple[int, ...]
             parts = value if isinstance(value, list | tuple) else [value]
             return tuple(_convert(name, int, part) for part in parts)
-        if isinstance(value, int | float) and not isinstance(value, bool) and kind(value) == value:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if type(value) is kind or (number and kind(value) == value):
             return kind(value)
-        if type(value) is kind:
-            return value
     except (ValueError, SyntaxError, OverflowError):
         pass
-    kind = getattr(kind, "__name__", kind)
-    raise MudiffError(f"setting {name} = {value!r}: expected a value of type {kind}.")
+    raise MudiffError(
+        f"setting {name} = {value!r}: expected a value of type {getattr(kind, '__name__', kind)}."
+    )
 
 
 def _check(s: Settings) -> None:
@@ -190,6 +189,5 @@ def _check(s: Settings) -> None:
         "validation_slices must not be negative": s.validation_slices >= 0,
         "vgg16 is for method pgan alone": not s.vgg16 or s.method == "pgan",
     }
-    for rule, holds in rules.items():
-        if not holds:
-            raise MudiffError(f"settings: {rule}.")
+    for rule in (rule for rule, holds in rules.items() if not holds):
+        raise MudiffError(f"settings: {rule}.")

@@ -21,14 +21,18 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path / "project"))
+@pytest.fixture
+def cohort(cohort, tmp_path):
+    """Return the folder of a small cohort and the file of its split."""
+    root, manifest = cohort
+    manifest.to_csv(tmp_path / "split.csv", index=False)
+    return root, tmp_path / "split.csv"
 
 
 @pytest.fixture
-def mudiff(monkeypatch, capsys):
+def mudiff(tmp_path, monkeypatch, capsys):
     """Run the command: ``mudiff("verify", "--dataset", ...)`` -> exit code, stdout, stderr."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path / "project"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mudiff", *map(str, arguments)])
@@ -41,11 +45,10 @@ def mudiff(monkeypatch, capsys):
 
 
 def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path):
-    root, manifest = cohort
-    manifest.to_csv(tmp_path / "split.csv", index=False)
+    root, split = cohort
     task = ["--dataset", "brats", "--target", "T1CE", "--profile", "smoke", "--device", "cpu"]
     task += [part for change in TINY for part in ("--set", change)]
-    data = ["--data-root", root, "--manifest", tmp_path / "split.csv", "--workers", 1]
+    data = ["--data-root", root, "--manifest", split, "--workers", 1]
     code, out, err = mudiff("train", *task, *data)
     assert code == 0, err
     run = tmp_path / "project/results/smoke/runs/brats_t1ce_mudiff"
@@ -67,10 +70,8 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
 def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, tmp_path, rng):
     truth = head(rng)
     unit = normalise(truth, "percentile")
-    real, perfect, half = (
-        write_nifti(tmp_path / f"{name}.nii.gz", data)
-        for name, data in {"real": truth, "perfect": unit, "half": unit / 2}.items()
-    )
+    volumes = {"real": truth, "perfect": unit, "half": unit / 2}
+    real, perfect, half = (write_nifti(tmp_path / f"{k}.nii.gz", data) for k, data in volumes.items())
     scores = {}
     for made in (perfect, half, real):
         for protocol in ("masked", "released"):
@@ -81,26 +82,15 @@ def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, 
     assert scores["perf", "masked"] == best
     inside = unit[truth > 0]
     assert scores["half", "masked"]["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
-    assert scores["half", "masked"]["psnr"] == pytest.approx(
-        -10 * np.log10(np.mean((inside / 2) ** 2)), rel=1e-5
-    )
+    psnr = -10 * np.log10(np.mean((inside / 2) ** 2))
+    assert scores["half", "masked"]["psnr"] == pytest.approx(psnr, rel=1e-5)
     assert scores["real", "released"] == best  # by its own window
     assert "real.nii.gz: has values from 0 to" in scores["real", "masked"]
 
 
 def test_verify_and_prepare(mudiff, cohort, tmp_path):
-    root, manifest = cohort
-    manifest.to_csv(tmp_path / "split.csv", index=False)
-    arguments = [
-        "--dataset",
-        "brats",
-        "--data-root",
-        root,
-        "--manifest",
-        tmp_path / "split.csv",
-        "--workers",
-        1,
-    ]
+    root, split = cohort
+    arguments = ["--dataset", "brats", "--data-root", root, "--manifest", split, "--workers", 1]
     assert mudiff("verify", *arguments)[0] == 0
     bad = root / "Brats18_A_1/Brats18_A_1_t2.nii.gz"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -113,82 +103,58 @@ def test_verify_and_prepare(mudiff, cohort, tmp_path):
 
 
 def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
-    root, manifest = cohort
-    manifest.to_csv(tmp_path / "split.csv", index=False)
-    task = [
-        "--dataset",
-        "brats",
-        "--target",
-        "t1ce",
-        "--profile",
-        "smoke",
-        "--variant",
-        "text",
-        "--device",
-        "cpu",
-    ]
-    task += ["--set", "slices=3", "--set", "critic_blocks=2", "--set", "epochs=1"]
+    root, split = cohort
+    task = ["--dataset", "brats", "--target", "t1ce", "--profile", "smoke", "--variant", "text"]
+    task += ["--device", "cpu", "--set", "slices=3", "--set", "critic_blocks=2", "--set", "epochs=1"]
     code, _, err = mudiff("train", *task)
     assert code == 2 and "add --data-root DIR, or first run" in err
     advice = err.partition("`mudiff ")[2].partition("`")[0].replace(" DIR", f" {root}").split()
     assert advice[:3] == ["prepare", "--dataset", "brats"] and "normalisation=minmax" in advice
-    assert mudiff(*advice, "--manifest", tmp_path / "split.csv", "--workers", 1)[0] == 0
+    assert mudiff(*advice, "--manifest", split, "--workers", 1)[0] == 0
     code, out, err = mudiff("train", *task)
     assert code == 0, err
     assert out.strip().endswith("brats_t1ce_mudiff_text")
 
 
-RUN = ["synthesize", "--run", "nowhere", "--subject", "nowhere", "--target", "t1", "--output", "o.nii"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["verify", "--dataset", "brats", "--data-root", "nowhere"], "nowhere: data folder not found"),
-        (["verify", "--dataset", "oasis", "--data-root", "."], "choose one of brats"),
-        (["train", "--dataset", "brats", "--target", "pd"], "choose one of T1"),
-        (["train", "--dataset", "healthy", "--target", "t1ce"], "choose one of flair"),
-        (["train", "--dataset", "brats", "--target", "t1", "--method", "gan"], "choose one of pix2pix"),
-        (["train", "--dataset", "brats", "--target", "t1", "--profile", "huge"], "choose one of smoke"),
-        (["train", "--dataset", "brats", "--target", "t1", "--variant", "x"], "choose one of released"),
-        (["train", "--dataset", "brats", "--target", "t1", "--set", "widht=8"], "setting 'widht' is unknown"),
-        (["train", "--dataset", "brats", "--target", "t1", "--set", "width=-4"], "must be above 0"),
-        (["train", "--dataset", "brats", "--target", "t1", "--set", "width"], "expected field=value"),
-        (["train", "--dataset", "brats", "--target", "t1", "--set", "variant=text"], "use --variant text"),
-        (["train", "--dataset", "brats", "--target", "t1", "--device", "cpu"], "mudiff prepare"),
-        (
-            ["prepare", "--dataset", "brats", "--data-root", ".", "--set", "width=8"],
-            "prepare takes image_size",
-        ),
-        (RUN, "no trained run here"),
-        (["synthesize"], "Missing option"),
-        (["nonsense"], "No such command"),
-        (["evaluate", "--real", "a.nii", "--synthetic", "b.nii", "--mask", "c.nii"], "a.nii: file not found"),
+        ("verify --dataset brats --data-root nowhere", "nowhere: data folder not found"),
+        ("verify --dataset oasis --data-root .", "choose one of brats"),
+        ("train --dataset brats --target pd", "choose one of T1"),
+        ("train --dataset healthy --target t1ce", "choose one of flair"),
+        ("train --dataset brats --target t1 --method gan", "choose one of pix2pix"),
+        ("train --dataset brats --target t1 --profile huge", "choose one of smoke"),
+        ("train --dataset brats --target t1 --variant x", "choose one of released"),
+        ("train --dataset brats --target t1 --set widht=8", "setting 'widht' is unknown"),
+        ("train --dataset brats --target t1 --set width=-4", "must be above 0"),
+        ("train --dataset brats --target t1 --set width", "expected field=value"),
+        ("train --dataset brats --target t1 --set variant=text", "use --variant text"),
+        ("train --dataset brats --target t1 --device cpu", "mudiff prepare"),
+        ("prepare --dataset brats --data-root . --set width=8", "prepare takes image_size"),
+        ("synthesize --run nowhere --subject nowhere --target t1 --output o.nii", "no trained run here"),
+        ("synthesize", "Missing option"),
+        ("nonsense", "No such command"),
+        ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "a.nii: file not found"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):
-    code, out, err = mudiff(*arguments)
+    code, out, err = mudiff(*arguments.split())
     assert code == 2 and not out
     assert err.count("\n") == 1 and err.startswith("mudiff: ") and words in err
 
 
 def test_volumes_that_cannot_be_used(mudiff, tmp_path, rng):
-    good = write_nifti(tmp_path / "good.nii.gz", head(rng))
-    flat = write_nifti(tmp_path / "flat.nii.gz", head(rng)[..., 0])
-    films = write_nifti(tmp_path / "films.nii.gz", np.stack([head(rng)] * 2, axis=-1))
-    zero = write_nifti(tmp_path / "zero.nii.gz", np.zeros((20, 26, 12), np.int16))
-    holes = head(rng).astype(np.float32)
+    good, holes = head(rng), head(rng).astype(np.float32)
     holes[3, 4, 5] = np.nan
-    holes = write_nifti(tmp_path / "holes.nii.gz", holes)
-    other = write_nifti(tmp_path / "other.nii.gz", head(rng, (20, 26, 14)))
-    text = tmp_path / "text.nii.gz"
-    text.write_text("no volume")
-    for bad, words in {
-        flat: "axes", films: "axes", zero: "every voxel is 0", holes: "NaN", other: "one grid", text: "text.nii.gz",
-    }.items():  # fmt: skip
-        code, out, err = mudiff("evaluate", "--real", good, "--synthetic", bad, "--mask", good)
-        assert code == 2 and not out, bad
-        assert err.count("\n") == 1 and words in err, err
+    real, bad = write_nifti(tmp_path / "good.nii.gz", good), tmp_path / "bad.nii.gz"
+    for data, words in [
+        (good[..., 0], "axes"), (np.stack([good] * 2, axis=-1), "axes"), (good * 0, "every voxel is 0"),
+        (holes, "NaN"), (head(rng, (20, 26, 14)), "one grid"), (None, "bad.nii.gz"),
+    ]:  # fmt: skip
+        bad.write_text("no volume") if data is None else write_nifti(bad, data)
+        code, out, err = mudiff("evaluate", "--real", real, "--synthetic", bad, "--mask", real)
+        assert code == 2 and not out and err.count("\n") == 1 and words in err, err
 
 
 def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
@@ -199,18 +165,17 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
         state = {f"module.{k}": (v.T if k.endswith(".W") else v).detach().clone() for k, v in keys.items()}
         files.append(tmp_path / f"gen_diffusive_{number}.pth")
         torch.save(state, files[-1])
-    arguments = ["--generator-1", files[0], "--generator-2", files[1], "--target", "T1CE"]
-    run = tmp_path / "run"
-    code, _, err = mudiff("import-released", *arguments, "--output", run)
-    assert code == 0, err
-    code, _, err = mudiff("import-released", *arguments, "--output", run)
-    assert code == 2 and "exists already" in err
-    swapped = ["--generator-1", files[1], "--generator-2", files[0], "--target", "T1CE"]
-    code, _, err = mudiff("import-released", *swapped, "--output", tmp_path / "other")
-    assert code == 2 and "gen_diffusive" in err and not (tmp_path / "other").exists()
-    root, _ = cohort
-    made = tmp_path / "t1ce.nii.gz"
-    task = ["--run", run, "--subject", root / "Brats18_A_1", "--target", "T1CE", "--output", made]
+    run, made = tmp_path / "run", tmp_path / "t1ce.nii.gz"
+    for first, output, words in [
+        (0, run, ""),
+        (0, run, "exists already"),
+        (1, tmp_path / "other", "gen_diffusive"),
+    ]:
+        weights = ["--generator-1", files[first], "--generator-2", files[1 - first]]
+        code, _, err = mudiff("import-released", *weights, "--target", "T1CE", "--output", output)
+        assert code == (2 if words else 0) and words in err, err
+    assert not (tmp_path / "other").exists()
+    task = ["--run", run, "--subject", cohort[0] / "Brats18_A_1", "--target", "T1CE", "--output", made]
     code, _, err = mudiff("synthesize", *task, "--device", "cpu")
     assert code == 0, err
     assert nibabel.load(made).shape == (20, 26, 12)

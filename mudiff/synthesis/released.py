@@ -129,46 +129,25 @@ def _read(source: str | Path | dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer(weights: dict[str, Tensor], source: str) -> tuple[Settings, int]:
-    """Return settings and number of conditions of a released F1, read off its keys and shapes.
-
-    Three levels of two blocks are as published; attention inside them means images of 64x64, none 256x256.
-    """
+    """Return settings and number of conditions of a released F1, read off its keys and shapes."""
     modules = {key.split(".")[1] for key in weights if key.startswith("all_modules.")}
     mappers = [k for k in modules if f"all_modules.{k}.conv1.weight" in weights]
     if "all_modules.0.weight" not in weights or len(mappers) < 2 or "z_transform.1.weight" not in weights:
-        raise MudiffError(
-            f"{source}: not the weights of a released first generator; pass gen_diffusive_1.pth."
-        )
+        raise MudiffError(f"{source}: no released first generator; pass gen_diffusive_1.pth.")
     attention = [k for k in modules if f"all_modules.{k}.NIN_0.W" in weights]
     embedding, width = weights["all_modules.0.weight"].shape
-    settings = Settings(
-        width=width,
-        embedding=embedding,
-        latent=weights["z_transform.1.weight"].shape[1],
-        image_size=256 if len(attention) == 1 else 64,
-    )
-    return settings, len(mappers) - 1
+    latent = weights["z_transform.1.weight"].shape[1]
+    size = 256 if len(attention) == 1 else 64  # the one in the middle, or in the published levels as well
+    return Settings(width=width, embedding=embedding, latent=latent, image_size=size), len(mappers) - 1
 
 
 def load_networks(
     generator_1: str | Path | dict[str, Tensor], generator_2: str | Path | dict[str, Tensor]
 ) -> tuple[StructureNetwork, TextureNetwork]:
-    """Build F1 and F2 and fill them with the published weights, strictly.
+    """Build F1 and F2, in evaluation mode, and fill them with the published weights, strictly.
 
-    Parameters
-    ----------
-    generator_1, generator_2 : path or state dict
-        ``gen_diffusive_1.pth`` and ``gen_diffusive_2.pth``, keys with or without ``module.``.
-
-    Returns
-    -------
-    f1, f2 : StructureNetwork, TextureNetwork
-        In evaluation mode; number of conditions, width and attention are inferred from the keys.
-
-    Raises
-    ------
-    MudiffError
-        If a file cannot be read, or a key or shape does not fit.
+    The weights are ``gen_diffusive_1.pth`` and ``_2.pth`` or their state dicts, keys with or without ``module.``;
+    they decide number of conditions, width and attention. Keys or shapes that do not fit are a `MudiffError`.
     """
     given = {"first generator": generator_1, "second generator": generator_2}
     name_1, name_2 = (name if isinstance(g, dict) else str(g) for name, g in given.items())
@@ -181,28 +160,19 @@ def load_networks(
 
 
 def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, folder: Path) -> Path:
-    """Turn the published weights of one task into a run folder for `mudiff synthesize`.
+    """Turn the published weights of one task into a run in the new `folder`, for `mudiff synthesize`.
 
     The critic and the convolution of the masks were never released (C-1): such a run cannot be trained further.
-
-    Parameters
-    ----------
-    generator_1, generator_2 : Path
-        ``gen_diffusive_1.pth`` and ``gen_diffusive_2.pth``.
-    dataset, target : str
-        The task of these weights.
-    folder : Path
-        The run folder to make; must not exist.
     """
     folder = Path(folder)
     if folder.exists():
         raise MudiffError(f"{folder}: exists already; choose another --output.")
     settings, n_conditions = _infer(_read(generator_1), str(generator_1))
     settings = settings.replace(dataset=dataset, target=target)
-    if n_conditions != len(settings.conditions):
+    if n_conditions != (expected := len(settings.conditions)):
         raise MudiffError(
-            f"{generator_1}: takes {n_conditions} conditions, but {dataset} {target} has "
-            f"{len(settings.conditions)}; pass the --dataset and --target of these weights."
+            f"{generator_1}: takes {n_conditions} conditions, but {dataset} {target} has {expected}; "
+            "pass the --dataset and --target of these weights."
         )
     f1, f2 = load_networks(generator_1, generator_2)
     weights = nn.ModuleDict({"f1": f1, "f2": f2}).state_dict()

@@ -34,29 +34,19 @@ def sample_slices(
     replaced: Mapping[str, np.ndarray] | None = None,
     callback: Callback | None = None,
 ) -> np.ndarray:
-    """Synthesise prepared slices, float32 (N, S, S) in [0, 1].
+    """Synthesise the prepared slices `indices` (N,), float32 (N, S, S) in [0, 1].
 
-    Parameters
-    ----------
-    indices : array (N,) of int
-        Which slices of `slices`.
-    seed : int
-        With subject and slice number it decides a slice's random numbers.
-    replaced : dict of str to array (N, S, S), optional
-        Condition -> images in [-1, 1] that take the place of the prepared ones.
-    callback : callable, optional
-        See `Method.synthesize`; called at each step of each batch of `BATCH` slices.
+    `seed`, subject and slice number decide a slice's random numbers. `replaced` maps conditions to images
+    (N, S, S) in [-1, 1] that take the place of the prepared ones. `callback`: see `Method.synthesize`.
     """
     rows = slices.index.iloc[indices]
     seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
     output = np.empty((len(indices), slices.image_size, slices.image_size), np.float32)
     for start in range(0, len(indices), BATCH):
         part = slice(start, start + BATCH)
-        y = [
-            replaced[c][part] if replaced and c in replaced else slices.images(indices[part], c)
-            for c in method.settings.conditions
-        ]
-        conditions = torch.from_numpy(np.stack(y, axis=1).astype(np.float32, copy=False))  # (B, n, S, S)
+        y = {c: slices.images(indices[part], c) for c in method.settings.conditions}
+        y |= {c: stack[part] for c, stack in (replaced or {}).items() if c in y}
+        conditions = torch.from_numpy(np.stack(list(y.values()), axis=1).astype(np.float32))  # (B, n, S, S)
         x = method.synthesize(conditions.to(method.device), torch.tensor(seeds[part]), callback)
         output[part] = _unit(x)
     return output
@@ -65,28 +55,17 @@ def sample_slices(
 def synthesize_split(
     run: Path, prepared: Path, split: str, folder: Path, *, device: torch.device | None = None, seed: int = 0
 ) -> Path:
-    """Synthesise every slice of a split, one file per subject; finished subjects are kept.
+    """Synthesise every slice of a split: ``<subject>.npy``, uint16 (n, S, S), value / 65535 in [0, 1].
 
-    Writes ``<subject>.npy``, uint16 (n, S, S) with value / 65535 in [0, 1], and ``synthetic.json``. Slices
-    made by another run, or from other data, are replaced.
-
-    Raises
-    ------
-    MudiffError
-        If run or slices are missing or do not fit each other, or the folder holds anything else.
+    Finished subjects are kept; slices made by another run or from other data (``synthetic.json``) are replaced.
     """
     from tqdm.auto import tqdm
 
     method = runs.load(run, device or runs.default_device())
     data_hash = dataset.check(prepared, method.settings.preparation())
     slices = dataset.open_slices(prepared, split)
-    key = {
-        "run": method.settings.run_name,
-        "weights": cache.file_hash(run / "weights.safetensors"),
-        "data": data_hash,
-        "split": split,
-        "seed": seed,
-    }
+    key = {"run": method.settings.run_name, "weights": cache.file_hash(run / "weights.safetensors")}
+    key |= {"data": data_hash, "split": split, "seed": seed}
     record = folder / "synthetic.json"
     if not record.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise MudiffError(f"{folder}: holds files that are not synthetic slices; choose a new folder.")
@@ -140,19 +119,11 @@ def synthesize_volume(
     ----------
     subject : Path
         Folder of the subject, in any of the layouts that `mudiff prepare` reads.
-    output : Path
-        NIfTI file with shape, affine and header geometry of the input, in [0, 1] of the normalised target.
-    samples : int
-        Volumes to draw and average.
-    uncertainty : Path, optional
-        NIfTI file for the standard deviation of the samples (two or more), in the same units.
+    output, uncertainty : Path
+        NIfTI files on the input's grid, in [0, 1] of the normalised target: mean and, where it is given,
+        standard deviation of the samples (two or more).
     precision : str, optional
         ``float32`` or ``bfloat16``; by default that of the run.
-
-    Raises
-    ------
-    MudiffError
-        If the run makes another target, a contrast is missing, or a file cannot be used.
     """
     method = runs.load(run, device or runs.default_device(), precision)
     settings = method.settings
@@ -161,22 +132,20 @@ def synthesize_volume(
     if datasets.contrast(target) != settings.target:
         own, wanted = (datasets.LABELS[datasets.contrast(c)] for c in (settings.target, target))
         raise MudiffError(f"{run}: this run makes {own}, not {wanted}; pass a run of the wanted target.")
-    conditions = _conditions(
-        settings, Path(subject), [Path(p) for p in (output, uncertainty) if p is not None]
-    )
-    stacks, background = [], True
+    outputs = [Path(path) for path in (output, uncertainty) if path is not None]
+    conditions = _conditions(settings, Path(subject), outputs)
+    background = np.logical_and.reduce([volume.data <= 0 for volume in conditions])
+    stacks = []
     for volume in conditions:
         unit = normalise(volume.data, settings.normalisation, volume.path)
         slices, geometry = to_slices(unit, volume.affine, settings.image_size)
         stacks.append(slices)
-        background = background & (volume.data <= 0)
     y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
-    for path, stack in zip((output, uncertainty), _sample_stack(method, y, samples, seed), strict=True):
-        if path is not None:
-            native = from_slices(stack.astype(np.float32), geometry)
-            native[background] = 0
-            volumes.save_volume(Path(path), np.clip(native, 0, 1), conditions[0])
-    return Path(output)
+    for path, stack in zip(outputs, _sample_stack(method, y, samples, seed), strict=False):
+        native = from_slices(stack.astype(np.float32), geometry)
+        native[background] = 0
+        volumes.save_volume(path, np.clip(native, 0, 1), conditions[0])
+    return outputs[0]
 
 
 def _conditions(settings: Settings, subject: Path, outputs: list[Path]) -> list[volumes.Volume]:

@@ -34,25 +34,11 @@ def train(
     progress: bool = True,
     save_seconds: float = 60.0,
 ) -> Path:
-    """Train a run to its end, from where it stopped, and return its folder; a complete run is left alone.
+    """Train a run on `prepared` slices to its end, from where it stopped; a complete run is left alone.
 
-    Parameters
-    ----------
-    prepared, folder : Path
-        The prepared slices, and the run. A run of other settings or data that lies there is moved aside.
-    device : torch.device, optional
-        By default a GPU if there is one, see `processes.claimed_device`.
-    compiled : bool
-        Whether to compile the networks with torch.compile.
-    save_seconds : float
-        Between two resume states; each validation saves one too.
-
-    Raises
-    ------
-    MudiffError
-        If the slices do not fit the settings, the losses diverge, or a file cannot be read or written.
-    SystemExit
-        143 after SIGTERM: the state is saved and the same command resumes.
+    A run of other settings or data in `folder` is moved aside. The device is by default that of
+    `processes.claimed_device`. A resume state is saved every `save_seconds` and at each validation; after
+    SIGTERM it is saved and `SystemExit` 143 raised. A `MudiffError` if slices do not fit or losses diverge.
     """
     with processes.joined(), processes.claimed_device(device) as device:
         data_hash = dataset.check(prepared, settings.preparation())
@@ -123,7 +109,7 @@ class _Training:
 
     def __init__(
         self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool
-    ) -> None:
+    ):
         self.settings, self.folder = settings, folder
         self.slices = dataset.open_slices(prepared, "train")
         self.validation = dataset.open_slices(prepared, "val")
@@ -141,7 +127,7 @@ class _Training:
         self.counts: dict[str, int] = {}
 
     def resume(self) -> None:
-        """Take up the last saved state, if there is one; it may be of another number of processes."""
+        """Take up the last saved state, if any; it may be of another number of processes."""
         state = runs.read_state(self.folder)
         if state is not None:
             self.method.load_state_dict(state["weights"])
@@ -168,19 +154,19 @@ class _Training:
         """Append the mean losses since the last line."""
         means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
         self.sums, self.counts = {}, {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise MudiffError(
-                    f"{self.folder}: the loss {name!r} is no number at step {self.step}: training has "
-                    "diverged; lower learning_rate (--set learning_rate=...) or choose another seed."
-                )
+        for name in (name for name, value in means.items() if not math.isfinite(value)):
+            raise MudiffError(
+                f"{self.folder}: the loss {name!r} is no number at step {self.step}: training has diverged; "
+                "lower learning_rate (--set learning_rate=...) or choose another seed."
+            )
+        if processes.rank() > 0:
+            return
         epochs, place = divmod(self.step, self.per_epoch)
-        line = {"step": self.step, "epoch": self.step / self.per_epoch}
-        line["slices"] = epochs * len(self.slices) + place * self.settings.batch_size
+        slices = epochs * len(self.slices) + place * self.settings.batch_size
+        line = {"step": self.step, "epoch": self.step / self.per_epoch, "slices": slices}
         line |= {f"lr/{name}": o.param_groups[0]["lr"] for name, o in self.method.optimisers.items()}
-        line |= {f"loss/{name}": value for name, value in means.items()}
-        if processes.rank() == 0:
-            runs.append_log(self.folder, line | {"seconds": round(self.seconds, 2)} | extra)
+        line |= {f"loss/{name}": value for name, value in means.items()} | {"seconds": round(self.seconds, 2)}
+        runs.append_log(self.folder, line | extra)
 
     def validate(self) -> float:
         """Measure the validation PSNR, log it, and keep the weights if they are the best so far."""
@@ -193,8 +179,8 @@ class _Training:
             self.log(**{"validation/psnr": psnr})
             if psnr > self.best or not (self.folder / "best.safetensors").is_file():
                 runs.save_weights(self.folder / "best.safetensors", self.method.state_dict())
-        self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN
         self.method.train()
+        self.best = max(self.best, psnr)  # keeps -inf where psnr is NaN
         return psnr
 
     def finish(self, data_hash: str) -> None:
@@ -206,9 +192,9 @@ class _Training:
         elif best.is_file():  # it is gone if a crash came after this line
             best.replace(weights)
         record = runs.provenance(self.settings, data_hash, self.method.device, self.seconds)
-        record |= {"steps": self.step, "slices_seen": self.settings.epochs * len(self.slices)}
-        record |= {"processes": processes.count(), "best_validation_psnr": self.best}
-        paths.write_json(self.folder / "provenance.json", record)
+        seen = self.settings.epochs * len(self.slices)
+        record |= {"steps": self.step, "slices_seen": seen, "processes": processes.count()}
+        paths.write_json(self.folder / "provenance.json", record | {"best_validation_psnr": self.best})
         for leftover in ("state.pt", "best.safetensors"):
             (self.folder / leftover).unlink(missing_ok=True)
 
@@ -234,22 +220,19 @@ def make_batch(
     slices: dataset.Slices, indices: np.ndarray, settings: Settings, step: int, places: range | None = None
 ) -> Batch:
     """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch."""
-    places = range(len(indices)) if places is None else places
     images = {c: torch.from_numpy(slices.images(indices, c)) for c in (settings.target, *settings.conditions)}
     return Batch(
         target=images[settings.target][:, None],
         conditions=torch.stack([images[c] for c in settings.conditions], dim=1),
         brain=torch.from_numpy(slices.brain(indices))[:, None],
-        seeds=torch.tensor([slice_seed(settings.seed, "train", step, place) for place in places]),
+        seeds=torch.tensor(
+            [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
+        ),
     )
 
 
 def validation_psnr(method: Method, slices: dataset.Slices) -> float:
-    """Return the masked PSNR in dB (data range 1) on evenly spaced validation slices.
-
-    The squared error is pooled over the brain voxels of each subject, the PSNR averaged over subjects,
-    as in the tables of protocol ``masked``.
-    """
+    """Return the PSNR in dB of protocol ``masked``, mean over subjects, on evenly spaced validation slices."""
     settings = method.settings
     count = min(settings.validation_slices or len(slices), len(slices))
     indices = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
@@ -261,20 +244,14 @@ def validation_psnr(method: Method, slices: dataset.Slices) -> float:
         x = method.synthesize(torch.from_numpy(y).to(method.device), torch.tensor(seeds))[:, 0]
         real = slices.images(indices[part], settings.target)
         errors.append((x.float().cpu().numpy() + 1) / 2 - (real + 1) / 2)
-    error, brain = np.concatenate(errors), slices.brain(indices)
-    values = []
-    for subject in np.unique(subjects):
-        inside = error[subjects == subject][brain[subjects == subject]]
-        if inside.size:
-            values.append(-10 * math.log10(max(float(np.square(inside, dtype=np.float64).mean()), 1e-12)))
+    squares, brain = np.square(np.concatenate(errors), dtype=np.float64), slices.brain(indices)
+    own = [subjects == subject for subject in np.unique(subjects)]
+    values = [-10 * math.log10(max(squares[s][brain[s]].mean(), 1e-12)) for s in own if brain[s].any()]
     return float(np.mean(values)) if values else math.nan
 
 
 class WeightAverage:
-    """Exponential moving average of the weights that sampling needs (A-6); nothing where the decay is 0.
-
-    The decay is warmed up as (1 + step) / (10 + step), so that early averages are not the first draw.
-    """
+    """Exponential moving average of the weights that sampling needs (A-6); nothing where the decay is 0."""
 
     def __init__(self, method: Method, decay: float) -> None:
         self.method, self.decay = method, decay
@@ -285,7 +262,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the present weights, after `step` earlier updates."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step))  # early averages are not the first draw
         present = self.method.state_dict() if self.weights else {}
         for name, average in self.weights.items():
             if average.is_floating_point():
@@ -308,9 +285,6 @@ class WeightAverage:
 def _stop_signal() -> Iterator[threading.Event]:
     """Note SIGTERM, which clusters send at the time limit, so that the loop saves and stops at the next step."""
     received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
     previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
         yield received

@@ -4,12 +4,13 @@ Plain DistributedDataParallel: each process has all networks and an equal part o
 averaged (`Method.distribute`), rank 0 alone validates and writes. When one fails, torchrun ends the others.
 """
 
+import contextlib
+import itertools
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mudiff.methods.base import Method
 SECONDS_BETWEEN_TRIES = 1.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Be one of the processes that ``torchrun`` started inside the block; without it do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
@@ -72,34 +73,29 @@ def average(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def check(method: Method) -> None:
     """Refuse a method or a batch size that this number of processes cannot train."""
-    settings = method.settings
+    name, size = method.settings.method, method.settings.batch_size
     if count() > 1 and not method.several_processes:
-        raise MudiffError(f"method {settings.method}: trains in one process only; start it without torchrun.")
-    if settings.batch_size % count():
-        raise MudiffError(
-            f"setting batch_size = {settings.batch_size}: does not split evenly over {count()} processes; "
-            "choose a multiple (--set batch_size=...)."
-        )
+        raise MudiffError(f"method {name}: trains in one process only; start it without torchrun.")
+    if size % count():
+        split = f"does not split evenly over {count()} processes; choose a multiple (--set batch_size=...)"
+        raise MudiffError(f"setting batch_size = {size}: {split}.")
 
 
 def own_part(order: np.ndarray, number: int, size: int) -> tuple[np.ndarray, range]:
-    """Return this process's slices of a batch, and their places in it.
-
-    The last batch of an epoch is filled from the start of the order until it splits evenly.
-    """
+    """Return this process's slices of a batch, and their places in it."""
     batch = order[number * size : (number + 1) * size]
-    batch = np.concatenate([batch, order[: -len(batch) % count()]])
+    batch = np.concatenate([batch, order[: -len(batch) % count()]])  # the last one is filled until it splits
     share = len(batch) // count()
     places = range(rank() * share, (rank() + 1) * share)
     return batch[places.start : places.stop], places
 
 
-@contextmanager
+@contextlib.contextmanager
 def claimed_device(device: torch.device | None = None) -> Iterator[torch.device]:
     """Yield where to train: `device`; by default the CPU where torch sees no GPU, else a GPU.
 
-    A process of torchrun has the GPU of its ``LOCAL_RANK``; any other has the only one, or one of several that no
-    other training of this user holds (a file lock each, until the block or the process ends), and waits for it.
+    Under torchrun the GPU of ``LOCAL_RANK``; else the only one, or one of several that no other training of this
+    user holds (a file lock each, until the block or the process ends), once there is one.
     """
     if device is not None or not torch.cuda.is_available():
         yield device or torch.device("cpu")
@@ -122,14 +118,10 @@ def _free_gpu(count: int) -> tuple[FileLock, int]:
         folder.mkdir(mode=0o700, exist_ok=True)
     # A GPU is known by its UUID: an index means another GPU where CUDA_VISIBLE_DEVICES differs.
     names = [torch.cuda.get_device_properties(index).uuid for index in range(count)]
-    told = False
-    while True:
+    for tries in itertools.count():
         for index, name in enumerate(names):
-            try:
+            with contextlib.suppress(Timeout):
                 return FileLock(folder / f"{name}.lock").acquire(timeout=0).lock, index
-            except Timeout:
-                continue
-        if not told:
+        if tries == 0:
             print(f"All {count} GPUs are held by other trainings of yours; waiting for one.", file=sys.stderr)
-            told = True
         time.sleep(SECONDS_BETWEEN_TRIES)

@@ -10,8 +10,7 @@ from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.settings import Preparation, Settings
 
-Fields = dict[str, Any]
-"""Some fields of `Settings`."""
+Fields = dict[str, Any]  # some fields of `Settings`
 
 # fmt: off
 _ADVERSARIAL: Fields = {
@@ -23,28 +22,23 @@ RECIPES: dict[str, Fields] = {
     "linear": {},
     # Isola et al. 2017: U-Net of eight levels, 70x70 PatchGAN, 100 L1; half of the epochs constant, then down to 0.
     "pix2pix": _ADVERSARIAL | {
-        "levels": 8, "dropout": 0.5, "critic_blocks": 3, "weight_supervised": 100.0, "schedule": "linear",
-    },
+        "levels": 8, "dropout": 0.5, "critic_blocks": 3, "weight_supervised": 100.0, "schedule": "linear"},
     # Dar et al. 2019: ResNet of nine blocks, 70x70 PatchGAN, 100 L1 + 100 VGG16.
     "pgan": _ADVERSARIAL | {
         "blocks": 9, "dropout": 0.5, "critic_blocks": 3, "weight_supervised": 100.0, "weight_perceptual": 100.0,
-        "schedule": "linear",
-    },
+        "schedule": "linear"},
     # Sharma and Hamarneh 2020: U-Net of eight levels, 0.9 L1 + 0.1 adversarial, no decay.
     "mmgan": _ADVERSARIAL | {
         "levels": 8, "dropout": 0.2, "critic_blocks": 4, "weight_supervised": 0.9, "weight_adversarial": 0.1,
-        "schedule": "constant",
-    },
+        "schedule": "constant"},
     # Zhou et al. 2020: one auto-encoder per contrast, fused at three scales; 100 L1 + 20 reconstruction.
     "hinet": _ADVERSARIAL | {
         "width": 32, "critic_width": 32, "critic_blocks": 4, "weight_supervised": 100.0,
-        "weight_reconstruction": 20.0, "schedule": "linear", "constant_part": 0.25,
-    },
+        "weight_reconstruction": 20.0, "schedule": "linear", "constant_part": 0.25},
     # Ho et al. 2020. Width 64 and the rate are ours, so that it is as large as the others; theirs is width 128.
     "ddpm": {
         "multipliers": (1, 1, 2, 2, 4, 4), "steps": 1000, "learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.999,
-        "schedule": "constant", "ema_decay": 0.999,
-    },
+        "schedule": "constant", "ema_decay": 0.999},
     # Ozbey et al. 2023 without the cycle: NCSN++ of six levels, MU-Diff's critic, 0.5 L1.
     "syndiff": {"multipliers": (1, 1, 2, 2, 4, 4), "ema_decay": 0.999},
 }
@@ -56,13 +50,11 @@ PUBLISHED: dict[str, Fields] = {
     "mmgan": {"epochs": 60, "batch_size": 4, "order": "shuffled"},
     # Four whole slices in place of four patches of one.
     "hinet": {
-        "epochs": 400, "batch_size": 4, "order": "shuffled", "learning_rate": 1e-3, "critic_learning_rate": 1e-3,
-    },
+        "epochs": 400, "batch_size": 4, "order": "shuffled", "learning_rate": 1e-3, "critic_learning_rate": 1e-3},
     # 600,000 steps of 16 slices over the 17,120 of the BraTS training set; 20 validations.
     "ddpm": {
         "width": 128, "epochs": 561, "batch_size": 16, "order": "shuffled", "learning_rate": 2e-5,
-        "validate_every": 28,
-    },
+        "validate_every": 28},
     "syndiff": {"epochs": 50, "batch_size": 1, "order": "shuffled"},
 }
 """Variant ``published`` of a baseline: what its authors trained, as far as it is known."""
@@ -136,16 +128,11 @@ _ALL = tuple(datasets.METHODS)
 _CLOSEST = ("syndiff", "mudiff", "linear")  # MU-Diff, the baseline that it builds on, and the floor
 # The chosen part of the matrix: every method for the contrast that is hardest and the one that lesions are
 # outlined on, the closest ones elsewhere.
-_PART = {
-    ("brats", "t1ce"): _ALL,
-    ("brats", "flair"): _ALL,
-    ("brats", "t2"): _CLOSEST,
-    ("brats", "t1"): _CLOSEST,
-    ("isles", "flair"): _ALL,
-    ("isles", "t1"): _CLOSEST,
-    ("healthy", "flair"): _ALL,
-}
 # fmt: off
+_PART = {
+    ("brats", "t1ce"): _ALL, ("brats", "flair"): _ALL, ("brats", "t2"): _CLOSEST, ("brats", "t1"): _CLOSEST,
+    ("isles", "flair"): _ALL, ("isles", "t1"): _CLOSEST, ("healthy", "flair"): _ALL,
+}
 _SMALL = {"image_size": 64, "width": 8, "blocks": 1, "embedding": 32, "batch_size": 4}
 _UNET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
 _WIDE = {"width": 16, "critic_width": 16}
@@ -175,8 +162,7 @@ PROFILES = {
     "paper": Profile(
         "paper",
         {},
-        slices={},
-        phantoms={},
+        slices={}, phantoms={},
         # The whole matrix of Tables 1 and 2 and Supplementary Data 4, with the linear floor beside it.
         runs={(d, t): _ALL for d in ("brats", "isles", "healthy") for t in datasets.DATASETS[d].targets},
         # A validation of DDPM costs 1000 evaluations a slice: with 64 slices more than its training.
@@ -210,19 +196,17 @@ def preparation(profile_name: str, dataset: str) -> Preparation:
 def settings(
     profile_name: str, dataset: str, target: str, method: str, variant: str = "released", **changes: Any
 ) -> Settings:
-    """Return the settings of one run: the method's recipe, then variant, profile and `changes`.
-
-    A method may be given with its variant, as in ``mudiff_abl1``.
-
-    Raises
-    ------
-    MudiffError
-        If a name is unknown, a variant does not belong to the method, or a value does not fit its field.
-    """
+    """Return the settings of one run (also of ``mudiff_abl1``): recipe, then variant, profile and `changes`."""
     chosen = profile(profile_name)
     method, _, named = method.partition("_")
     method, variant, target = datasets.method(method), named or variant, datasets.contrast(target)
-    _check_variant(variant, method, profile_name)
+    own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
+    if variant not in (choices := ["released", *own]):
+        raise MudiffError(
+            f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}."
+        )
+    if variant == "published" and profile_name != "paper":
+        raise MudiffError("variant 'published' has the published sizes: use profile 'paper'.")
     fields = {"dataset": dataset, "target": target, "method": method, "variant": variant}
     fields |= {"slices": preparation(profile_name, dataset).slices} | RECIPES[method]
     fields |= TEXT if variant == "text" else {}
@@ -234,14 +218,3 @@ def settings(
     fields |= PUBLISHED[method] if variant == "published" else {}
     fields |= chosen.ablations | ABLATIONS[variant] if variant in ABLATIONS else {}
     return Settings().replace(**fields | changes)
-
-
-def _check_variant(variant: str, method: str, profile_name: str) -> None:
-    if variant not in VARIANTS:
-        raise MudiffError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}.")
-    own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
-    if variant not in ("released", *own):
-        choices = ", ".join(["released", *own])
-        raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {choices}.")
-    if variant == "published" and profile_name != "paper":
-        raise MudiffError("variant 'published' has the published sizes: use profile 'paper'.")

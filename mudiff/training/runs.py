@@ -41,14 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
     with paths.clear_os_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             print(f"{folder}: another process trains this run; waiting for it to end.", file=sys.stderr)
-            lock.acquire()
-    try:
+            held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
@@ -57,16 +55,15 @@ def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
         return False
     found = paths.read_json(folder / "settings.json")
     with contextlib.suppress(MudiffError):  # values that no field takes any more
-        same = Settings.from_dict(found.pop("settings")) == settings
-        return same and found == {"data": data_hash, "recipe": cache.RECIPE_VERSION}
-    return False
+        found["settings"] = Settings.from_dict(found["settings"])
+    return found == {"settings": settings, "data": data_hash, "recipe": cache.RECIPE_VERSION}
 
 
 def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     """Make the folder belong to these settings and data; a run of others is moved aside, not deleted."""
     if matches(folder, settings, data_hash):
         return
-    if folder.is_dir() and any(folder.iterdir()):  # other settings, or unknown ones
+    if folder.is_dir() and any(folder.iterdir()):
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
         with paths.clear_os_errors(folder):
@@ -88,10 +85,8 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
-    path = folder / "state.pt"
-    if not path.is_file():
-        return None
-    return paths.read_tensors(path, "resume state", "it is damaged: delete it to start this run anew")
+    path, advice = folder / "state.pt", "it is damaged: delete it to start this run anew"
+    return paths.read_tensors(path, "resume state", advice) if path.is_file() else None
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -103,39 +98,32 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Method:
-    """Rebuild a run's method, ready to sample; weights load where names and shapes fit.
-
-    `precision` is that in which the networks compute, where it is not that of the run's settings.
-
-    Raises
-    ------
-    MudiffError
-        If the folder holds no run, or weights that do not fit its settings.
-    """
+    """Rebuild a run's method, ready to sample, in the run's own or another precision."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / "weights.safetensors"
-    if not (Path(folder) / "settings.json").is_file() or not path.is_file():
+    path, recorded = Path(folder) / "weights.safetensors", Path(folder) / "settings.json"
+    if not recorded.is_file() or not path.is_file():
         raise MudiffError(
             f"{folder}: no trained run here (settings.json and weights.safetensors expected); "
             "train it with `mudiff train` or import one with `mudiff import-released`."
         )
-    settings = Settings.from_dict(paths.read_json(Path(folder) / "settings.json")["settings"])
+    settings = Settings.from_dict(paths.read_json(recorded)["settings"])
     method = build(settings)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
-    expected = {name: value.shape for name, value in method.state_dict().items()}
-    optional = {name for name in expected if name.startswith(method.training_only)}
-    found = {name: value.shape for name, value in weights.items()}
-    wrong = {name for name in expected | found if found.get(name) != expected.get(name)}
-    wrong -= optional - found.keys()
-    if wrong:
+    expected = {
+        k: v.shape
+        for k, v in method.state_dict().items()
+        if k in weights or not k.startswith(method.training_only)
+    }
+    found = {k: v.shape for k, v in weights.items()}
+    if wrong := [k for k in expected | found if found.get(k) != expected.get(k)]:
+        differ = f"{len(wrong)} tensors differ, such as {min(wrong)}"
         raise MudiffError(
-            f"{path}: weights of other settings than settings.json ({len(wrong)} tensors differ, such as "
-            f"{min(wrong)}); train the run again."
+            f"{path}: weights of other settings than settings.json ({differ}); train the run again."
         )
     method.load_state_dict(weights, strict=False)
     if precision is not None:
@@ -172,14 +160,9 @@ def provenance(settings: Settings, data_hash: str, device: torch.device, seconds
     mebibyte = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
     vgg16 = {"vgg16_sha256": cache.file_hash(Path(settings.vgg16))} if settings.vgg16 else {}
     return vgg16 | {
-        "mudiff": __version__,
-        "recipe": cache.RECIPE_VERSION,
-        "data": data_hash,
-        "seed": settings.seed,
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "mudiff": __version__, "recipe": cache.RECIPE_VERSION, "data": data_hash, "seed": settings.seed,
+        "python": platform.python_version(), "versions": {name: metadata.version(name) for name in packages},
         "device": gpu or f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
-        "machine": f"{platform.system()} {platform.machine()}",
-        "seconds": round(seconds, 1),
+        "machine": f"{platform.system()} {platform.machine()}", "seconds": round(seconds, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // mebibyte,
-    }
+    }  # fmt: skip

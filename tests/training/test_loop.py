@@ -1,5 +1,6 @@
 """Training: schedules, validation, resume, kill -9, SIGTERM, other settings, damaged files and full disks."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -77,18 +78,13 @@ def test_resumed_and_uninterrupted_runs_are_bit_identical(change, prepared, tmp_
         return read(slices, indices, settings, step, places)
 
     monkeypatch.setattr(loop, "make_batch", fails_now_and_then)
-    for _ in range(20):
-        try:
+    for _ in range(5):  # a complete run is left alone
+        with contextlib.suppress(PulledPlugError):
             parts = fit(tmp_path / "parts", prepared, **change)
-            break
-        except PulledPlugError:
-            continue
     assert len(taken) > 9  # it was interrupted
     assert equal(whole, parts)
     logs = [runs.read_log(tmp_path / name) for name in ("whole", "parts")]
-    assert logs[0] == [
-        line | {"seconds": other["seconds"]} for line, other in zip(logs[1], logs[0], strict=True)
-    ]
+    assert [line | {"seconds": 0} for line in logs[0]] == [line | {"seconds": 0} for line in logs[1]]
 
 
 _SCRIPT = """
@@ -106,9 +102,8 @@ def start(prepared: Path, folder: Path, **changes) -> subprocess.Popen:
     values = Settings(**SMALL | changes).to_dict()
     code = _SCRIPT.format(settings=values, prepared=str(prepared), folder=str(folder))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes, env=environment)
     assert process.stdout.readline() == b"start\n"
     return process
 
@@ -151,7 +146,7 @@ def aside(folder: Path) -> list[Path]:
     return [path for path in folder.parent.iterdir() if path.name.startswith(f"{folder.name}.")]
 
 
-def test_a_complete_run_is_left_alone_and_other_settings_move_it_aside(prepared, tmp_path, monkeypatch):
+def test_a_complete_run_is_left_alone_and_others_move_it_aside(prepared, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     fit(folder, prepared)
     before = (folder / "weights.safetensors").stat().st_mtime_ns
@@ -163,21 +158,14 @@ def test_a_complete_run_is_left_alone_and_other_settings_move_it_aside(prepared,
     fit(folder, prepared, seed=1)
     (old,) = aside(folder)
     assert (old / "weights.safetensors").stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("lost", ["settings", "recipe"])
-def test_a_run_of_unknown_settings_or_another_recipe_is_not_taken_for_this_one(
-    lost, prepared, tmp_path, monkeypatch
-):
-    folder = tmp_path / "run"
-    fit(folder, prepared)
-    if lost == "settings":
-        (folder / "settings.json").unlink()
-    else:
-        monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
-        monkeypatch.setattr(dataset, "check", lambda *_: "same data")
-    fit(folder, prepared, seed=1)
-    assert len(aside(folder)) == 1
+    old.rename(tmp_path / "first")
+    (folder / "settings.json").unlink()
+    assert not runs.matches(folder, Settings(**SMALL | {"seed": 1}), "data")
+    runs.claim(folder, Settings(**SMALL), "data")
+    assert aside(folder) and runs.matches(folder, Settings(**SMALL), "data")
+    assert not runs.matches(folder, Settings(**SMALL), "other data")
+    monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
+    assert not runs.matches(folder, Settings(**SMALL), "data")
 
 
 def test_settings_that_cannot_be_trained_displace_no_run(prepared, tmp_path):
@@ -225,17 +213,16 @@ def test_schedule_and_order_follow_the_settings():
     linear = settings.replace(schedule="linear", constant_part=0.4)
     rates = [loop.learning_rate(6e-4, linear, epoch) for epoch in (0, 4, 5, 9)]
     assert rates == pytest.approx([6e-4, 6e-4, 5e-4, 1e-4])
-    fixed = [loop.epoch_order(20, settings, epoch) for epoch in range(2)]
-    assert (fixed[0] == fixed[1]).all() and sorted(fixed[0]) == list(range(20))
-    drawn = [loop.epoch_order(20, settings.replace(order="shuffled"), epoch) for epoch in range(2)]
-    assert (drawn[0] != drawn[1]).any() and sorted(drawn[1]) == list(range(20))
+    for order in ("fixed", "shuffled"):
+        first, second = (loop.epoch_order(20, settings.replace(order=order), epoch) for epoch in range(2))
+        assert (first == second).all() == (order == "fixed") and sorted(second) == list(range(20))
 
 
 def test_the_average_is_that_of_its_definition_and_leaves_the_critic_out():
     method = build(Settings(**SMALL))
     average = loop.WeightAverage(method, 0.9)
     weights = {name: value.clone() for name, value in method.state_dict().items()}
-    expected = {name: value.clone() for name, value in weights.items()}
+    expected = weights
     for step in range(20):
         with torch.no_grad():
             for value in method.state_dict().values():
