@@ -42,9 +42,8 @@ def head(rng: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> np.nd
 
 def lesion(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
-    center = tuple(slice(n // 2 - 2, n // 2 + 2) for n in shape)
-    mask[center] = 4
-    mask[tuple(slice(n // 2 - 1, n // 2 + 1) for n in shape)] = 1
+    for label, reach in ((4, 2), (1, 1)):
+        mask[tuple(slice(n // 2 - reach, n // 2 + reach) for n in shape)] = label
     return mask
 
 
@@ -53,11 +52,9 @@ def write_subject(rng: np.random.Generator) -> Callable[..., dict[str, Path]]:
     """Write one BraTS subject: ``write_subject(root, "Brats18_A_1", t1=array, ...)`` -> contrast -> file."""
 
     def write(root: Path, name: str, affine: np.ndarray = LPS, **given: np.ndarray) -> dict[str, Path]:
-        data = {"t1": head(rng), "t1ce": head(rng), "t2": head(rng), "flair": head(rng), "seg": lesion()}
-        return {
-            contrast: write_nifti(root / name / f"{name}_{contrast}.nii.gz", array, affine)
-            for contrast, array in (data | given).items()
-        }
+        data = {c: head(rng) for c in ("t1", "t1ce", "t2", "flair")} | {"seg": lesion()} | given
+        path = f"{root}/{name}/{name}_{{}}.nii.gz"
+        return {c: write_nifti(Path(path.format(c)), array, affine) for c, array in data.items()}
 
     return write
 
@@ -83,24 +80,22 @@ SMALL = {
 def prepared(cohort: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
     """Return the folder of the cohort's prepared slices, of the size of `SMALL`."""
     root, manifest = cohort
-    preparation = Settings(**SMALL).preparation()
-    prepare.prepare(preparation, root, manifest, tmp_path / "prepared", workers=1).check()
+    prepare.prepare(Settings(**SMALL).preparation(), root, manifest, tmp_path / "prepared", 1).check()
     return tmp_path / "prepared"
 
 
 def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
     """Return a batch of uniform noise, all of it brain, seeded by its size."""
     g = torch.Generator().manual_seed(count)
-    draw = lambda channels: torch.rand(count, channels, size, size, generator=g) * 2 - 1  # noqa: E731
-    return Batch(draw(1), draw(conditions), torch.ones(count, 1, size, size) > 0, torch.arange(count))
+    target, others = (torch.rand(count, c, size, size, generator=g) * 2 - 1 for c in (1, conditions))
+    return Batch(target, others, torch.ones(count, 1, size, size) > 0, torch.arange(count))
 
 
 def hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
     """Return the unbiased HSIC_1 of two Gram matrices (N, N), by its definition (Song et al. 2012, Eq. 5)."""
-    n = len(k)
-    k, l = (m - torch.diag(m.diagonal()) for m in (k, l))  # noqa: E741
-    cross = (k @ l).sum()
-    return ((k * l.T).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
+    n, (k, l) = len(k), (m - torch.diag(m.diagonal()) for m in (k, l))  # noqa: E741
+    rest = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
+    return ((k * l.T).sum() + rest) / (n * (n - 3))
 
 
 def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:

@@ -37,10 +37,8 @@ class Dataset:
     def conditions(self, target: str) -> tuple[str, ...]:
         """Return the conditions of `target`, in the order that the networks take them."""
         if target not in self.targets:
-            names = ", ".join(self.targets)
-            raise MudiffError(
-                f"target {target!r} is not one of dataset {self.name!r}: choose one of {names}."
-            )
+            wrong = f"target {target!r} is not one of dataset {self.name!r}"
+            raise MudiffError(f"{wrong}: choose one of {', '.join(self.targets)}.")
         return self.targets[target]
 
 

@@ -116,11 +116,9 @@ def grids(volumes: dict[str, Volume]) -> list[list[str]]:
     """Return the names of the volumes, grouped by voxel grid, the grid of most volumes first."""
     groups: list[list[str]] = []
     for name, volume in volumes.items():
-        group = next((g for g in groups if _same_grid(volume, volumes[g[0]])), None)
-        if group is None:
-            groups.append([name])
-        else:
-            group.append(name)
+        if (group := next((g for g in groups if _same_grid(volume, volumes[g[0]])), None)) is None:
+            groups.append(group := [])
+        group.append(name)
     return sorted(groups, key=len, reverse=True)
 
 
@@ -143,6 +141,6 @@ def _same_grid(one: Volume, other: Volume) -> bool:
     if one.data.shape != other.data.shape:
         return False
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.data.shape) - 1)  # (8, 3) voxel indices
-    places = [nibabel.affines.apply_affine(volume.affine, corners) for volume in (one, other)]
-    distances = np.linalg.norm(places[0] - places[1], axis=1)
+    mine, theirs = (nibabel.affines.apply_affine(volume.affine, corners) for volume in (one, other))
+    distances = np.linalg.norm(mine - theirs, axis=1)
     return bool(distances.max() <= GRID_TOLERANCE * nibabel.affines.voxel_sizes(one.affine).min())
