@@ -66,22 +66,9 @@ def unseen(
 ) -> Cohort:
     """Prepare a cohort that no training of the profile saw, the same way as the training data.
 
-    Parameters
-    ----------
-    profile, dataset : str
-        Whose runs are to be tried.
-    data_root : Path or str, optional
-        Folder of the subjects; without one, phantoms of another seed and scanner are made.
-    manifest : Path or str, optional
-        CSV with columns subject, split, where every split is "test" (or "excluded"). Without one, subjects
-        are drawn from those of `data_root` and listed in ``manifest.csv`` of the cohort's folder.
-    subjects : int, optional
-        How many, where `manifest` does not say it; by default those of `SUBJECTS`.
-
-    Raises
-    ------
-    MudiffError
-        If there are no such subjects, one of them is not usable, or one was trained on.
+    Without `data_root`, the folder of the subjects, phantoms of another seed and scanner are generated. `manifest` is
+    a CSV with columns subject, split, where every split is "test" (or "excluded"); without one, `subjects` (else
+    as many as in `SUBJECTS`) are drawn from the folder and listed in ``manifest.csv`` of the cohort's folder.
     """
     if data_root is None and dataset not in profiles.profile(profile).phantoms:
         raise MudiffError(
@@ -107,12 +94,8 @@ def unseen(
     report.check()
     names = [] if data_root is None else list(report.subjects)  # phantoms of all cohorts are called alike
     _check_apart(own, folder / "prepared", names)
-    what = (
-        "generated phantoms of another scanner, no patients"
-        if data_root is None
-        else f"subjects of {root.name}"
-    )
-    words = f"{len(report.subjects)} {what}"
+    phantoms = "generated phantoms of another scanner, no patients"
+    words = f"{len(report.subjects)} {phantoms if data_root is None else f'subjects of {root.name}'}"
     return Cohort(profile, dataset, folder / "prepared", folder / "synthetic", words, tuple(report.warnings))
 
 
@@ -155,19 +138,12 @@ def _contents(record: Mapping[str, Any]) -> set[str]:
 
 
 def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Return target -> methods of the profile's runs on a dataset; of all targets, or of those named.
-
-    Raises
-    ------
-    MudiffError
-        If there are none.
-    """
+    """Return target -> methods of the profile's runs on a dataset; of all targets, or of those named."""
     every = {t: methods for (name, t), methods in profiles.profile(profile).runs.items() if name == dataset}
     chosen = {target: every[target] for target in map(datasets.contrast, targets or every) if target in every}
     if not chosen:
-        raise MudiffError(
-            f"profile {profile!r} has no such run on {dataset}: choose of {', '.join(every) or '-'}."
-        )
+        known = ", ".join(every) or "-"
+        raise MudiffError(f"profile {profile!r} has no such run on {dataset}: choose of {known}.")
     return chosen
 
 
@@ -189,10 +165,10 @@ def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
             for method in methods:
                 settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
                 run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
-                frame = scores.score_run(
-                    cohort.profile, settings, slices, region, cohort.folder(target, method)
+                folder = cohort.folder(target, method)
+                frames.append(
+                    scores.score_run(cohort.profile, settings, slices, region, folder).assign(**run)
                 )
-                frames.append(frame.assign(**run))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -214,16 +190,9 @@ def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
 def compare(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
     """Compare the means of two independent groups by Welch's interval, row by row.
 
-    Parameters
-    ----------
-    known, unseen : DataFrame
-        Columns mean, sd (with n - 1) and n; rows of the same index belong together, others are left out.
-
-    Returns
-    -------
-    DataFrame
-        known, known_sd, known_n, unseen, unseen_sd, unseen_n, change (unseen - known) and its 95 % interval
-        low to high; NaN where a group has fewer than two values, or neither varies.
+    Both frames have columns mean, sd (with n - 1) and n; rows of the same index belong together, others are left out.
+    The result has known, known_sd, known_n, unseen, unseen_sd, unseen_n, change (unseen - known) and its 95 %
+    interval low to high; NaN where a group has fewer than two values, or neither varies.
     """
     from scipy import stats
 
@@ -246,17 +215,12 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         heads = [f"{tables.HEADINGS[m]} {side}" for m in metrics.METRICS for side in (*SIDES, "change")]
         rows: dict[str, list[str]] = {}
         for row in part.itertuples():  # the metrics of a method follow each other
-            rows.setdefault(datasets.METHODS[row.method], []).extend(_cells(row))
+            digits = tables.DECIMALS[row.metric]
+            both = (row.known, row.known_sd), (row.unseen, row.unseen_sd)
+            means = [" ± ".join(tables.number(value, digits) for value in side) for side in both]
+            ends = (row.change, row.low, row.high)
+            change, low, high = (tables.number(value, digits, sign=True) for value in ends)
+            cells = [*means, change if low == "NA" else f"{change} ({low} to {high})"]
+            rows.setdefault(datasets.METHODS[row.method], []).extend(cells)
         shown[title] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
     return shown
-
-
-def _cells(row: Any) -> list[str]:
-    """Return mean and deviation of both cohorts, and the change with its interval, of one metric."""
-    digits = tables.DECIMALS[row.metric]
-    means = (
-        f"{tables.number(m, digits)} ± {tables.number(s, digits)}"
-        for m, s in ((row.known, row.known_sd), (row.unseen, row.unseen_sd))
-    )
-    change, low, high = (tables.number(value, digits, sign=True) for value in (row.change, row.low, row.high))
-    return [*means, change if low == "NA" else f"{change} ({low} to {high})"]

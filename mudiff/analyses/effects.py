@@ -123,9 +123,6 @@ def metric_effects(
     return pd.DataFrame(rows)
 
 
-# Sampling
-
-
 class Source(NamedTuple):
     """Folders of a trained run and of the phantoms that it is tried on, and what they are."""
 
@@ -196,9 +193,7 @@ def sampling_effects(profile: str) -> pd.DataFrame:
     untrained = build(method.settings).to(method.device).eval()  # with the weights that it began with
     identity = [file_hash(found.run / "weights.safetensors"), slices.info["data_hash"]]
 
-    def scores(
-        name: str, chosen: "Method", indices: np.ndarray, seeds: int = 1, **changes: Any
-    ) -> list[float]:
+    def scores(name: str, chosen: "Method", indices: np.ndarray, seeds: int = 1, **changes: Any) -> list:
         path = training_effects.folder(profile) / "sampling" / f"{name}.csv"
         compute = partial(sampled, chosen, slices, indices, seeds, **changes)
         return kept(path, compute, *identity, indices.tolist(), seeds, changes).psnr.tolist()

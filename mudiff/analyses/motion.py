@@ -4,6 +4,7 @@ The head moves in the raw volume (`mudiff.data.motion`), which is then prepared 
 weights and random numbers stay the same, so that FLAIR is all that differs from the clean synthesis.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import pandas as pd
 
 from mudiff import paths
 from mudiff.cache import file_hash, kept
-from mudiff.data import dataset, files, motion
+from mudiff.data import dataset, files, motion, prepare, volumes
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, scores
 from mudiff.training import profiles
@@ -28,13 +29,7 @@ Stacks = dict[str, np.ndarray]
 
 
 def raw_files(slices: dataset.Slices, root: Path) -> dict[str, Path]:
-    """Return the raw FLAIR of every test subject.
-
-    Raises
-    ------
-    MudiffError
-        If one is missing, or is another file than the one that was prepared.
-    """
+    """Return the raw FLAIR of every test subject, which must be the files that were prepared."""
     found = files.find_subjects(DATASET, root, problems={}) if root.is_dir() else {}
     raw = {subject: found.get(subject, {}).get(CONTRAST) for subject in slices.subjects}
     for subject, path in raw.items():
@@ -55,23 +50,8 @@ def syntheses(
 ) -> Iterator[tuple[str, float, Stacks]]:
     """Yield subject, strength, and FLAIR with the syntheses of T1CE from it; what is computed is kept.
 
-    Parameters
-    ----------
-    profile : str
-        Name of the profile, which has runs of the methods and their synthetic test slices.
-    slices : Slices
-        The clean test slices.
-    raw : mapping of str to Path
-        Subject -> its raw FLAIR, from `raw_files`.
-    strengths : sequence of float
-        From 0 (the clean data) to 3, see `motion.scale`.
-    methods : sequence of str
-        Whose runs.
-
-    Raises
-    ------
-    MudiffError
-        If a run or its synthetic slices are missing or outdated, or a strength is out of range.
+    `slices` are the clean test slices, `raw` comes from `raw_files`; strengths run from 0 (the clean data) to 3, see
+    `motion.scale`; the profile has runs of the methods and their synthetic test slices.
     """
     from mudiff.synthesis import sample
     from mudiff.training import runs
@@ -103,7 +83,10 @@ def _kept(folder: Path, subject: str, compute: Callable[[], Stacks], *inputs: An
 
 
 def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
-    return {"slices": motion.moved_slices(profiles.preparation(profile, DATASET), path, movement)}
+    """Move a raw volume and prepare it as the clean one was; uint16 (Z, S, S)."""
+    volume = volumes.load_volume(path)
+    moved = dataclasses.replace(volume, data=motion.move(volume.data, volume.affine, movement))
+    return {"slices": prepare.contrast_slices(profiles.preparation(profile, DATASET), moved)[0]}
 
 
 def _synthesise(
@@ -121,13 +104,10 @@ def _synthesise(
 
 
 def score(slices: dataset.Slices, found: Iterable[tuple[str, float, Stacks]]) -> pd.DataFrame:
-    """Score `syntheses` against the true T1CE; masks and truth are those of the clean data.
+    """Score `syntheses` against the true T1CE by protocol masked, with masks and truth of the clean data.
 
-    Returns
-    -------
-    DataFrame
-        Columns method, strength (0: clean), region, subject, psnr, ssim, mae; protocol masked, one row per
-        subject. Without lesions in the test set there is region brain alone; a subject without one has NaN.
+    Columns method, strength (0: clean), region, subject, psnr, ssim, mae. Without lesions in the test set there is
+    region brain alone; a subject without one has NaN.
     """
     rows = []
     for subject, strength, stacks in found:

@@ -77,9 +77,8 @@ class Change(NamedTuple):
 
 
 CHANGES = {
-    "weights": Change(
-        "A-1", "loss weights of the README's figure", {"weight_supervised": 1.0, "weight_adversarial": 0.5}
-    ),
+    "weights": Change("A-1", "loss weights of the README's figure",
+                      {"weight_supervised": 1.0, "weight_adversarial": 0.5}),
     "betas": Change("A-2", "Adam β 0.1, 0.2", {"beta1": 0.1, "beta2": 0.2}),
     "constant": Change("A-4", "constant learning rates", {"schedule": "constant"}),
     "no_r1": Change("A-5", "no R1 penalty", {"r1_gamma": 0.0}),
@@ -91,7 +90,7 @@ CHANGES = {
     "chain": Change("D-3", "pairs as a chain", {"pairs": "chain"}),
     "minmax": Change("B-4", "min-max, on the base's scale", {"normalisation": "minmax"}),
     "text": Change("A to D", "variant text as a whole", profiles.TEXT | {"variant": "text"}),
-}
+}  # fmt: skip
 """Name of the training's folder -> the change."""
 
 
@@ -115,14 +114,8 @@ def base_settings(profile: str) -> Settings:
 def prepared(profile: str, normalisation: str = "percentile") -> Path:
     """Return the slices of the phantoms by either normalisation (B-4), made where they are missing."""
     chosen = extent(profile)
-    manifest = cohort.write_cohort(
-        DATASET,
-        folder(profile) / "phantoms",
-        chosen.subjects,
-        spacing=chosen.spacing,
-        workers=1,
-        progress=False,
-    )
+    options = {"spacing": chosen.spacing, "workers": 1, "progress": False}
+    manifest = cohort.write_cohort(DATASET, folder(profile) / "phantoms", chosen.subjects, **options)
     preparation = Preparation(DATASET, chosen.sizes["image_size"], chosen.slices, normalisation)
     target = folder(profile) / "prepared" / normalisation
     listed = manifests.read_manifest(DATASET, manifest)
@@ -196,14 +189,8 @@ def compare(
     97.5 % quantile t of Student's distribution with n - 1 degrees of freedom, and m seeds of the change: two
     trainings of one setting whose seeds differ are no further apart in 95 % of the cases. NaN with one seed.
 
-    Parameters
-    ----------
-    name, change : str
-        Id in the register, and what is changed.
-    base, changed : sequence of float
-        PSNR of all seeds of the base, and of the first m of them.
-    n : int
-        Test slices.
+    `name` is an id of the register; `base` and `changed` are the PSNR of all seeds of the base, and of the change by
+    the first m of them; `n` counts test slices.
     """
     from scipy import stats
 

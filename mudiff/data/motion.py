@@ -7,28 +7,22 @@ of the inverse transform, so each line of the k-space is averaged with the conju
 would show the magnitude.
 """
 
-import dataclasses
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pandas as pd
 from nibabel import orientations
 
-from mudiff.data import prepare, volumes
-from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
 
 STRENGTHS = {0: ("none", 0.0), 1: ("mild", 2.0), 2: ("moderate", 5.0), 3: ("severe", 10.0)}
 """Strength -> name, and largest rotation in degrees and shift in mm; 10 is TorchIO's default for both."""
 
 MOVEMENTS = 4  # in one scan, at all strengths
-JITTER = (
-    0.3  # how far a movement lies from its regular time, in parts of the time between two; TorchIO's value
-)
+JITTER = 0.3  # of the time between two movements: how far one lies from its regular time; TorchIO's value
 SEED = 2024
 INTERPOLATION = "bspline"  # linear interpolation blurs every moved segment, a loss that is not motion
 
@@ -50,13 +44,7 @@ class Movement:
 
 
 def scale(strength: float) -> float:
-    """Return the largest rotation in degrees, and shift in mm, of a strength; linear between whole ones.
-
-    Raises
-    ------
-    MudiffError
-        If the strength is not a number from 0 to 3.
-    """
+    """Return the largest rotation in degrees, and shift in mm, of a strength from 0 to 3, linear between."""
     highest = max(STRENGTHS)
     if isinstance(strength, str) or not 0 <= strength <= highest:  # NaN fails too
         raise MudiffError(
@@ -110,17 +98,7 @@ def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarr
     affine : array (4, 4)
         Voxel indices to millimetres (RAS).
     movement : Movement
-        From `draw`.
-
-    Returns
-    -------
-    array (X, Y, Z)
-        float32; at strength 0 an exact copy of `volume`, of its own type.
-
-    Raises
-    ------
-    MudiffError
-        If the volume is not three-dimensional.
+        From `draw`; at strength 0 the result is an exact copy of `volume`, otherwise it is float32.
     """
     if np.ndim(volume) != 3:
         raise MudiffError(
@@ -163,21 +141,11 @@ def move_stack(stack: np.ndarray, movement: Movement, sides: tuple[float, float,
     return np.clip(move(stack, affine, movement), 0, 1).astype(np.float32)
 
 
-def moved_slices(preparation: Preparation, path: Path, movement: Movement) -> np.ndarray:
-    """Read a raw volume, move it and prepare it as clean data are; uint16 (n, S, S)."""
-    volume = volumes.load_volume(path)
-    moved = dataclasses.replace(volume, data=move(volume.data, volume.affine, movement))
-    return prepare.contrast_slices(preparation, moved)[0]
-
-
 def table(movements: Iterable[Movement]) -> pd.DataFrame:
     """Return one row per segment of each scan, enough to generate the same artefacts again.
 
-    Returns
-    -------
-    DataFrame
-        Columns strength, subject, segment (from 1), begin, end (parts of the scan), degrees_x, degrees_y, degrees_z,
-        translation_x, translation_y, translation_z (mm) of the pose as `Movement` has it; all six are 0 in mid-scan.
+    Columns strength, subject, segment (from 1), begin, end (parts of the scan), degrees_x, degrees_y, degrees_z,
+    translation_x, translation_y, translation_z (mm) of the pose as `Movement` has it; all six are 0 in mid-scan.
     """
     parameters = [f"{what}_{axis}" for what in ("degrees", "translation") for axis in "xyz"]
     rows = [

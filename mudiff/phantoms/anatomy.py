@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass
 
+import nibabel
 import numpy as np
 from scipy import ndimage
 
@@ -28,9 +29,7 @@ class Grid:
     def affine(self) -> Array:
         """Voxel -> MNI coordinates."""
         sides = np.array([-1, -1, 1]) * self.spacing
-        affine = np.diag([*sides, 1.0])
-        affine[:3, 3] = CENTRE - sides * (np.array(self.shape) - 1) / 2
-        return affine
+        return nibabel.affines.from_matvec(np.diag(sides), CENTRE - sides * (np.array(self.shape) - 1) / 2)
 
     def positions(self) -> Array:
         """MNI coordinates of every voxel, (3, X, Y, Z) float32."""
@@ -38,10 +37,8 @@ class Grid:
         return np.indices(self.shape, dtype=np.float32) * _column(scale, 4) + _column(offset, 4)
 
     def field(self, rng: np.random.Generator, scale: float) -> Array:
-        """Draw a smooth random field (X, Y, Z) float32 of mean 0 and variance 1.
-
-        Cubic B-splines on random knots `scale` mm apart; the draws do not depend on the voxel size.
-        """
+        """Draw a random field (X, Y, Z) float32, standardised: cubic B-splines on knots `scale` mm apart."""
+        # The draws do not depend on the voxel size.
         counts = [int(np.ceil(length / scale)) + 4 for length in FIELD_OF_VIEW]
         values = rng.standard_normal(counts, dtype=np.float32)
         for length, count, voxels in zip(FIELD_OF_VIEW, counts, self.shape, strict=True):
@@ -62,16 +59,13 @@ def _column(values: Array, dimensions: int) -> Array:
 class Template:
     """The ICBM maps on a 1 mm grid."""
 
-    maps: dict[
-        str, Array
-    ]  # "grey", "white", "brain" in [0, 1]; "detail": rest of the T1 image, unit variance
+    maps: dict[str, Array]  # grey, white, brain in [0, 1]; detail: rest of the T1 image, unit variance
     origin: Array  # of the voxels in MNI coordinates, (3,) mm
 
     def sample(self, name: str, positions: Array) -> Array:
         """Interpolate map `name` linearly at positions (3, ...) in mm."""
-        return ndimage.map_coordinates(
-            self.maps[name], positions - _column(self.origin, positions.ndim), order=1
-        )
+        places = positions - _column(self.origin, positions.ndim)
+        return ndimage.map_coordinates(self.maps[name], places, order=1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,10 +82,9 @@ def load_template(spacing: float) -> Template:
     # The maps are means over many brains; a power above 1 gives one brain's sharper borders back.
     maps = np.stack([grey, white, csf]) ** 1.7 * brain
     maps /= np.maximum(maps.sum(0), 1e-6)
-    inside = maps[:, brain]
-    weights = np.linalg.lstsq(inside[:, ::97].T, t1[brain][::97], rcond=None)[0]
+    weights = np.linalg.lstsq(maps[:, brain][:, ::97].T, t1[brain][::97], rcond=None)[0]
     detail = np.zeros_like(t1)
-    detail[brain] = t1[brain] - weights @ inside
+    detail[brain] = t1[brain] - weights @ maps[:, brain]
     detail = np.clip(detail / detail[brain].std(), -3, 3)
     maps = {"grey": maps[0], "white": maps[1], "brain": brain.astype(np.float32), "detail": detail}
     width = 0.3 * max(spacing - 1, 0)
@@ -114,18 +107,18 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
     """Draw subject `number` of "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion)."""
     template = load_template(grid.spacing)
     where = _deform(grid, rng)  # (3, X, Y, Z), MNI coordinates
-    lesions = []
-    if dataset == "brats":
-        lesions = _plan_tumours(template, rng)
-    elif dataset == "isles":
-        lesions = _plan_strokes(number, template, grid, rng)
+    plan = {"brats": _plan_tumours, "isles": _plan_strokes}.get(dataset)
+    lesions = plan(number, template, grid, rng) if plan else []
     distances = [_distance_inside(where, lesion, grid, rng) for lesion in lesions]
     for lesion in lesions:  # only now: the lesion itself is not pushed aside by its own mass
         where = _push(where, lesion.centre, 2.0 * lesion.radius, lesion.mass)
     inside = template.sample("brain", where)
     brain = ndimage.binary_fill_holes(inside > 0.5)
     where = where[:, brain]  # (3, n)
-    draw_field = lambda scale: grid.field(rng, scale)[brain]  # noqa: E731
+
+    def draw_field(scale: float) -> Array:
+        return grid.field(rng, scale)[brain]
+
     fractions = _tissues(template, where, brain, grid, rng, draw_field)
     labels = np.zeros(grid.shape, np.uint8)
     grow = _grow_tumour if dataset == "brats" else _grow_stroke
@@ -145,15 +138,13 @@ def _deform(grid: Grid, rng: np.random.Generator) -> Array:
     where = np.tensordot(turn, grid.positions() - centre, axes=1) + centre
     for knots, size in ((45.0, 3.2), (18.0, 2.0), (9.0, 0.7)):  # mm: head shape, lobes, gyri
         where += size * np.stack([grid.field(rng, knots) for _ in range(3)])
-    where = where.astype(np.float32)
-    return _push(where, np.array([0.0, -18.0, 12.0]), 32.0, rng.uniform(-0.05, 0.35))
+    return _push(where.astype(np.float32), np.array([0.0, -18.0, 12.0]), 32.0, rng.uniform(-0.05, 0.35))
 
 
 def _push(where: Array, centre: Array, radius: float, strength: float) -> Array:
     """Magnify around `centre`: what lay near it moves outwards, with Gaussian decay."""
     away = where - _column(centre, where.ndim)
-    squared = (away**2).sum(0) / radius**2
-    return (where - away * (strength * np.exp(-squared))).astype(np.float32)
+    return (where - away * (strength * np.exp(-((away**2).sum(0) / radius**2)))).astype(np.float32)
 
 
 def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
@@ -163,19 +154,17 @@ def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
     total = grey + white + csf
     fractions = {name: np.zeros_like(grey) for name in TISSUES}
     fractions |= {"grey": grey / total, "white": white / total, "csf": csf / total}
-
     volume = np.zeros(grid.shape, np.float32)
     volume[brain] = fractions["csf"]
     near_csf = ndimage.gaussian_filter(volume, 2.5 / grid.spacing)[brain]
     depth = ndimage.distance_transform_edt(brain, sampling=grid.spacing)[brain]
     deep = np.clip((depth - 20) / 10, 0, 1)  # the ventricles, not the sulci
+    caps = np.clip(draw_field(12.0) + rng.uniform(-0.8, 0.6), 0, 1)
     edge = np.clip(5 * (near_csf * deep) - 0.3, 0, 1)
-    caps = np.clip(draw_field(12.0) + rng.uniform(-0.8, 0.6), 0, 1) * edge
-    _replace(fractions, "gliosis", caps * fractions["white"])
-
+    _replace(fractions, "gliosis", caps * edge * fractions["white"])
     # Two random sheets cross in a line: veins on the surface and in the sulci.
-    lines = np.exp(-(draw_field(11.0) ** 2 + draw_field(11.0) ** 2) / 0.15)
-    veins = lines * np.clip(3 * near_csf, 0, 1) * (1 - deep)
+    veins = np.exp(-(draw_field(11.0) ** 2 + draw_field(11.0) ** 2) / 0.15)
+    veins = veins * np.clip(3 * near_csf, 0, 1) * (1 - deep)
     middle = np.exp(-((where[0] / 2.0) ** 2))
     sinus = middle * np.clip(1.5 - depth / 4, 0, 1) * (where[2] > -10)
     falx = 0.8 * middle * fractions["csf"] * (where[2] > 15)
@@ -187,12 +176,9 @@ def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
 def _vary(detail: Array, draw_field) -> dict[str, Array]:
     """Return how tissue properties change from place to place: slowly, quickly, and with the T1 detail."""
     sizes = {  # more myelin and iron: brighter on T1, both times shorter
-        "t1": (0.035, 0.025, -0.04),
-        "t2": (0.05, 0.03, -0.02),
-        "pd": (0.02, 0.01, 0.0),
-        "adc": (0.06, 0.05, 0.0),
-        "uptake": (0.15, 0.12, 0.0),
-    }
+        "t1": (0.035, 0.025, -0.04), "t2": (0.05, 0.03, -0.02), "pd": (0.02, 0.01, 0.0),
+        "adc": (0.06, 0.05, 0.0), "uptake": (0.15, 0.12, 0.0),
+    }  # fmt: skip
     varied = {
         name: np.exp(slow * draw_field(22.0) + fast * draw_field(4.0) + slope * detail)
         for name, (slow, fast, slope) in sizes.items()
@@ -200,12 +186,9 @@ def _vary(detail: Array, draw_field) -> dict[str, Array]:
     return varied | {"t2star": varied["t2"]}
 
 
-# Lesions: tumours with oedema, rim and core; strokes from territorial to microscopic.
-
-
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion's place and shape."""
+    """Place and shape of a tumour with oedema, rim and core, or of a stroke, territorial to microscopic."""
 
     centre: Array  # mm, MNI coordinates
     radius: float  # mm
@@ -225,14 +208,13 @@ def _place(template: Template, rng: np.random.Generator, lateral: tuple[float, f
             return point
 
 
-def _plan_tumours(template: Template, rng: np.random.Generator) -> list[Lesion]:
+def _plan_tumours(number: int, template: Template, grid: Grid, rng: np.random.Generator) -> list[Lesion]:
     tumours = []
     for part in range(1 + (rng.uniform() < 0.4)):
         radius = rng.uniform(22, 30) / (1 + 0.8 * part)
         centre, axes = _place(template, rng, (14, 45), "white"), rng.uniform(0.8, 1.25, 3)
-        mass, extent = rng.uniform(0.15, 0.4), rng.uniform(7, 16)
-        rim = max(rng.uniform(0.3, 0.5) * radius, 3.0)
-        tumours.append(Lesion(centre, radius, axes, 0.3, mass, extent, rim))
+        mass, extent, rim = rng.uniform(0.15, 0.4), rng.uniform(7, 16), rng.uniform(0.3, 0.5) * radius
+        tumours.append(Lesion(centre, radius, axes, 0.3, mass, extent, max(rim, 3.0)))
     return tumours
 
 
@@ -261,8 +243,8 @@ def _distance_inside(where: Array, lesion: Lesion, grid: Grid, rng: np.random.Ge
 
 def _grow_tumour(fractions: dict[str, Array], lesion: Lesion, distance: Array, _, rough: Array) -> Array:
     """Put oedema, enhancing rim and necrotic core into `fractions`; return the labels (n,) uint8."""
-    rim = lesion.rim * np.exp(0.35 * rough)  # thick here, thin there
-    solid, core = _soft(distance, 1.5), _soft(distance - rim, 2.0)
+    solid = _soft(distance, 1.5)
+    core = _soft(distance - lesion.rim * np.exp(0.35 * rough), 2.0)  # the rim is thick here, thin there
     # Water spreads along white matter, less into the cortex, not into CSF nor another tumour.
     reach = lesion.extent * (1.3 * fractions["white"] + 0.25 + 0.4 * rough)
     free = 1 - fractions["csf"] - fractions["enhancing"] - fractions["necrosis"]
@@ -274,8 +256,7 @@ def _grow_tumour(fractions: dict[str, Array], lesion: Lesion, distance: Array, _
 
 def _grow_stroke(fractions: dict[str, Array], lesion: Lesion, distance: Array, where: Array, rough: Array):
     """Put an infarct into `fractions`, in its own hemisphere; return the labels (n,) uint8."""
-    same_side = where[0] * np.sign(lesion.centre[0]) > 1
-    part = _soft(distance, 1.5) * (1 - fractions["csf"]) * same_side
+    part = _soft(distance, 1.5) * (1 - fractions["csf"]) * (where[0] * np.sign(lesion.centre[0]) > 1)
     _replace(fractions, "stroke", (part * np.clip(0.9 + 0.1 * rough, 0.6, 1)).astype(np.float32))
     return (part > 0.5).astype(np.uint8)
 

@@ -1,8 +1,4 @@
-"""The embedded default: phantom cohorts in the folder layouts of the real datasets.
-
-Anatomy (`phantoms.anatomy`) comes from the ICBM 2009 tissue maps, contrast (`phantoms.signals`) from the signal
-equations; here they meet in a scanner with coils and noise, and are written as NIfTI.
-"""
+"""Phantom cohorts: `anatomy` and `signals` meet in a scanner with coils and noise, written like the real datasets."""
 
 import dataclasses
 import hashlib
@@ -29,7 +25,10 @@ RECIPE_VERSION = 3
 
 _SUBJECTS = {"brats": "PhantomBraTS_{:03d}", "isles": "{}", "healthy": "sub-{:02d}"}
 _BIDS = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR"}
-_ISLES = {"t1": "MR_T1", "t2": "MR_T2", "flair": "MR_Flair", "dwi": "MR_DWI"}
+_ISLES = {
+    "t1": "VSD.Brain.XX.O.MR_T1", "t2": "VSD.Brain.XX.O.MR_T2", "flair": "VSD.Brain.XX.O.MR_Flair",
+    "dwi": "VSD.Brain.XX.O.MR_DWI", "mask": "VSD.Brain_3more.XX.XX.OT",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,6 @@ def write_cohort(
     """Write the cohort of "brats", "isles" or "healthy" and return ``manifest.csv`` (subject, split) in `folder`.
 
     A subject depends on the recipe and its number alone. Subjects of the same recipe that are complete are kept.
-
-    Raises
-    ------
-    MudiffError
-        If there is no such phantom, the folder cannot be written, or a worker was killed.
     """
     if dataset not in _SUBJECTS:
         raise MudiffError(f"phantom dataset {dataset!r} is unknown: choose one of {', '.join(_SUBJECTS)}.")
@@ -87,42 +81,30 @@ def write_cohort(
         raise MudiffError(
             f"{folder}: a process that generated phantoms was killed, as for want of memory: use fewer workers."
         ) from error
-    manifest = folder / "manifest.csv"
-    rows = [f"{subject_id(dataset, n)},{split}\n" for n, split in enumerate(splits, start=1)]
-    paths.write_text(manifest, "".join(["subject,split\n", *rows]))
-    return manifest
-
-
-def subject_id(dataset: str, number: int) -> str:
-    """Return the name of a cohort's subject; `number` counts from 1."""
-    return _SUBJECTS[dataset].format(number)
+    rows = [f"{_SUBJECTS[dataset].format(n)},{split}\n" for n, split in enumerate(splits, start=1)]
+    paths.write_text(folder / "manifest.csv", "".join(["subject,split\n", *rows]))
+    return folder / "manifest.csv"
 
 
 def subject_files(dataset: str, folder: Path, number: int) -> dict[str, Path]:
-    """Return contrast (and "mask", where there are lesions) -> file of one subject."""
-    name = subject_id(dataset, number)
+    """Return contrast (and "mask", where there are lesions) -> file of subject `number`, counted from 1."""
+    name = _SUBJECTS[dataset].format(number)
     if dataset == "brats":
         suffixes = {c: c for c in datasets.dataset(dataset).contrasts} | {"mask": "seg"}
         return {c: folder / name / f"{name}_{suffix}.nii.gz" for c, suffix in suffixes.items()}
     if dataset == "healthy":
         return {c: folder / name / "anat" / f"{name}_{suffix}.nii.gz" for c, suffix in _BIDS.items()}
-    series = {
-        c: f"VSD.Brain.XX.O.{suffix}.{70000 + 10 * number + k}"
-        for k, (c, suffix) in enumerate(_ISLES.items())
-    }
-    series["mask"] = f"VSD.Brain_3more.XX.XX.OT.{70000 + 10 * number + len(series)}"
+    series = {c: f"{suffix}.{70000 + 10 * number + k}" for k, (c, suffix) in enumerate(_ISLES.items())}
     return {c: folder / name / s / f"{s}.nii" for c, s in series.items()}
 
 
 def _complete(recipe: Recipe, folder: Path, number: int) -> bool:
     """Whether all files of a subject are there and of this recipe."""
+    files = subject_files(recipe.dataset, folder, number).values()
     try:
-        for file in subject_files(recipe.dataset, folder, number).values():
-            if recipe.fingerprint not in str(nibabel.load(file).header["descrip"]):
-                return False
+        return all(recipe.fingerprint in str(nibabel.load(file).header["descrip"]) for file in files)
     except (OSError, nibabel.filebasedimages.ImageFileError):
         return False
-    return True
 
 
 def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
@@ -140,29 +122,19 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
 
 
 def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
-    """Generate subject `number`, counted from 1.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        Contrast -> (X, Y, Z) int16 with axes left, posterior, superior: 1 or more in the brain, 0 outside;
-        "mask" -> lesion labels (int16).
-    """
-    grid = anatomy.Grid(recipe.spacing)
-    body = draw_body(recipe, number)
+    """Return contrast -> (X, Y, Z) int16 (axes L, P, S; 1 or more in the brain), "mask" -> labels."""
+    grid, body = anatomy.Grid(recipe.spacing), draw_body(recipe, number)
     rng = recipe.generator(number, f"scanner {recipe.scanner}")
     tissues = _personal_tissues(recipe.generator(number, "tissues"), body)
-    volumes = {
-        contrast: _scan(contrast, settings, body, tissues, grid, rng)
-        for contrast, settings in signals.draw_settings(recipe.dataset, rng, recipe.scanner).items()
-    }
+    settings = signals.draw_settings(recipe.dataset, rng, recipe.scanner)
+    volumes = {c: _scan(c, own, body, tissues, grid, rng) for c, own in settings.items()}
     return volumes | {"mask": body.labels.astype(np.int16)}
 
 
 def draw_body(recipe: Recipe, number: int) -> anatomy.Anatomy:
     """Return the tissues and lesions behind a subject, as they were before any scanner saw them."""
-    grid = anatomy.Grid(recipe.spacing)
-    return anatomy.draw_anatomy(recipe.dataset, number, grid, recipe.generator(number, "anatomy"))
+    rng = recipe.generator(number, "anatomy")
+    return anatomy.draw_anatomy(recipe.dataset, number, anatomy.Grid(recipe.spacing), rng)
 
 
 def _personal_tissues(rng: np.random.Generator, body: anatomy.Anatomy) -> dict[str, signals.Tissue]:
@@ -174,10 +146,8 @@ def _personal_tissues(rng: np.random.Generator, body: anatomy.Anatomy) -> dict[s
         values = {}
         for prop, size in spread.items():
             size = 0.15 if (name, prop) == ("stroke", "t2") else size  # old and fresh strokes
-            factor = np.float32(np.exp(size * rng.standard_normal()))
-            own = body.variation[prop][inside]
-            # Water is water: CSF does not vary from place to place.
-            values[prop] = getattr(tissue, prop) * (1.0 if name == "csf" else factor * own)
+            factor = np.float32(np.exp(size * rng.standard_normal())) * body.variation[prop][inside]
+            values[prop] = getattr(tissue, prop) * (1.0 if name == "csf" else factor)  # water is water
         tissues[name] = dataclasses.replace(tissue, **values)
     return tissues
 
@@ -201,11 +171,9 @@ def _scan(
     volume = ndimage.gaussian_filter1d(volume, settings["thickness"] / 2.355 / grid.spacing, axis=2)
     coil = np.exp(settings["coil"] * grid.field(rng, 70.0))
     level = float(volume[body.brain].mean())
-    noise = level / settings["snr"]
-    gain = rng.uniform(150, 600) / level
-    clean = volume * coil
+    noise, gain = level / settings["snr"], rng.uniform(150, 600) / level
     # Magnitude of a complex signal with Gaussian noise in both channels (Rice).
-    real = clean + noise * rng.standard_normal(grid.shape, dtype=np.float32)
+    real = volume * coil + noise * rng.standard_normal(grid.shape, dtype=np.float32)
     imaginary = noise * rng.standard_normal(grid.shape, dtype=np.float32)
-    scaled = np.round(gain * np.hypot(real, imaginary))
-    return np.where(body.brain, np.clip(scaled, 1, 32767), 0).astype(np.int16)
+    scaled = np.clip(np.round(gain * np.hypot(real, imaginary)), 1, 32767)
+    return np.where(body.brain, scaled, 0).astype(np.int16)

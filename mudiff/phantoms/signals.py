@@ -54,23 +54,21 @@ def _sequence(tr: Range, te: Range, thickness: Range, coil: Range, snr: Range, *
 SCANNERS: tuple[dict[str, dict[str, Range]], ...] = (
     {
         "t1": _sequence((0.55, 0.75), (0.009, 0.014), (1, 3), (0.07, 0.14), (12, 20)),
-        "t1ce": _sequence(
-            (0.02, 0.02), (0.003, 0.005), (1, 2), (0.05, 0.11), (20, 32), flip=(27, 33), dose=(0.9, 1.1)
-        ),
+        "t1ce": _sequence((0.02, 0.02), (0.003, 0.005), (1, 2), (0.05, 0.11), (20, 32),
+                          flip=(27, 33), dose=(0.9, 1.1)),
         "t2": _sequence((3.5, 5.5), (0.085, 0.105), (1, 3), (0.06, 0.13), (12, 22)),
         "flair": _sequence((8.0, 10.5), (0.09, 0.13), (1, 4), (0.08, 0.15), (12, 22), null=(0.97, 1.02)),
         "dwi": _sequence((4.0, 7.0), (0.075, 0.1), (3, 5), (0.12, 0.26), (12, 25), b=(1000, 1000)),
     },
     {
         "t1": _sequence((0.30, 0.45), (0.012, 0.020), (3, 6), (0.20, 0.35), (10, 18)),
-        "t1ce": _sequence(
-            (0.03, 0.03), (0.005, 0.008), (2, 4), (0.10, 0.20), (15, 25), flip=(30, 40), dose=(1.2, 2.0)
-        ),
+        "t1ce": _sequence((0.03, 0.03), (0.005, 0.008), (2, 4), (0.10, 0.20), (15, 25),
+                          flip=(30, 40), dose=(1.2, 2.0)),
         "t2": _sequence((2.2, 3.2), (0.10, 0.15), (3, 6), (0.20, 0.35), (10, 20)),
         "flair": _sequence((6.0, 8.0), (0.12, 0.16), (3, 6), (0.20, 0.35), (10, 20), null=(0.94, 1.04)),
         "dwi": _sequence((3.0, 5.0), (0.09, 0.12), (4, 6), (0.20, 0.35), (8, 16), b=(800, 1200)),
     },
-)
+)  # fmt: skip
 
 
 def spin_echo(tissue: Tissue, tr: float, te: float) -> np.ndarray:
@@ -79,10 +77,7 @@ def spin_echo(tissue: Tissue, tr: float, te: float) -> np.ndarray:
 
 
 def inversion_recovery(tissue: Tissue, tr: float, te: float, ti: float) -> np.ndarray:
-    r"""Return the signal after an inversion.
-
-    :math:`\rho\,|1-2e^{-TI/T_1}+e^{-TR/T_1}|\,e^{-TE/T_2}`, zero where TI meets `null_time`.
-    """
+    r"""Return the signal after an inversion, :math:`\rho\,|1-2e^{-TI/T_1}+e^{-TR/T_1}|\,e^{-TE/T_2}`."""
     recovered = np.abs(1 - 2 * np.exp(-ti / tissue.t1) + np.exp(-tr / tissue.t1))
     return tissue.flow * tissue.pd * recovered * np.exp(-te / tissue.t2)
 
@@ -109,13 +104,9 @@ def diffusion_weighted(tissue: Tissue, tr: float, te: float, b: float) -> np.nda
 
 def with_gadolinium(tissue: Tissue, dose: float) -> Tissue:
     r"""Return the tissue after contrast agent: :math:`1/T_i' = 1/T_i + r_i C`, i = 1, 2, and 2 for T2*."""
-    concentration = dose * tissue.uptake
-    return dataclasses.replace(
-        tissue,
-        t1=1 / (1 / tissue.t1 + R1 * concentration),
-        t2=1 / (1 / tissue.t2 + R2 * concentration),
-        t2star=1 / (1 / tissue.t2star + R2 * concentration),
-    )
+    times = {"t1": R1, "t2": R2, "t2star": R2}
+    after = {k: 1 / (1 / getattr(tissue, k) + r * (dose * tissue.uptake)) for k, r in times.items()}
+    return dataclasses.replace(tissue, **after)
 
 
 def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Motion in FLAIR: what is synthesised from it, kept, scored and drawn."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import head
 
 from mudiff import paths
 from mudiff.analyses import motion as study
-from mudiff.data import dataset, motion, prepare
+from mudiff.data import dataset, motion, prepare, volumes
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import base
@@ -95,8 +96,10 @@ def test_syntheses_come_from_the_moved_volume(slices, raw):
     made = stacks(slices, raw, (0, 1, 3))
     for (subject, strength), images in made.items():
         if strength:
+            volume = volumes.load_volume(raw[subject])  # the raw volume is moved first: its percentiles count
+            data = motion.move(volume.data, volume.affine, motion.draw(subject, strength))
             preparation = profiles.preparation("smoke", "brats")
-            moved = motion.moved_slices(preparation, raw[subject], motion.draw(subject, strength))
+            moved, *_ = prepare.contrast_slices(preparation, dataclasses.replace(volume, data=data))
             np.testing.assert_array_equal(images["flair"], moved.astype(np.float32) / 65535)
         np.testing.assert_allclose(images["linear"], images["flair"], atol=1e-4)  # copies FLAIR
     images = [made[C, s]["mudiff"] for s in (0, 1, 3)]
@@ -107,12 +110,12 @@ def test_what_is_computed_is_kept_until_the_weights_change(slices, raw, monkeypa
     first = stacks(slices, raw, chosen=["linear"])
     moves = []
     with monkeypatch.context() as patch:  # neither motion nor sampling again
-        patch.setattr(motion, "moved_slices", lambda *_: moves.append(1))
+        patch.setattr(motion, "move", lambda *_: moves.append(1))
         patch.setattr(sample, "sample_slices", None)
         again = stacks(slices, raw, chosen=["linear"])
     np.testing.assert_array_equal(again[C, 2]["linear"], first[C, 2]["linear"])
     write_run("linear", change=0.1)
-    monkeypatch.setattr(motion, "moved_slices", lambda *_: moves.append(1))
+    monkeypatch.setattr(motion, "move", lambda *_: moves.append(1))
     brighter = stacks(slices, raw, chosen=["linear"])
     assert brighter[C, 2]["linear"].mean() > first[C, 2]["linear"].mean() and not moves
 

@@ -7,14 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import write_nifti
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mudiff.data import datasets, files, motion, prepare, volumes
+from mudiff.data import motion
 from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
-from mudiff.training import profiles
 
 SHAPE = (40, 48, 32)
 AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
@@ -243,22 +241,3 @@ def test_a_stack_moves_as_its_volume_does(brain):
     np.testing.assert_allclose(moved, np.clip(expected, 0, 1), atol=1e-4)
     assert moved.dtype == np.float32 and error(moved, stack) > 1e-3
     np.testing.assert_array_equal(motion.move_stack(stack, motion.draw("A", 0), (2, 2, 2)), stack)
-
-
-def test_moved_slices_are_prepared_as_clean_ones(write_subject, tmp_path, brain):
-    written = write_subject(tmp_path, "Brats18_A_1", affine=AFFINE, **dict.fromkeys(
-        ("t1", "t1ce", "t2", "flair"), brain), seg=(brain > 1000).astype(np.uint8))  # fmt: skip
-    preparation = profiles.preparation("smoke", "brats")
-    found = files.find_contrasts(written["flair"].parent)
-    images, _, _ = prepare.subject_slices(preparation, "A", found)
-    place = datasets.dataset("brats").contrasts.index("flair")
-    clean = motion.moved_slices(preparation, found["flair"], motion.draw("A", 0))
-    np.testing.assert_array_equal(clean, images[:, place])
-    moved = motion.moved_slices(preparation, found["flair"], motion.draw("A", 3))
-    assert moved.shape == clean.shape and moved.dtype == np.uint16
-    assert error(moved.astype(float), clean) > 500  # of 65535
-    # The raw volume is moved first: 1 and 99 percentiles are those of the moved one.
-    raw = motion.move(brain, AFFINE, motion.draw("A", 3))
-    file = write_nifti(tmp_path / "moved.nii.gz", raw, AFFINE)
-    expected = prepare.contrast_slices(preparation, volumes.load_volume(file))[0]
-    np.testing.assert_allclose(moved.astype(float), expected, atol=2)
