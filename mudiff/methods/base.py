@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; the seeds stay where generators are made."""
-        moved = {f.name: to_device(getattr(self, f.name), device) for f in fields(self)}
-        return Batch(**moved | {"seeds": self.seeds})
+        images = (self.target, self.conditions, self.brain)
+        return Batch(*(to_device(x, device) for x in images), self.seeds)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 class LossModule(nn.Module):
-    """One optimiser's parameters and a `forward` that computes its loss: DDP averages what passes through it."""
+    """One optimiser's parameters, and its loss as `forward`: DDP averages the gradients of what passes through."""
 
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:
         super().__init__()
@@ -73,10 +73,9 @@ class Method(nn.Module, ABC):
         """Where the method's numbers live."""
         return next(iter(self.state_dict().values())).device
 
-    def _autocast(self) -> AbstractContextManager:
-        if self.settings.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+    def _autocast(self) -> torch.autocast:
+        mixed = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     def prepare_training(self) -> None:
         """Read what training needs besides the slices; a wrong setting is found here, before the first step."""
@@ -85,10 +84,8 @@ class Method(nn.Module, ABC):
         """Compile the networks with torch.compile; needs a compiler and minutes before the first step."""
         if not self.networks:
             raise MudiffError(f"method {self.settings.method}: has nothing to compile; leave out --compile.")
-        for name in self.networks:
-            network = getattr(self, name)
-            if network is not None:
-                network.compile(**options)
+        for network in filter(None, (getattr(self, name) for name in self.networks)):
+            network.compile(**options)
 
     def distribute(self) -> None:
         """Average gradients over the processes of the run; the method is on its device by now."""
@@ -111,10 +108,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
-        """Return the target, (B, 1, H, W) in [-1, 1], from conditions (B, n, H, W) in [-1, 1].
-
-        A slice's result depends on its conditions and its seed (B,) alone; `callback` is called at each step.
-        """
+        """Return the target (B, 1, H, W) of conditions (B, n, H, W), in [-1, 1], from one seed (B,) a slice alone."""
 
 
 def build(settings: Settings) -> Method:

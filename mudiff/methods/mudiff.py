@@ -1,7 +1,6 @@
 """MU-Diff: two generators that learn together with a shared critic (Algorithm 1), and their sampler."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,31 +13,6 @@ from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.model.layers import initialise
 from mudiff.settings import Settings
-
-
-@torch.no_grad()  # in inference mode autocast would round the weights anew at each use
-def sample(
-    predict: Callable[..., tuple[Tensor, ...]],
-    schedule: Schedule,
-    conditions: Tensor,
-    seeds: Tensor,
-    latent: int,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Return x_0 after T steps of mutual sampling, Eqs. 30 to 33; `predict` as in `AdversarialDiffusion`.
-
-    `callback` is called at each step with a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
-    """
-    noise = SliceNoise(seeds, conditions.device)
-    x = noise.normal(1, *conditions.shape[2:])  # x_T
-    for step in reversed(range(schedule.steps)):
-        t = torch.full((len(x),), step, device=x.device)
-        predictions = predict(x, conditions, t, noise.normal(latent))  # x^{p1} and x^{p2}
-        if callback is not None:
-            callback({"t": step, "x_t": x} | {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)})
-        mean = sum(schedule.posterior_mean(x_0, x, t) for x_0 in predictions) / len(predictions)  # Eq. 31
-        x = schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33
-    return x.clamp(-1, 1)
 
 
 class AdversarialDiffusion(Method):
@@ -74,12 +48,10 @@ class AdversarialDiffusion(Method):
 
     def judge(self, candidates: list[Tensor], t: Tensor, x_t: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return the critic's logit (B,) and middle features for each candidate x_{t-1} (B, 1, H, W), in one pass."""
-        count = len(candidates)
+        n = len(candidates)
         with self._autocast():
-            logits, middles = self.critic(
-                torch.cat(candidates), t.repeat(count), x_t.repeat(count, 1, 1, 1), count
-            )
-        return list(zip(logits.float().chunk(count), middles.float().chunk(count), strict=True))
+            logits, middles = self.critic(torch.cat(candidates), t.repeat(n), x_t.repeat(n, 1, 1, 1), n)
+        return list(zip(logits.float().chunk(n), middles.float().chunk(n), strict=True))
 
     def _noisy_pair(self, x_0: Tensor, noise: SliceNoise) -> tuple[Tensor, Tensor, Tensor]:
         """Draw t, the true x_{t-1} and from it x_t."""
@@ -90,20 +62,15 @@ class AdversarialDiffusion(Method):
     def _denoise(self, batch: Batch, x_t: Tensor, t: Tensor, noise: SliceNoise) -> tuple[tuple, list]:
         """Return the predictions and, from each, a sample of x_{t-1} with noise of its own (C-3)."""
         predictions = self.predict(x_t, batch.conditions, t, noise.normal(self.settings.latent))
+        draw, shape = self.schedule.posterior_sample, x_t.shape[1:]
         means = [self.schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
-        shape = x_t.shape[1:]
-        return predictions, [
-            self.schedule.posterior_sample(m, t, noise.normal(*shape)) for m in means
-        ]  # Eq. 25
+        return predictions, [draw(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
 
     def critic_loss(self, batch: Batch, noise: SliceNoise, step: int) -> Loss:
-        """Return what the critic minimises: L_adv and, every `r1_interval` steps, the R1 penalty (A-5).
-
-        The generators run without gradient: the released code computes it and throws it away (C-7).
-        """
+        """Return what the critic minimises: L_adv and, every `r1_interval` steps, the R1 penalty (A-5)."""
         settings = self.settings
         t, x_before, x_t = self._noisy_pair(batch.target, noise)
-        with torch.no_grad():
+        with torch.no_grad():  # the released code computes this gradient and throws it away (C-7)
             _, samples = self._denoise(batch, x_t, t, noise)
         penalise = settings.r1_gamma > 0 and step % settings.r1_interval == 0
         x_before.requires_grad_(penalise)
@@ -149,10 +116,25 @@ class AdversarialDiffusion(Method):
             values |= self._minimise("critic", self.critic_loss, batch, noise, step)
         return values | self._minimise("generators", self.generator_loss, batch, noise)  # the game of Eq. 20
 
+    @torch.no_grad()  # in inference mode autocast would round the weights anew at each use
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
-        """Return the target, (B, 1, H, W) in [-1, 1]; see `sample`."""
+        """Return the target, (B, 1, H, W) in [-1, 1], after T steps of mutual sampling, Eqs. 30 to 33.
+
+        `callback` gets at each step a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
+        """
+        noise = SliceNoise(seeds, conditions.device)
+        x = noise.normal(1, *conditions.shape[2:])  # x_T
         with self._autocast():  # one block for all steps: the weights are rounded once
-            return sample(self.predict, self.schedule, conditions, seeds, self.settings.latent, callback)
+            for step in reversed(range(self.schedule.steps)):
+                t = torch.full((len(x),), step, device=x.device)
+                predictions = self.predict(x, conditions, t, noise.normal(self.settings.latent))
+                if callback is not None:
+                    named = {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)}
+                    callback({"t": step, "x_t": x} | named)
+                means = [self.schedule.posterior_mean(x_0, x, t) for x_0 in predictions]
+                mean = sum(means) / len(means)  # Eq. 31
+                x = self.schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33
+        return x.clamp(-1, 1)
 
 
 class MUDiff(AdversarialDiffusion):
@@ -163,15 +145,14 @@ class MUDiff(AdversarialDiffusion):
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
-        n_conditions = len(settings.conditions)
-        self.f1 = StructureNetwork(settings, n_conditions)
-        self.f2 = TextureNetwork(settings, n_conditions) if settings.networks == "mutual" else None
+        n = len(settings.conditions)
+        self.f1 = StructureNetwork(settings, n)
+        self.f2 = TextureNetwork(settings, n) if settings.networks == "mutual" else None
         # C-1: the released code never trains this convolution; here it is at least saved.
         self.attention = None if settings.mask == "channel_mean" else mask_convolution(self.critic)
         trained = [p for network in (self.f1, self.f2) if network is not None for p in network.parameters()]
-        # Without a mask gradient the convolution is not trained.
-        used = self.f2 is not None and settings.weight_mask > 0 and not settings.mask_detached
-        if settings.mask == "trained" and used:
+        mask_gradient = self.f2 is not None and settings.weight_mask > 0 and not settings.mask_detached
+        if settings.mask == "trained" and mask_gradient:
             trained += self.attention.parameters()
         self._start(trained, generator)
 

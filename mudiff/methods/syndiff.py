@@ -24,10 +24,7 @@ class ConcatenationNetwork(nn.Module):
 
 
 class SynDiff(AdversarialDiffusion):
-    """SynDiff without its cycle-consistent module, trained on pairs (section "Competing methods").
-
-    The network has one output channel; the published one has as many as inputs and uses the first.
-    """
+    """SynDiff without its cycle-consistent module (section "Competing methods"), with the one output it uses."""
 
     networks = ("network",)
 

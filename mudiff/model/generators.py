@@ -21,7 +21,9 @@ class EncoderLevel(nn.Module):
             layers.ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
             for k in range(settings.blocks)
         )
-        self.attention = nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
+        self.attention = (
+            nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
+        )
         self.down = None if last else layers.ResidualBlock(outputs, outputs, settings.embedding, "down")
         self.pyramid = None if last else layers.PyramidStep(p, outputs)
 

@@ -135,7 +135,7 @@ class AdaptiveGroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The residual sub-block of H: two convolutions with AdaGN, time bias and rescaled skip; both resampled."""
+    """Two convolutions with AdaGN, time bias and rescaled skip; `resample` ("down", "up"): FIR on both branches."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, resample: str | None = None) -> None:
         super().__init__()

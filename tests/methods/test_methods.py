@@ -12,21 +12,11 @@ SMALL = {
     "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
     "critic_blocks": 2,
 }  # fmt: skip
-
-
 VARIATIONS = [
-    {},
-    {"mask": "channel_mean"},
-    {"mask": "trained"},
-    {"mask_detached": True},
-    {"detach_first": True},
-    {"critic_real_weight": 2.0},
-    {"reduction": "sum"},
-    {"r1_gamma": 0.0},
-    {"beta1": 0.1, "beta2": 0.2},
-    {"precision": "bfloat16"},
-    {"steps": 1},
-]
+    {}, {"mask": "channel_mean"}, {"mask": "trained"}, {"mask_detached": True}, {"detach_first": True},
+    {"critic_real_weight": 2.0}, {"reduction": "sum"}, {"r1_gamma": 0.0}, {"beta1": 0.1, "beta2": 0.2},
+    {"precision": "bfloat16"}, {"steps": 1},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", VARIATIONS, ids=str)
@@ -82,10 +72,8 @@ def trained():
 
 
 def test_a_slice_depends_on_its_seed_alone(trained):
-    y = some_slices(5).conditions
-    seeds = torch.tensor([7, 8, 9, 10, 11])
+    y, seeds, order = some_slices(5).conditions, torch.arange(7, 12), torch.tensor([4, 2, 0, 1, 3])
     together = trained.synthesize(y, seeds)
-    order = torch.tensor([4, 2, 0, 1, 3])
     assert torch.allclose(trained.synthesize(y[order], seeds[order]), together[order], atol=1e-5)
     for k in range(5):
         alone = trained.synthesize(y[k : k + 1], seeds[k : k + 1])
@@ -125,10 +113,8 @@ def test_linear_is_least_squares_whatever_the_batches():
     for size in (1, 4, 6):
         method = build(Settings(**SMALL, method="linear"))
         for step, start in enumerate(range(0, 6, size)):
-            part = slice(start, start + size)
-            method.training_step(
-                Batch(batch.target[part], batch.conditions[part], batch.brain[part], batch.seeds[part]), step
-            )
+            parts = (values[start : start + size] for values in vars(batch).values())
+            method.training_step(Batch(*parts), step)
         np.testing.assert_allclose(method.coefficients.numpy(), expected, atol=1e-6)
     empty = torch.full((1, 3, 16, 16), -1.0)
     assert (method.synthesize(empty, torch.zeros(1)) == -1).all()

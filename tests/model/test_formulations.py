@@ -32,7 +32,7 @@ def drawn(method: str, **changes) -> nn.Module:
 
 def losses_and_gradients(method: nn.Module, batch: Batch | None = None) -> list[torch.Tensor]:
     """Return the predictions, the critic's logit, R1 (a second derivative) and all gradients."""
-    batch = some_slices(3) if batch is None else batch
+    batch = batch or some_slices(3)
     n = len(batch.target)
     t, z = torch.tensor([0, 1, 3])[:n], torch.linspace(-2, 2, 100 * n).view(n, 100)
     predictions = method.predict(batch.target, batch.conditions, t, z)
@@ -83,11 +83,9 @@ def test_attention_is_the_softmax_of_its_definition():
     h = layer.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
     scores = layer.query(h) @ layer.key(h).transpose(1, 2) / math.sqrt(8)
     expected = layer.output(scores.softmax(dim=2) @ layer.value(h)).transpose(1, 2).reshape(x.shape)
-    expected = (x + expected) / math.sqrt(2)
-    made = layer(x)
+    results = (layer(x), (x + expected) / math.sqrt(2))
     inputs = [x, *layer.parameters()]
-    both = [[out, *torch.autograd.grad(out.square().mean(), inputs)] for out in (made, expected)]
-    assert_same(*both)
+    assert_same(*([out, *torch.autograd.grad(out.square().mean(), inputs)] for out in results))
 
 
 @pytest.mark.parametrize("method", ["mudiff", "syndiff"])

@@ -72,20 +72,16 @@ def test_predictions_logit_and_mask_are_the_released_ones(
     size, batch, keys, reference, critic, attention_conv
 ):
     shapes = keys[f"image_size_{size}"]
-    f1, f2 = released.load_networks(
-        seeded_weights(shapes["generator_1"]), seeded_weights(shapes["generator_2"])
-    )
+    f1, f2 = released.load_networks(*(seeded_weights(shapes[f"generator_{j}"]) for j in (1, 2)))
     x_t, conditions, t, z = inputs(size, batch)
     with torch.inference_mode():
         x_p1 = f1(x_t, conditions, t, z)
         x_p2 = f2(x_t, conditions, t, z, x_p1)
         logit, middle = critic(wave((batch, 1, size, size), 2.2), t, x_t)
         mask = attentive_mask(middle, size, attention_conv)
-    close(x_p1, reference[f"s{size}_prediction_1"], 1e-4)
-    close(x_p2, reference[f"s{size}_prediction_2"], 1e-4)
-    close(logit, reference[f"s{size}_critic_logit"], 1e-4)
-    close(middle.mean(dim=(2, 3)), reference[f"s{size}_critic_mid_features_mean"], 1e-4)
-    close(mask, reference[f"s{size}_attention_mask"], 1e-4)
+    found = {"prediction_1": x_p1, "prediction_2": x_p2, "critic_logit": logit, "attention_mask": mask}
+    for name, values in (found | {"critic_mid_features_mean": middle.mean(dim=(2, 3))}).items():
+        close(values, reference[f"s{size}_{name}"], 1e-4)
 
 
 @needs_reference
@@ -128,47 +124,37 @@ def test_losses_are_the_released_ones(reference, critic, attention_conv):
             masks.append(attentive_mask(middle, 64, attention_conv))
         real, _ = critic(y, t, x_t)
         adversarial = sum(losses.generator_critic_loss(logit) for logit in logits)
-        mask = losses.mask_loss(*samples, *masks)
-        critic_value = losses.critic_loss(real, logits)
-    close(supervised, reference["loss_supervised"], 1e-5)
-    close(adversarial, reference["loss_adversarial"], 1e-5)
-    close(mask, reference["loss_mask"], 1e-5)
-    close(critic_value, reference["loss_critic"], 1e-5)
+        found = {"supervised": supervised, "adversarial": adversarial}
+        found |= {"mask": losses.mask_loss(*samples, *masks), "critic": losses.critic_loss(real, logits)}
+    for name, value in found.items():
+        close(value, reference[f"loss_{name}"], 1e-5)
 
 
 @needs_reference
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_schedule_is_the_released_one(steps, reference):
     schedule = Schedule.variance_preserving(Settings(steps=steps))
-    for ours, theirs in {
-        "betas": "betas",
-        "mean_x0": "posterior_mean_coef1",
-        "mean_xt": "posterior_mean_coef2",
-        "variance": "posterior_variance",
-        "sqrt_alpha_bar": "sqrt_alpha_bar",
-        "sigma": "sigma_cum",
-    }.items():
+    names = {"mean_x0": "posterior_mean_coef1", "mean_xt": "posterior_mean_coef2", "sigma": "sigma_cum"}
+    names |= {"betas": "betas", "variance": "posterior_variance", "sqrt_alpha_bar": "sqrt_alpha_bar"}
+    for ours, theirs in names.items():
         close(getattr(schedule, ours), reference[f"T{steps}_{theirs}"], 1e-5)
 
 
 @needs_reference
 def test_a_wrong_released_file_is_refused(keys, tmp_path):
     shapes = keys["image_size_64"]
-    first = seeded_weights(shapes["generator_1"])
-    second = seeded_weights(shapes["generator_2"])
-    with pytest.raises(MudiffError, match="missing"):
-        released.load_networks(first, {k: v for k, v in second.items() if k != "z_transform.1.bias"})
-    with pytest.raises(MudiffError, match="unknown"):
-        released.load_networks(first | {"extra": torch.zeros(1)}, second)
-    with pytest.raises(MudiffError, match="shape"):
-        released.load_networks(first | {"all_modules.2.conv1.bias": torch.zeros(3)}, second)
-    with pytest.raises(MudiffError, match="not the weights"):
-        released.load_networks({"weight": torch.zeros(3)}, second)
-    with pytest.raises(MudiffError, match="file not found"):
-        released.load_networks(tmp_path / "absent.pth", second)
+    first, second = seeded_weights(shapes["generator_1"]), seeded_weights(shapes["generator_2"])
     (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(MudiffError, match=r"text.pth: no published weights \("):
-        released.load_networks(tmp_path / "text.pth", second)
+    for wrong, words in (
+        ({k: v for k, v in first.items() if k != "z_transform.1.bias"}, "1 keys are missing"),
+        (first | {"extra": torch.zeros(1)}, "1 are unknown"),
+        (first | {"all_modules.2.conv1.bias": torch.zeros(3)}, "has shape"),
+        ({"weight": torch.zeros(3)}, "not the weights"),
+        (tmp_path / "absent.pth", "file not found"),
+        (tmp_path / "text.pth", r"text.pth: no published weights \("),
+    ):
+        with pytest.raises(MudiffError, match=words):
+            released.load_networks(wrong, second)
 
 
 def test_parameter_counts_of_the_published_size():
@@ -188,21 +174,17 @@ SMALL = {
 @pytest.mark.parametrize(
     "reading",
     [
-        {},
-        {"gates": "pair", "pairs": "chain"},
+        {}, {"gates": "pair", "pairs": "chain"},
         {"mapper_activation": "relu", "mapper_skip": True, "mapper_normalises": "input"},
     ],
-)
+)  # fmt: skip
 def test_any_number_of_conditions_and_every_reading_of_the_text(n, reading):
     settings = Settings(**SMALL, **reading)
     generator = torch.Generator().manual_seed(0)
     f1, f2 = StructureNetwork(settings, n), TextureNetwork(settings, n)
-    initialise(f1, generator)
-    initialise(f2, generator)
-    x_t, conditions = (
-        torch.randn(2, 1, 64, 64, generator=generator),
-        torch.randn(2, n, 64, 64, generator=generator),
-    )
+    initialise(torch.nn.ModuleList([f1, f2]), generator)
+    x_t, *conditions = torch.randn(1 + n, 2, 1, 64, 64, generator=generator)
+    conditions = torch.cat(conditions, dim=1)  # (2, n, 64, 64)
     t, z = torch.tensor([0, 3]), torch.randn(2, 100, generator=generator)
     with torch.inference_mode():
         x_p1 = f1(x_t, conditions, t, z)
@@ -213,8 +195,7 @@ def test_any_number_of_conditions_and_every_reading_of_the_text(n, reading):
 
 
 def test_a_closed_gate_b_passes_the_second_condition():
-    settings = Settings(**SMALL)
-    tau = ContrastAdapter(settings, 2)
+    tau = ContrastAdapter(Settings(**SMALL), 2)
     torch.nn.init.zeros_(tau.gate_b[0].weight)
     torch.nn.init.constant_(tau.gate_b[0].bias, -100.0)  # z^b = 0: Eq. 17 keeps f_{i+1} alone
     features = [torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4)]
@@ -223,17 +204,12 @@ def test_a_closed_gate_b_passes_the_second_condition():
 
 @pytest.mark.parametrize("up", [False, True])
 def test_resampling_is_the_filter_of_its_definition_up_to_the_second_derivative(up):
-    resample = fir_up if up else fir_down
+    resample, convolve = (fir_up, functional.conv_transpose2d) if up else (fir_down, functional.conv2d)
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
     kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
     x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x.requires_grad_()
-    options = {"stride": 2, "padding": 1, "groups": 3}
-    expected = (
-        functional.conv_transpose2d(x, 4 * kernel, **options)
-        if up
-        else functional.conv2d(x, kernel, **options)
-    )
+    expected = convolve(x, 4 * kernel if up else kernel, stride=2, padding=1, groups=3)
     torch.testing.assert_close(resample(x), expected, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(resample, x) and torch.autograd.gradgradcheck(resample, x)
 
@@ -251,8 +227,7 @@ def test_minibatch_std_takes_any_batch_and_equals_its_definition(batch):
 
 
 def test_critic_of_the_text_has_four_blocks_and_no_minibatch_statistics():
-    settings = Settings(**SMALL, critic_blocks=4, critic_minibatch_std=False)
-    critic = Critic(settings)
+    critic = Critic(Settings(**SMALL, critic_blocks=4, critic_minibatch_std=False))
     x = torch.randn(3, 1, 64, 64)
     logit, middle = critic(x, torch.tensor([0, 1, 2]), x)
     assert logit.shape == (3,) and middle.shape[-1] == 16
@@ -261,22 +236,13 @@ def test_critic_of_the_text_has_four_blocks_and_no_minibatch_statistics():
     assert attentive_mask(middle, 64, None).shape == (3, 1, 64, 64)
 
 
-def test_sizes_that_the_networks_cannot_take_are_named():
+def test_sizes_and_widths_that_the_networks_cannot_take_are_named():
     with pytest.raises(MudiffError, match="multiple of 64"):
         Critic(Settings(**SMALL | {"image_size": 96}))
     with pytest.raises(MudiffError, match="multiple of 8"):
-        StructureNetwork(Settings(image_size=68, multipliers=(1, 1, 1, 1), width=8, embedding=16), 1)
-
-
-def test_widths_that_do_not_split_into_groups_are_named():
+        StructureNetwork(Settings(**SMALL | {"image_size": 68, "multipliers": (1, 1, 1, 1)}), 1)
     with pytest.raises(MudiffError, match="equal groups"):
         StructureNetwork(Settings(**SMALL | {"width": 24, "multipliers": (1, 2, 4)}), 3)
-
-
-def spread(weight: torch.Tensor) -> tuple[float, float]:
-    """Return the standard deviation, and the largest value in units of a uniform distribution's bound."""
-    sd = weight.square().mean().sqrt().item()
-    return sd, weight.abs().max().item() / (sd * 3**0.5)
 
 
 def test_initial_weights_are_spread_as_the_released_ones():
@@ -301,8 +267,8 @@ def test_initial_weights_are_spread_as_the_released_ones():
         (critic.blocks[1].conv2, 1e-10, out),
     ]  # fmt: skip
     for layer, scale, fan in expected:
-        sd, largest = spread(layer.weight)
-        count = layer.weight.numel()
+        sd, count = layer.weight.square().mean().sqrt().item(), layer.weight.numel()
+        largest = layer.weight.abs().max().item() / (sd * 3**0.5)  # 1: the bound of a uniform distribution
         assert sd == pytest.approx((scale / fan(layer.weight)) ** 0.5, rel=2 / count**0.5), layer
         assert abs(largest - 1) < 20 / count + 3 / count**0.5, layer
 
@@ -328,8 +294,7 @@ def test_printed_posterior_mean_gives_an_image_of_zeros():
 
 def test_forward_steps_compose_to_the_marginal():
     schedule = Schedule.variance_preserving(Settings())
-    x_0 = torch.ones(1, 1, 1, 1)
-    zero = torch.zeros_like(x_0)
+    x_0, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
     x, variance = x_0, 0.0
     for t in range(4):
         step = torch.tensor([t])

@@ -68,22 +68,19 @@ def test_twelve_training_steps_are_the_released_ones(double, monkeypatch):
     with np.load(REFERENCE / "released_trajectory.npz", allow_pickle=False) as file:
         truth = dict(file)
     width, side, count = (int(truth[k]) for k in ("width", "image_size", "batch_size"))
-    settings = Settings(
-        image_size=side, width=width, embedding=4 * width, critic_width=width, batch_size=count
-    )
+    sizes = {"image_size": side, "width": width, "embedding": 4 * width, "critic_width": width}
+    settings = Settings(**sizes, batch_size=count)
     method = build(settings).double()
     for name in ("betas", "sqrt_alpha_bar", "sigma", "mean_x0", "mean_xt", "variance"):
         setattr(method.schedule, name, torch.from_numpy(truth[f"table_{name}"]))
-    parameters = {
-        "f1": released.network_keys(method.f1),
-        "f2": released.network_keys(method.f2),
-        "critic": released.critic_keys(method.critic),
-    }
+    parameters = {name: released.network_keys(getattr(method, name)) for name in ("f1", "f2")}
+    parameters["critic"] = released.critic_keys(method.critic)
     for part in parameters.values():
         shapes = {k: v.shape[::-1] if k.endswith(".W") else v.shape for k, v in part.items()}
         released.fill(part, {k: seeded_weight(k, tuple(s)).double() for k, s in shapes.items()}, "seeded")
-    weights = {k: torch.from_numpy(truth[f"attention_{k}"]) for k in ("weight", "bias")}
-    method.attention.load_state_dict(weights)
+    method.attention.load_state_dict(
+        {k: torch.from_numpy(truth[f"attention_{k}"]) for k in ("weight", "bias")}
+    )
     for part, values in parameters.items():
         assert_weights(values, truth[f"{part}_names"], truth[f"{part}_after_0"])
 
