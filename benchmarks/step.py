@@ -72,9 +72,7 @@ def peak(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(
-    settings: Settings, batch: int, phase: str, device: str, threads: int, repeat: int
-) -> dict[str, object]:
+def measure(settings: Settings, batch: int, phase: str, device: str, threads: int, repeat: int) -> dict[str, object]:
     """Return a row of the table; seconds are those of the whole batch, median, smallest and largest."""
     torch.set_num_threads(threads)
     torch.ones(256, 256) @ torch.ones(256, 256)  # loads libraries, which are no memory of the method

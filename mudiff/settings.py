@@ -164,9 +164,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             return kind(value)
     except (ValueError, SyntaxError, OverflowError):
         pass
-    raise MudiffError(
-        f"setting {name} = {value!r}: expected a value of type {getattr(kind, '__name__', kind)}."
-    )
+    raise MudiffError(f"setting {name} = {value!r}: expected a value of type {getattr(kind, '__name__', kind)}.")
 
 
 def _check(s: Settings) -> None:

@@ -50,10 +50,7 @@ def test_conda_users_get_the_same_pins(lock, conda):
 def test_conda_brings_a_python_that_the_package_takes(conda):
     (python,) = [entry for entry in conda["dependencies"] if str(entry).startswith("python=")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (
-        Version(python.removeprefix("python=") + ".0")
-        in Requirement(f"x{project['requires-python']}").specifier
-    )
+    assert Version(python.removeprefix("python=") + ".0") in Requirement(f"x{project['requires-python']}").specifier
 
 
 def test_the_lock_is_what_is_installed(lock):

@@ -171,9 +171,7 @@ def _sums(names: list[tuple], subjects: list[str], images: Tensor, areas: Tensor
     return pd.DataFrame(values, pd.MultiIndex.from_tuples(keys, names=KEYS))
 
 
-def measure(
-    method: Method, slices: Slices, most: int = MOST, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure masks, maps and logits on `chosen_slices`, in a seeded order, so that a batch mixes subjects.
 
     Return a row per mean over a zone that a subject has: what ("mask" or "map"), name (a variant or "draw 3"; one of

@@ -71,9 +71,7 @@ def unseen(
     as many as in `SUBJECTS`) are drawn from the folder and listed in ``manifest.csv`` of the cohort's folder.
     """
     if data_root is None and dataset not in profiles.profile(profile).phantoms:
-        raise MudiffError(
-            f"profile {profile!r} works on real data: pass data_root, the unseen subjects' folder."
-        )
+        raise MudiffError(f"profile {profile!r} works on real data: pass data_root, the unseen subjects' folder.")
     own, folder = known(profile, dataset), paths.unseen(profile, dataset)
     count = SUBJECTS.get(profile, 20) if subjects is None else subjects
     if count < 1:
@@ -166,9 +164,7 @@ def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
                 settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
                 run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
                 folder = cohort.folder(target, method)
-                frames.append(
-                    scores.score_run(cohort.profile, settings, slices, region, folder).assign(**run)
-                )
+                frames.append(scores.score_run(cohort.profile, settings, slices, region, folder).assign(**run))
     return pd.concat(frames, ignore_index=True)
 
 

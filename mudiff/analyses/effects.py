@@ -105,9 +105,7 @@ STEPS = (
 """What is measured; the base is PSNR of protocol ``masked`` per slice, but F-3's, which is protocol ``released``."""
 
 
-def metric_effects(
-    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, lesion: np.ndarray
-) -> pd.DataFrame:
+def metric_effects(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, lesion: np.ndarray) -> pd.DataFrame:
     """Score slices (N, S, S) in [0, 1] plainly and by each of `STEPS`, in the columns of `training_effects.compare`.
 
     Means over the n slices whose mask (above 0 inside) is not empty; no interval, since nothing random is in them.

@@ -143,9 +143,7 @@ def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int =
     return pd.DataFrame(rows, columns=["part", "f1", "f2", "cka", "t", "slices"])
 
 
-def compare_steps(
-    trained: Trained, steps: Sequence[int], count: int = 64, untrained: bool = False
-) -> pd.DataFrame:
+def compare_steps(trained: Trained, steps: Sequence[int], count: int = 64, untrained: bool = False) -> pd.DataFrame:
     """Return `compare` of several steps, kept; `untrained`: of the random weights that the run's seed draws."""
 
     def compute() -> pd.DataFrame:

@@ -62,9 +62,7 @@ def test_slices(profile: str) -> dataset.Slices:
     """Return the real test slices, of which some show a tumour."""
     slices = dataset.open_slices(paths.prepared(profile, unet.DATASET), "test")
     if not unet.ill(slices).any():
-        raise MudiffError(
-            "segmentation: no test subject has a tumour: Dice is undefined; add some with masks."
-        )
+        raise MudiffError("segmentation: no test subject has a tumour: Dice is undefined; add some with masks.")
     return slices
 
 

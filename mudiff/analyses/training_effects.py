@@ -180,9 +180,7 @@ def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subject
     return result
 
 
-def compare(
-    name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int
-) -> dict[str, Any]:
+def compare(name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int) -> dict[str, Any]:
     r"""Compare a change with the base of the same seeds; the interval tells what other seeds do.
 
     It is :math:`\pm t\,s\sqrt{2/m}` around the difference, with the standard deviation s of the base's n seeds, the

@@ -59,9 +59,7 @@ class Features(nn.Module):
         super().__init__()
         self.network = network
         self.num_features = int(network.channels[-1])
-        self.label = (
-            f"segmentation U-Net ({self.num_features} features): all four contrasts, three of them real"
-        )
+        self.label = f"segmentation U-Net ({self.num_features} features): all four contrasts, three of them real"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, num_features) of images (B, 4, S, S) in [0, 1]."""
@@ -176,9 +174,7 @@ def _train(network: nn.Module, recipe: Recipe, prepared: Path) -> tuple[pd.DataF
     rows, best, weights = [], -math.inf, {}
     for epoch in tqdm(range(recipe.epochs), desc="segmentation", unit="epoch", disable=None):
         rng = np.random.default_rng(slice_seed(recipe.seed, "segment", epoch))
-        adam.param_groups[0]["lr"] = (
-            recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
-        )
+        adam.param_groups[0]["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
         # All slices with tumour and some without, drawn anew in each epoch.
         some = rng.permutation(free)[: round(recipe.healthy * len(with_tumour))]
         order = rng.permutation(np.concatenate([with_tumour, some]))

@@ -47,9 +47,7 @@ def scale(strength: float) -> float:
     """Return the largest rotation in degrees, and shift in mm, of a strength from 0 to 3, linear between."""
     highest = max(STRENGTHS)
     if isinstance(strength, str) or not 0 <= strength <= highest:  # NaN fails too
-        raise MudiffError(
-            f"strength {strength!r} of motion: expected a number from 0 (none) to {highest} (severe)."
-        )
+        raise MudiffError(f"strength {strength!r} of motion: expected a number from 0 (none) to {highest} (severe).")
     return float(np.interp(strength, list(STRENGTHS), [size for _, size in STRENGTHS.values()]))
 
 
@@ -101,9 +99,7 @@ def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarr
         From `draw`; at strength 0 the result is an exact copy of `volume`, otherwise it is float32.
     """
     if np.ndim(volume) != 3:
-        raise MudiffError(
-            f"motion: expected a volume (X, Y, Z), not {np.ndim(volume)} axes; pass all slices."
-        )
+        raise MudiffError(f"motion: expected a volume (X, Y, Z), not {np.ndim(volume)} axes; pass all slices.")
     if movement.strength == 0:
         return np.array(volume)
     found = orientations.io_orientation(affine)

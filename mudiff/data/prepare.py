@@ -170,9 +170,7 @@ def _notes(preparation: Preparation, affine: np.ndarray, masks: np.ndarray, has_
     if not np.isclose(across, along, rtol=0.02):
         notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
     if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
-        notes.append(
-            f"has no lesion {'in the slices used' if has_mask else 'mask; counted as free of lesions'}"
-        )
+        notes.append(f"has no lesion {'in the slices used' if has_mask else 'mask; counted as free of lesions'}")
     return notes
 
 

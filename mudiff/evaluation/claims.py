@@ -70,13 +70,18 @@ def paired(
     return Finding(*numbers, unit, int(weakest.n), detail, ONE_TRAINING if trainings else verdict)
 
 
-def number(
-    value: float, threshold: float, margin: float, unit: str, above: bool = True, n: int = 0
-) -> Finding:
+def number(value: float, threshold: float, margin: float, unit: str, above: bool = True, n: int = 0) -> Finding:
     """Decide "above (or below) a threshold" of a number without subjects; within `margin` of it it stays open."""
     side = (value - threshold) * (1 if above else -1)
     verdict = SUPPORTED if side > margin else CONTRADICTED if side < -margin else OPEN
     return Finding(float(value), np.nan, np.nan, unit, n, f"threshold {threshold:g} ± {margin:g}", verdict)
+
+
+def near(ours: float, paper: float, limit: float, unit: str, n: int) -> Finding:
+    """Decide whether a number of profile ``paper`` is within `limit` of the published one."""
+    distance = abs(ours - paper)
+    verdict = SUPPORTED if distance <= limit else CONTRADICTED if distance > limit else OPEN  # open: a NaN
+    return Finding(float(ours), np.nan, np.nan, unit, n, f"paper: {paper:g}, limit {limit:g}", verdict)
 
 
 def record(profile: str, notebook: str, found: Sequence[tuple[str, str, Finding]]) -> pd.DataFrame:

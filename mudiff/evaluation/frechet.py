@@ -89,9 +89,7 @@ def halves(slices: Slices) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def _distance(
-    slices: Slices, target: str, network: nn.Module, *sets: tuple[np.ndarray, Path | None]
-) -> Distance:
+def _distance(slices: Slices, target: str, network: nn.Module, *sets: tuple[np.ndarray, Path | None]) -> Distance:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     device = next((p.device for p in network.parameters()), torch.device("cpu"))

@@ -105,9 +105,7 @@ def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFr
     of_slices = "unit" in scores and not scores.unit.eq("subject").all()
     index = ["subject", "slice"] if of_slices else ["subject"]
     for _, row in scores[scores.duplicated([*index, column])].iterrows():
-        raise MudiffError(
-            f"{row[column]} has two scores of subject {row.subject}; give the scores of one run."
-        )
+        raise MudiffError(f"{row[column]} has two scores of subject {row.subject}; give the scores of one run.")
     return SIGN[metric] * scores.pivot(index=index, columns=column, values=metric).astype(float)
 
 
@@ -138,9 +136,7 @@ def compare(scores: pd.DataFrame, protocols: Mapping[str, str] = PROTOCOLS) -> p
                 row = _against_best(wide(part, metric), unit)
                 rows += [names | {"metric": metric} | row] if row else []
     if not rows:
-        raise MudiffError(
-            "the scores hold no task of brats or isles with MU-Diff and a baseline; train them first."
-        )
+        raise MudiffError("the scores hold no task of brats or isles with MU-Diff and a baseline; train them first.")
     frame = pd.DataFrame(rows)
     frame["p_holm"] = frame.groupby("unit", sort=False).p.transform(holm)
     return frame

@@ -26,9 +26,7 @@ class DDPM(Method):
         super().__init__(settings)
         steps, largest = settings.steps, settings.beta_max
         if steps <= largest:
-            raise MudiffError(
-                f"setting steps = {steps}: method ddpm takes more steps than beta_max = {largest:g}."
-            )
+            raise MudiffError(f"setting steps = {steps}: method ddpm takes more steps than beta_max = {largest:g}.")
         # beta_min 0.1 and beta_max 20 are the 1e-4 and 0.02 of Ho et al. at T = 1000; any T has about their process.
         betas = torch.linspace(settings.beta_min, largest, steps, dtype=torch.float64) / steps
         self.schedule = Schedule(betas)

@@ -62,9 +62,7 @@ class Critic(nn.Module):
         self.middle = math.ceil(settings.critic_blocks / 2)  # C-1, D-1: block 3 of 6
         self.time = TimeEmbedding(settings.embedding, settings.embedding, _leaky)
         self.input = nn.Conv2d(2, widths[0], 1)
-        self.blocks = nn.ModuleList(
-            CriticBlock(a, b, settings.embedding) for a, b in itertools.pairwise(widths)
-        )
+        self.blocks = nn.ModuleList(CriticBlock(a, b, settings.embedding) for a, b in itertools.pairwise(widths))
         self.final = conv3x3(widths[-1] + self.minibatch_std, widths[-1])
         self.output = nn.Linear(widths[-1], 1)
         self.middle_width = widths[self.middle]

@@ -21,9 +21,7 @@ class EncoderLevel(nn.Module):
             layers.ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
             for k in range(settings.blocks)
         )
-        self.attention = (
-            nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
-        )
+        self.attention = nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
         self.down = None if last else layers.ResidualBlock(outputs, outputs, settings.embedding, "down")
         self.pyramid = None if last else layers.PyramidStep(p, outputs)
 
@@ -45,9 +43,7 @@ class EncoderLevel(nn.Module):
 class DecoderLevel(nn.Module):
     """One resolution of the decoder: residual blocks on [h, skip], and the way up unless it is the first."""
 
-    def __init__(
-        self, inputs: int, outputs: int, skips: list[int], settings: Settings, attention: bool, up: bool
-    ):
+    def __init__(self, inputs: int, outputs: int, skips: list[int], settings: Settings, attention: bool, up: bool):
         super().__init__()
         widths = [inputs] + [outputs] * (len(skips) - 1)
         self.blocks = nn.ModuleList(
@@ -147,9 +143,7 @@ class TextureNetwork(nn.Module):
         super().__init__()
         self.target_adapter = TargetAdapter(settings) if settings.target_adaptation else None
         self.mapper = FeatureMapper(settings, n_conditions, styled=settings.target_adaptation)
-        self.contrast_adapter = (
-            ContrastAdapter(settings, n_conditions) if settings.contrast_adaptation else None
-        )
+        self.contrast_adapter = ContrastAdapter(settings, n_conditions) if settings.contrast_adaptation else None
         groups = self.contrast_adapter.outputs if settings.contrast_adaptation else n_conditions
         self.encoder_decoder = EncoderDecoder((1 + groups) * settings.width, settings)
 

@@ -67,8 +67,6 @@ def spread(
                 axis.contour(lesion, levels=[0.5], colors=style.MARK, linewidths=0.7)
         axes[5].plot(classes.sd, classes.error, "o-", color=style.COLOURS[0], ms=3, label="found")
         axes[5].plot(classes.sd, classes.expected, "--", color="0.4", lw=1, label="calibrated")
-        axes[5].set(
-            xlabel="SD of the samples", ylabel="error of their mean (RMS)", xlim=(0, None), ylim=(0, None)
-        )
+        axes[5].set(xlabel="SD of the samples", ylabel="error of their mean (RMS)", xlim=(0, None), ylim=(0, None))
         axes[5].legend()
     return figure

@@ -31,9 +31,7 @@ def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, br
     clean, *moved = (images for _, images in sorted(shown.items()))
     methods = [name for name in clean if name != "flair"]
     errors = [np.abs(clean[m] - truth) for m in methods]
-    changes = [
-        np.abs(images[m] - truth) - e for images in moved for m, e in zip(methods, errors, strict=True)
-    ]
+    changes = [np.abs(images[m] - truth) - e for images in moved for m, e in zip(methods, errors, strict=True)]
     with style.style():
         figure = style.new_figure(2.9 * (1 + len(methods)) + 0.8, 1.62 * len(shown) + 0.8)
         axes = figure.subplots(len(shown), 2 + 2 * len(methods), squeeze=False)
@@ -59,9 +57,7 @@ def _titles(line: np.ndarray, methods: Sequence[str], second: str, last: str) ->
         axis.set_title(head, fontsize=8.5)
 
 
-def _pictures(
-    line: np.ndarray, images: Mapping[str, np.ndarray], truth: np.ndarray, brain: np.ndarray
-) -> None:
+def _pictures(line: np.ndarray, images: Mapping[str, np.ndarray], truth: np.ndarray, brain: np.ndarray) -> None:
     for axis, (name, image) in zip(line, images.items(), strict=True):
         flair = name == "flair"
         style.show(axis, image, "flair" if flair else "t1ce", "top" * flair)
@@ -76,19 +72,13 @@ def _map(axis: "Axes", image: np.ndarray, brain: np.ndarray, colours: str, top: 
     return axis.imshow(np.where(brain, image, np.nan), cmap=colours, vmin=low, vmax=top)
 
 
-def _maps(
-    beside: np.ndarray, axes: np.ndarray, maps: Sequence[np.ndarray], brain: np.ndarray, colours: str
-) -> float:
+def _maps(beside: np.ndarray, axes: np.ndarray, maps: Sequence[np.ndarray], brain: np.ndarray, colours: str) -> float:
     """Draw errors or their changes up to the 99th percentile, which is returned, and a bar open at its ends."""
     top = float(np.percentile(np.abs(maps)[:, brain], 99))
     drawn = [_map(axis, image, brain, colours, top) for axis, image in zip(axes.flat, maps, strict=True)]
-    label, ends = (
-        ("absolute error", "max") if colours == "viridis" else ("change by motion (red: more)", "both")
-    )
+    label, ends = ("absolute error", "max") if colours == "viridis" else ("change by motion (red: more)", "both")
     figure, aspect = axes.flat[0].figure, 9 if ends == "max" else 14
-    figure.colorbar(
-        drawn[0], ax=list(beside.flat), label=label, shrink=0.7, pad=0.01, aspect=aspect, extend=ends
-    )
+    figure.colorbar(drawn[0], ax=list(beside.flat), label=label, shrink=0.7, pad=0.01, aspect=aspect, extend=ends)
     return top
 
 

@@ -185,9 +185,7 @@ def _draw_error(axis: "Axes", error: np.ndarray) -> object:
     return axis.imshow(error, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)
 
 
-def fig5c(
-    rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target: str, profile: str
-) -> "Figure":
+def fig5c(rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target: str, profile: str) -> "Figure":
     """Draw Fig. 5c: the predictions of both networks and the mutual one beside the truth, with their errors.
 
     `rows` are a label; truth, x^{p1}, x^{p2} and mutual, (S, S) in [0, 1]; and what is shown of them.

@@ -201,9 +201,7 @@ def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
     return figure
 
 
-def dots(
-    axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None
-) -> None:
+def dots(axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:
     """Draw one row per key: a small mark for each subject, a large one for their mean; missing values left out."""
     for y, (name, row) in enumerate(values.items()):
         found = np.asarray(row, float)

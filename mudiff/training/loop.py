@@ -107,9 +107,7 @@ def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
 class _Training:
     """A run in training: its slices, method, averaged weights, and how far it is; rank 0 alone writes."""
 
-    def __init__(
-        self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool
-    ):
+    def __init__(self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool):
         self.settings, self.folder = settings, folder
         self.slices = dataset.open_slices(prepared, "train")
         self.validation = dataset.open_slices(prepared, "val")

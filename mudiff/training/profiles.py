@@ -202,9 +202,7 @@ def settings(
     method, variant, target = datasets.method(method), named or variant, datasets.contrast(target)
     own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
     if variant not in (choices := ["released", *own]):
-        raise MudiffError(
-            f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}."
-        )
+        raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}.")
     if variant == "published" and profile_name != "paper":
         raise MudiffError("variant 'published' has the published sizes: use profile 'paper'.")
     fields = {"dataset": dataset, "target": target, "method": method, "variant": variant}

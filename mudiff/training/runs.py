@@ -115,16 +115,12 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
     expected = {
-        k: v.shape
-        for k, v in method.state_dict().items()
-        if k in weights or not k.startswith(method.training_only)
+        k: v.shape for k, v in method.state_dict().items() if k in weights or not k.startswith(method.training_only)
     }
     found = {k: v.shape for k, v in weights.items()}
     if wrong := [k for k in expected | found if found.get(k) != expected.get(k)]:
         differ = f"{len(wrong)} tensors differ, such as {min(wrong)}"
-        raise MudiffError(
-            f"{path}: weights of other settings than settings.json ({differ}); train the run again."
-        )
+        raise MudiffError(f"{path}: weights of other settings than settings.json ({differ}); train the run again.")
     method.load_state_dict(weights, strict=False)
     if precision is not None:
         method.settings = settings.replace(precision=precision)

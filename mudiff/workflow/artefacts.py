@@ -36,9 +36,7 @@ class Artefact:
 
 ARTEFACTS = {
     "fig1a": Artefact("00_overview", "Fig. 1a: subjects, splits and contrasts", tuple(datasets.DATASETS)),
-    "table1": Artefact(
-        "04_whole_brain_metrics", "Table 1: accuracy in the whole brain", (_B, _I), TABLE, BOTH
-    ),
+    "table1": Artefact("04_whole_brain_metrics", "Table 1: accuracy in the whole brain", (_B, _I), TABLE, BOTH),
     "fig3a": Artefact("04_whole_brain_metrics", "Fig. 3a: synthesis on BraTS", (_B,)),
     "fig3b": Artefact("04_whole_brain_metrics", "Fig. 3b: synthesis on ISLES", (_I,)),
     "supp1": Artefact("04_whole_brain_metrics", "Supplementary Data 1: more of BraTS", (_B,)),
@@ -106,8 +104,7 @@ def files(notebook: str | None = None, available: Collection[str] | None = None)
     return [
         file
         for name, one in ARTEFACTS.items()
-        if notebook in (None, one.notebook)
-        and (available is None or not set(one.datasets).isdisjoint(available))
+        if notebook in (None, one.notebook) and (available is None or not set(one.datasets).isdisjoint(available))
         for file in one.files(name)
     ]
 

@@ -42,9 +42,7 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
     except Exception as error:  # damaged files and missing kernels raise many kinds
         raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
     if not defaults:
-        raise MudiffError(
-            f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git."
-        )
+        raise MudiffError(f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git.")
     checked = {}
     for name, text in values.items():
         if name not in defaults:

@@ -20,9 +20,7 @@ from mudiff.errors import MudiffError
 from mudiff.training import profiles
 from mudiff.workflow import artefacts
 
-_OBJECT = re.compile(
-    r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
-)  # text that stands for an object or a widget
+_OBJECT = re.compile(r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function ")  # text that stands for an object or a widget
 
 
 def render_mathematics(text: str, keep: Callable[[str], str]) -> str:

@@ -45,9 +45,7 @@ def prepared(cohort, tmp_path, monkeypatch, write_subject):
     write_subject(root, "Brats18_G_1", seg=np.zeros((20, 26, 12), np.uint8))
     more = pd.DataFrame([(f"BraTS19_{n}_1", "test", "") for n in "FG"], columns=manifest.columns)
     folder = paths.prepared("smoke", "brats")
-    prepare.prepare(
-        Settings(**SMALL).preparation(), root, pd.concat([manifest, more]), folder, workers=1
-    ).check()
+    prepare.prepare(Settings(**SMALL).preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
     return open_slices(folder, "test")
 
 

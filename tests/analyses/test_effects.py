@@ -132,9 +132,7 @@ def test_jpeg_rings_into_the_background(slices):
     assert after.dtype == np.uint8 and after.shape == image.shape
     assert (after[image == 0] > 0).mean() > 0.02
     file = io.BytesIO()
-    Image.fromarray(image).save(
-        file, "JPEG", quality=75
-    )  # the default, which the released code leaves as it is
+    Image.fromarray(image).save(file, "JPEG", quality=75)  # the default, which the released code leaves as it is
     assert np.array_equal(after, np.asarray(Image.open(file)))
 
 
@@ -153,9 +151,7 @@ def test_a_change_is_one_difference_of_the_register_and_can_be_built():
 def test_the_base_is_released_and_the_whole_text_that_variant_but_for_their_size():
     for profile in training.EXTENTS:
         base = training.base_settings(profile)
-        sizes = {
-            name: getattr(base, name) for name in [*training._SIZES, "epochs", "slices", "validate_every"]
-        }
+        sizes = {name: getattr(base, name) for name in [*training._SIZES, "epochs", "slices", "validate_every"]}
         assert base == profiles.settings("paper", "brats", "t1ce", "mudiff", **sizes)
         sizes["critic_blocks"] = 4
         text = base.replace(**training.CHANGES["text"].fields)
@@ -167,9 +163,7 @@ def test_what_changes_results_is_measured_or_said_not_to_be():
     measured = {change.id for change in training.CHANGES.values()} | {step.id for step in effects.STEPS}
     assert important - measured - {"E-1", "E-4"} == {"B-1", "B-2", "F-10"}
     book = (REPOSITORY / "notebooks/13_paper_versus_code.ipynb").read_text(encoding="utf-8")
-    assert (
-        "**Not measured**, though marked: F-10 (what was not released cannot be run), and B-1 and B-2" in book
-    )
+    assert "**Not measured**, though marked: F-10 (what was not released cannot be run), and B-1 and B-2" in book
 
 
 def test_profiles_train_changes_that_exist():
@@ -221,9 +215,7 @@ def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_doe
     for name, normalisation in (("base_0", "percentile"), ("minmax_0", "minmax")):
         test = dataset.open_slices(training.prepared("smoke", normalisation), "test")
         expected = loop.validation_psnr(runs.load(place / name), test)
-        assert training.score("smoke", place / name, normalisation)["own"] == pytest.approx(
-            expected, abs=1e-3
-        )
+        assert training.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_misprint_gives_one_grey_and_the_process_is_put_back(miniature):

@@ -190,9 +190,7 @@ def test_scores_are_those_of_the_masked_protocol(trained):
         for region, mask in {"brain": slices.brain(here), "lesion": slices.lesion(here)}.items():
             truth = (slices.images(here, "t1ce") + 1) / 2
             expected = metrics.score_subject(truth, image, mask, "masked")[1]
-            row = table.query(
-                f"prediction == {prediction!r} and region == {region!r} and subject == {name!r}"
-            )
+            row = table.query(f"prediction == {prediction!r} and region == {region!r} and subject == {name!r}")
             assert row[["psnr", "ssim", "mae"]].iloc[0].to_dict() == pytest.approx(expected, nan_ok=True)
     free = scores[(scores.region == "lesion") & (scores.subject == "Brats18_E_1")]
     assert len(free) == 3 and free.mae.isna().all()

@@ -198,15 +198,11 @@ def test_millimetres_are_those_of_the_affine(brain):
     movement = dataclasses.replace(motion.draw("A", 1), degrees=np.zeros((motion.MOVEMENTS, 3)))
     twice = dataclasses.replace(movement, translation=2 * movement.translation)
     coarse = np.diag([-4.0, -4.0, 4.0, 1.0])
-    np.testing.assert_allclose(
-        motion.move(brain, coarse, twice), motion.move(brain, AFFINE, movement), atol=1e-2
-    )
+    np.testing.assert_allclose(motion.move(brain, coarse, twice), motion.move(brain, AFFINE, movement), atol=1e-2)
     thick = np.diag([-2.0, -2.0, 6.0, 1.0])  # each axis has its own side
     movement.translation[:, :2] = 0
     three = dataclasses.replace(movement, translation=3 * movement.translation)
-    np.testing.assert_allclose(
-        motion.move(brain, thick, three), motion.move(brain, AFFINE, movement), atol=1e-2
-    )
+    np.testing.assert_allclose(motion.move(brain, thick, three), motion.move(brain, AFFINE, movement), atol=1e-2)
 
 
 def test_no_global_random_state_is_touched_or_read(brain):

@@ -55,6 +55,11 @@ def test_numbers_without_subjects_have_a_margin(value, above, verdict):
     assert claims.number(value, 0.5, 0.1, "of the pairs", above).verdict == verdict
 
 
+def test_near_the_published_value():
+    assert claims.near(22.5, 22.697, 0.5, "dB", 30).verdict == claims.SUPPORTED
+    assert claims.near(21.0, 22.697, 0.5, "dB", 30).verdict == claims.CONTRADICTED
+
+
 def test_statements_are_kept_for_the_report(tmp_path, monkeypatch):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     said = ("MU-Diff is better", "Table 1", claims.paired({"SynDiff": CLEAR, "Hi-Net": NOISY}))

@@ -65,9 +65,7 @@ def closed_form(real, synthetic):
 
 def test_agrees_with_the_closed_form_on_the_samples_moments(tmp_path):
     slices = FakeSlices()
-    folder = write(
-        slices, tmp_path, lambda subject, true: 3 * true - 0.3
-    )  # moves the mean, widens the spread
+    folder = write(slices, tmp_path, lambda subject, true: 3 * true - 0.3)  # moves the mean, widens the spread
     synthetic = slices.stack.copy()
     synthetic[:, 1] = 3 * synthetic[:, 1] - 0.3
     expected = closed_form(slices.stack.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))

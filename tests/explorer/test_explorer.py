@@ -102,9 +102,7 @@ def test_syntheses_are_kept_but_not_without_end(made, monkeypatch):
     monkeypatch.setattr(made, "_sample", lambda v: calls.append(v) or real(v))
     made.synthesis(view)
     made.synthesis(change(view, moved="t1", strength=0.0))  # no motion
-    made.synthesis(
-        change(view, t=1, strength=3.0, replacement="mean", region="lesion", network=1)
-    )  # no change
+    made.synthesis(change(view, t=1, strength=3.0, replacement="mean", region="lesion", network=1))  # no change
     assert len(calls) == 1
     for step in (-1, 1):
         made.synthesis(change(view, place=view.place + step))

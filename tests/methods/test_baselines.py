@@ -119,9 +119,7 @@ def test_mmgan_imputes_the_target_and_judges_whole_stacks():
     image = made.generator(batch.conditions)
     assert made.judge(batch, image).shape == (2, 4, 4, 4)  # a map for each contrast; 16x16 at 256 pixels
     for stack, target in zip(seen, (torch.full_like(image, -1), image, batch.target), strict=True):
-        assert torch.equal(
-            stack, torch.cat([target, batch.conditions], dim=1)
-        )  # given ones replace their outputs
+        assert torch.equal(stack, torch.cat([target, batch.conditions], dim=1))  # given ones replace their outputs
 
 
 def test_hinet_takes_sum_product_and_maximum_and_reconstructs_each_condition():
@@ -159,9 +157,7 @@ def test_dropout_keeps_the_mean_and_follows_the_seeds():
     dropped = layer(h)
     assert dropped.mean() == pytest.approx(1, abs=0.02) and set(dropped.unique().tolist()) == {0, 2}
     assert layer.eval()(h) is h and SeededDropout(0.0)(h) is h
-    batches = (
-        replace(some_slices(2, 3, 64), seeds=torch.tensor(seeds)) for seeds in ((1, 2), (1, 2), (1, 3))
-    )
+    batches = (replace(some_slices(2, 3, 64), seeds=torch.tensor(seeds)) for seeds in ((1, 2), (1, 2), (1, 3)))
     first, again, other = (small("pgan").training_step(batch, 0)["critic"] for batch in batches)
     assert first == again != other
 
@@ -286,9 +282,7 @@ ANSWERS = [  # method, the critic's losses where it answers 0, and 1 to everythi
 def test_losses_of_a_critic_that_answers_alike(method, critic, generator):
     made, batch = small(method, dropout=0.0), some_slices(2, 3, 64)
     image = made.generator(batch.conditions)
-    (gradient,) = torch.autograd.grad(
-        made.generator_losses(batch, image)["adversarial"], image, retain_graph=True
-    )
+    (gradient,) = torch.autograd.grad(made.generator_losses(batch, image)["adversarial"], image, retain_graph=True)
     assert gradient[:, 0].abs().sum() > 0  # the generator learns from the critic
     channels = 4 if method == "mmgan" else 1
     for answer, of_critic, of_generator in zip((0.0, 1.0), critic, generator, strict=True):

@@ -111,9 +111,7 @@ def test_the_network_sees_the_step_and_the_conditions():
     for step in range(20):
         method.training_step(batch, step)
     with torch.no_grad():
-        early, late = (
-            method.predict_noise(batch.target, batch.conditions, torch.full((3,), t)) for t in (0, 24)
-        )
+        early, late = (method.predict_noise(batch.target, batch.conditions, torch.full((3,), t)) for t in (0, 24))
         other = method.predict_noise(batch.target, -batch.conditions, torch.full((3,), 0))
     assert (early - late).abs().mean() > 1e-2
     assert (early - other).abs().mean() > 1e-2

@@ -68,9 +68,7 @@ def close(values: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
 
 @needs_reference
 @pytest.mark.parametrize(("size", "batch"), [(64, 4), (256, 1)])
-def test_predictions_logit_and_mask_are_the_released_ones(
-    size, batch, keys, reference, critic, attention_conv
-):
+def test_predictions_logit_and_mask_are_the_released_ones(size, batch, keys, reference, critic, attention_conv):
     shapes = keys[f"image_size_{size}"]
     f1, f2 = released.load_networks(*(seeded_weights(shapes[f"generator_{j}"]) for j in (1, 2)))
     x_t, conditions, t, z = inputs(size, batch)

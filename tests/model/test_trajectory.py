@@ -78,9 +78,7 @@ def test_twelve_training_steps_are_the_released_ones(double, monkeypatch):
     for part in parameters.values():
         shapes = {k: v.shape[::-1] if k.endswith(".W") else v.shape for k, v in part.items()}
         released.fill(part, {k: seeded_weight(k, tuple(s)).double() for k, s in shapes.items()}, "seeded")
-    method.attention.load_state_dict(
-        {k: torch.from_numpy(truth[f"attention_{k}"]) for k in ("weight", "bias")}
-    )
+    method.attention.load_state_dict({k: torch.from_numpy(truth[f"attention_{k}"]) for k in ("weight", "bias")})
     for part, values in parameters.items():
         assert_weights(values, truth[f"{part}_names"], truth[f"{part}_after_0"])
 

@@ -177,13 +177,9 @@ def test_signal_equations_agree_with_values_worked_by_hand():
     assert signals.diffusion_weighted(tissue, tr=1.0, te=0.1, b=1000) == pytest.approx(
         0.8 * (1 - np.exp(-1)) * np.exp(-2)
     )
-    assert signals.inversion_recovery(tissue, 5.0, 0.1, signals.null_time(1.0, 5.0)) == pytest.approx(
-        0, abs=1e-9
-    )
+    assert signals.inversion_recovery(tissue, 5.0, 0.1, signals.null_time(1.0, 5.0)) == pytest.approx(0, abs=1e-9)
     # At 90 degrees the spoiled gradient echo is a saturation recovery with T2* decay.
-    assert signals.spoiled_gradient_echo(tissue, 1.0, 0.05, 90) == pytest.approx(
-        0.8 * (1 - np.exp(-1)) * np.exp(-1)
-    )
+    assert signals.spoiled_gradient_echo(tissue, 1.0, 0.05, 90) == pytest.approx(0.8 * (1 - np.exp(-1)) * np.exp(-1))
     enhanced = signals.with_gadolinium(tissue, dose=2.0)
     assert enhanced.t1 == pytest.approx(1 / (1 + 2 * signals.R1))
     assert enhanced.t2 == pytest.approx(1 / (10 + 2 * signals.R2))

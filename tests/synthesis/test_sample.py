@@ -106,9 +106,7 @@ def test_a_whole_volume_comes_back_on_its_own_grid(run, tmp_path, write_subject,
     assert made.shape == source.shape and made.header.get_zooms() == source.header.get_zooms()
     np.testing.assert_allclose(made.affine, source.affine)
     voxels = made.get_fdata()
-    background = np.logical_and.reduce(
-        [nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")]
-    )
+    background = np.logical_and.reduce([nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")])
     assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
     assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
     monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing

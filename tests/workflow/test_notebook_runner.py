@@ -163,9 +163,7 @@ def toy_workflow(tmp_path, monkeypatch):
         "train": "results/smoke/executed/02_training_brats_t1ce.ipynb",
         "other": "other.txt",
     }
-    rules = [
-        f"rule {name}:\n    output: '{file}'\n    shell: 'touch {{output}}'\n" for name, file in made.items()
-    ]
+    rules = [f"rule {name}:\n    output: '{file}'\n    shell: 'touch {{output}}'\n" for name, file in made.items()]
     (tmp_path / "Snakefile").write_text("".join(rules))
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     return [sys.executable, "-m", "mudiff.workflow.notebook", "workflow", "smoke", "--cores", "1"]
