@@ -56,6 +56,7 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
         ("subject,split\nA,train\n\nB,training\n", "split 'training' of B is unknown"),
         ("subject,split\nA,train\n,val\n", "'' is no subject id"),
         ("subject,split\nA,train\n../B,val\n", r"'\.\./B' is no subject id"),
+        ("subject,split\n/etc/B,val\n", "'/etc/B' is no subject id"),
         ("subject,split\na\\b,val\n", ".* is no subject id"),
         ("subject,split\n..,val\n", r"'\.\.' is no subject id"),
         ("subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n", "Brats18_A_1 and BraTS19_A_1 are"),
