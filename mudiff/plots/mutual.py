@@ -246,4 +246,4 @@ def _differences(axis: "Axes", wide: pd.DataFrame, metric: str) -> None:
     means = (f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
     axis.set_title(", ".join(means), fontsize=7.5)
     axis.set_xlabel(("− " if sign < 0 else "") + style.AXES[metric])
-    axis.locator_params(axis="x", nbins=5)
+    axis.locator_params(axis="x", nbins=3)

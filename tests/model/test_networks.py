@@ -147,7 +147,7 @@ def test_a_wrong_released_file_is_refused(keys, tmp_path):
         ({k: v for k, v in first.items() if k != "z_transform.1.bias"}, "1 keys are missing"),
         (first | {"extra": torch.zeros(1)}, "1 are unknown"),
         (first | {"all_modules.2.conv1.bias": torch.zeros(3)}, "has shape"),
-        ({"weight": torch.zeros(3)}, "not the weights"),
+        ({"weight": torch.zeros(3)}, "no released first generator"),
         (tmp_path / "absent.pth", "file not found"),
         (tmp_path / "text.pth", r"text.pth: no published weights \("),
     ):
