@@ -29,33 +29,17 @@ def settings(profile: str, variant: str) -> Settings:
 
 
 def score(profile: str, slices: Slices, variants: Sequence[str], region: str) -> pd.DataFrame:
-    """Score ablations on the test subjects, protocol ``masked``.
-
-    Returns
-    -------
-    DataFrame
-        Columns variant, region, subject, psnr, ssim, mae, one row per variant and subject; NaN without a lesion.
-
-    Raises
-    ------
-    MudiffError
-        If a run or its synthetic slices are missing; the message says what makes them.
-    """
-    frames = []
-    for variant in variants:
-        every = scores.score_run(profile, settings(profile, variant), slices, region)
-        chosen = every[(every.protocol == "masked") & (every.unit == "subject")]
-        frames.append(chosen.assign(variant=variant, region=region))
-    return pd.concat(frames, ignore_index=True)[["variant", "region", "subject", *metrics.METRICS]]
+    """Score ablations, protocol ``masked``: variant, region, subject, psnr, ssim, mae; NaN without a lesion."""
+    runs = {variant: scores.score_run(profile, settings(profile, variant), slices, region) for variant in variants}
+    frame = pd.concat([every.assign(variant=variant, region=region) for variant, every in runs.items()])
+    frame = frame[(frame.protocol == "masked") & (frame.unit == "subject")].reset_index(drop=True)
+    return frame[["variant", "region", "subject", *metrics.METRICS]]
 
 
 def seconds(profile: str, slices: Slices, variants: Sequence[str]) -> pd.DataFrame:
     """Time the sampling of batches of four slices, all variants back to back; kept, so that a figure stays the same.
 
-    Returns
-    -------
-    DataFrame
-        Columns variant, seconds (per slice; median of three rounds) and device (on which it was measured).
+    Columns variant, seconds (per slice; median of three rounds) and device (on which it was measured).
     """
     folders = {v: paths.run(profile, settings(profile, v).run_name) for v in variants}
     weights = [file_hash(folder / "weights.safetensors") for folder in folders.values()]
@@ -86,25 +70,10 @@ def seconds(profile: str, slices: Slices, variants: Sequence[str]) -> pd.DataFra
 
 
 def draw(profile: str, run: Path, slices: Slices, rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Return what a run of MU-Diff or SynDiff draws for some slices, in [0, 1]; kept.
+    """Return what a run of MU-Diff or SynDiff draws for the n slices in `rows`, in [0, 1]; kept by the profile.
 
-    Parameters
-    ----------
-    profile : str
-        Name of the profile, which keeps them.
-    run : Path
-        Folder of a complete run.
-    slices : Slices
-        The test slices.
-    rows : array (n,) of int
-        Which of them.
-    count : int
-        Samples of each; sample k has seed k, so the first is that of notebook 03.
-
-    Returns
-    -------
-    dict of str to array
-        ``samples`` (count, n, S, S), and ``one_step`` (n, S, S), the mean of the networks' first predictions.
+    ``samples`` are (count, n, S, S), where sample k has seed k, so that the first is that of notebook 03;
+    ``one_step`` (n, S, S) is the mean of the networks' first predictions.
     """
 
     def sample_all() -> dict[str, np.ndarray]:
@@ -139,16 +108,11 @@ def calibration(samples: np.ndarray, truth: np.ndarray, brain: np.ndarray, bins:
     Were the truth one more draw, the root mean square error of the mean of n draws would be sqrt(1 + 1/n)
     times their standard deviation. One half of the draws sorts the voxels into classes and the other half is
     judged: sorted by themselves, few draws look too sure where their spread is small by chance.
-
-    Returns
-    -------
-    DataFrame
-        A row per class: sd (root mean square of the voxelwise standard deviation of the judged half, with n - 1),
-        error (root mean square error of its mean), expected (sd times sqrt(1 + 1/n)), voxels.
+    A row per class: sd (root mean square of the voxelwise standard deviation of the judged half, with n - 1), error
+    (root mean square error of its mean), expected (sd times sqrt(1 + 1/n)), voxels.
     """
-    half = len(samples) // 2
-    order = np.argsort(samples[:half].std(axis=0)[brain], kind="stable")
-    judged = samples[half:]
+    first, judged = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    order = np.argsort(first.std(axis=0)[brain], kind="stable")
     spread, error = judged.std(axis=0, ddof=1)[brain], (judged.mean(axis=0) - truth)[brain]
     classes = [part for part in np.array_split(order, bins) if len(part)]
     sd = np.array([np.sqrt(np.mean(spread[part] ** 2)) for part in classes])

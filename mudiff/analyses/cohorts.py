@@ -1,5 +1,6 @@
 """Trained runs on test subjects: on those of their own cohort, and on a cohort that no training saw."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,7 @@ SEED, SCANNER = 2021, 1
 
 SIDES = ("known", "unseen")
 
-Chosen = Mapping[str, Sequence[str]]
-"""Target -> methods."""
+Chosen = Mapping[str, Sequence[str]]  # target -> methods
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,9 @@ def known(profile: str, dataset: str) -> Cohort:
 
 
 def unseen(
-    profile: str,
-    dataset: str,
-    data_root: Path | str | None = None,
-    manifest: Path | str | None = None,
+    profile: str, dataset: str, data_root: Path | str | None = None, manifest: Path | str | None = None,
     subjects: int | None = None,
-) -> Cohort:
+) -> Cohort:  # fmt: skip
     """Prepare a cohort that no training of the profile saw, the same way as the training data.
 
     Without `data_root`, the folder of the subjects, phantoms of another seed and scanner are generated. `manifest` is
@@ -87,14 +84,14 @@ def unseen(
             f"{manifest}: {row.subject} is in split {row.split!r}; an unseen cohort is 'test' as a whole, "
             "subjects to leave out are 'excluded'."
         )
-    settings = profiles.preparation(profile, dataset)
-    report = prepare.prepare(settings, root, listed, folder / "prepared", workers=1, progress=False)
+    how, prepared = profiles.preparation(profile, dataset), folder / "prepared"
+    report = prepare.prepare(how, root, listed, prepared, workers=1, progress=False)
     report.check()
     names = [] if data_root is None else list(report.subjects)  # phantoms of all cohorts are called alike
-    _check_apart(own, folder / "prepared", names)
-    phantoms = "generated phantoms of another scanner, no patients"
-    words = f"{len(report.subjects)} {phantoms if data_root is None else f'subjects of {root.name}'}"
-    return Cohort(profile, dataset, folder / "prepared", folder / "synthetic", words, tuple(report.warnings))
+    _check_apart(own, prepared, names)
+    what = "generated phantoms of another scanner, no patients" if data_root is None else f"subjects of {root.name}"
+    words = f"{len(report.subjects)} {what}"
+    return Cohort(profile, dataset, prepared, folder / "synthetic", words, tuple(report.warnings))
 
 
 def _trained(cohort: Cohort) -> dict[str, Any]:
@@ -123,8 +120,7 @@ def _check_apart(cohort: Cohort, prepared: Path, names: Iterable[str]) -> None:
     contents = set().union(*map(_contents, trained.values()))
     records = paths.read_json(prepared / "prepared.json")["subjects"]
     same = {name for name in names if files.match_id(name) in ids}
-    same |= {subject for subject, record in records.items() if contents & _contents(record)}
-    if same:
+    if same := same | {subject for subject, record in records.items() if contents & _contents(record)}:
         raise MudiffError(
             f"{', '.join(sorted(same))}: in the training or validation data of profile {cohort.profile!r}; an "
             "unseen cohort shares no subject with them, so leave these out by a manifest."
@@ -158,13 +154,12 @@ def examples(cohort: Cohort, chosen: Chosen) -> list[scores.Example]:
 def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
     """Score a cohort's syntheses, in the columns of `scores.score_runs`, brain and lesions in one frame."""
     slices, frames = cohort.slices(), []
-    for region in scores.REGIONS if datasets.dataset(cohort.dataset).lesions else ("brain",):
-        for target, methods in chosen.items():
-            for method in methods:
-                settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
-                run = {"dataset": cohort.dataset, "target": target, "method": method, "region": region}
-                folder = cohort.folder(target, method)
-                frames.append(scores.score_run(cohort.profile, settings, slices, region, folder).assign(**run))
+    regions = scores.REGIONS if datasets.dataset(cohort.dataset).lesions else ("brain",)
+    for region, (target, methods) in itertools.product(regions, chosen.items()):
+        for method in methods:
+            settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
+            frame = scores.score_run(cohort.profile, settings, slices, region, cohort.folder(target, method))
+            frames.append(frame.assign(dataset=cohort.dataset, target=target, method=method, region=region))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -176,9 +171,9 @@ def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "target", "method", "region", "protocol", "unit", "metric"]
     sides = []
     for both in (known, unseen):
-        regions = [part for _, part in both.groupby("region", sort=False)]
-        parts = [tables.table(part, protocol) for part in regions for protocol in ("masked", "released")]
-        sides.append(pd.concat(parts).set_index(keys)[["mean", "sd", "n"]])
+        pairs = itertools.product(both.groupby("region", sort=False), ("masked", "released"))
+        side = pd.concat([tables.table(part, protocol) for (_, part), protocol in pairs])
+        sides.append(side.set_index(keys)[["mean", "sd", "n"]])
     frame = compare(*sides).reset_index()
     return frame.assign(**{end: frame[end].where(frame.unit == "subject") for end in ("low", "high")})
 
@@ -192,8 +187,8 @@ def compare(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy import stats
 
-    names = {"known_mean": "known", "unseen_mean": "unseen"}
-    frame = known.add_prefix("known_").join(unseen.add_prefix("unseen_"), how="inner").rename(columns=names)
+    frame = known.add_prefix("known_").join(unseen.add_prefix("unseen_"), how="inner")
+    frame = frame.rename(columns={"known_mean": "known", "unseen_mean": "unseen"})
     first, second = frame.known_sd**2 / frame.known_n, frame.unseen_sd**2 / frame.unseen_n
     error = np.sqrt(first + second)
     freedom = error**4 / (first**2 / (frame.known_n - 1) + second**2 / (frame.unseen_n - 1))
@@ -216,7 +211,7 @@ def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
             means = [" ± ".join(tables.number(value, digits) for value in side) for side in both]
             ends = (row.change, row.low, row.high)
             change, low, high = (tables.number(value, digits, sign=True) for value in ends)
-            cells = [*means, change if low == "NA" else f"{change} ({low} to {high})"]
-            rows.setdefault(datasets.METHODS[row.method], []).extend(cells)
+            change = change if low == "NA" else f"{change} ({low} to {high})"
+            rows.setdefault(datasets.METHODS[row.method], []).extend([*means, change])
         shown[title] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
     return shown

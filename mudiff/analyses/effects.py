@@ -23,11 +23,8 @@ from mudiff.training import profiles
 if TYPE_CHECKING:
     from mudiff.methods.base import Method
 
-SEEDS = 3
-"""Sampling seeds of the base."""
-
-HOT = 2.0
-"""Value of the hot pixel of F-4, in units of white."""
+SEEDS = 3  # of the sampling of the base
+HOT = 2.0  # value of the hot pixel of F-4, in units of white
 
 Way = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 """Truth and synthesis (S, S) in [0, 1], and the mask (S, S) of bool -> PSNR in dB."""
@@ -112,8 +109,7 @@ def metric_effects(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, l
     """
     masks, rows = {"brain": brain > 0, "lesion": lesion > 0}, []
     for step in STEPS:
-        slices = [s for s in zip(real, synthetic, masks[step.region], strict=True) if s[2].any()]
-        if slices:
+        if slices := [s for s in zip(real, synthetic, masks[step.region], strict=True) if s[2].any()]:
             base, changed = (float(np.mean([way(*s) for s in slices])) for way in (step.base, step.changed))
             row = {"id": step.id, "change": step.change, "base": base, "changed": changed}
             row |= {"difference": changed - base, "low": math.nan, "high": math.nan}
@@ -132,9 +128,8 @@ class Source(NamedTuple):
 def source(profile: str) -> Source:
     """Return the profile's MU-Diff run of T1CE on phantoms; where there is none, the base of the short trainings."""
     run = paths.run(profile, profiles.settings(profile, DATASET, TARGET, "mudiff").run_name)
-    prepared = paths.prepared(profile, DATASET)
     if (run / "weights.safetensors").is_file() and tables.origin(profile).startswith("generated"):
-        return Source(run, prepared, f"run {run.name} of profile {profile}")
+        return Source(run, paths.prepared(profile, DATASET), f"run {run.name} of profile {profile}")
     base = training_effects.train_one(profile)
     return Source(base, training_effects.prepared(profile), "the base of the short trainings")
 

@@ -21,8 +21,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, scores
 from mudiff.training import profiles
 
-DATASET, TARGET, CONTRAST = "brats", "t1ce", "flair"
-"""The paper's choice: T1CE from T1, T2 and a FLAIR with motion."""
+DATASET, TARGET, CONTRAST = "brats", "t1ce", "flair"  # the paper's choice: T1CE from T1, T2 and a FLAIR with motion
 
 Stacks = dict[str, np.ndarray]
 """``flair`` and each method -> slices (Z, S, S) in [0, 1]."""
@@ -42,11 +41,7 @@ def raw_files(slices: dataset.Slices, root: Path) -> dict[str, Path]:
 
 
 def syntheses(
-    profile: str,
-    slices: dataset.Slices,
-    raw: Mapping[str, Path],
-    strengths: Sequence[float],
-    methods: Sequence[str],
+    profile: str, slices: dataset.Slices, raw: Mapping[str, Path], strengths: Sequence[float], methods: Sequence[str]
 ) -> Iterator[tuple[str, float, Stacks]]:
     """Yield subject, strength, and FLAIR with the syntheses of T1CE from it; what is computed is kept.
 
@@ -90,12 +85,7 @@ def _moved(profile: str, path: Path, movement: motion.Movement) -> Stacks:
 
 
 def _synthesise(
-    load: Callable[[str], Any],
-    method: str,
-    slices: dataset.Slices,
-    indices: np.ndarray,
-    flair: np.ndarray,
-    seed: int,
+    load: Callable[[str], Any], method: str, slices: dataset.Slices, indices: np.ndarray, flair: np.ndarray, seed: int
 ) -> Stacks:
     from mudiff.synthesis import sample
 

@@ -1,4 +1,4 @@
-"""Are synthetic contrasts as good as real ones to a segmentation network? Fig. 4c and 4d.
+"""Are synthetic contrasts as good as real ones to a segmentation network? Fig. 4c.
 
 One network, trained on real images, segments the test subjects with all four real contrasts ("complete") and with
 some of them replaced by synthetic ones (tasks A to F; section "Validation on lesion segmentation accuracy").
@@ -8,9 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -20,7 +18,6 @@ from mudiff.cache import kept
 from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import scores, statistics, tables
-from mudiff.synthesis import sample
 from mudiff.training import profiles
 
 TASKS: Mapping[str, tuple[str, ...]] = {
@@ -40,30 +37,22 @@ def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TAS
     Columns task, method ("real" for "complete"), region, subject, dice (over all prepared slices of the subject) and
     invented, see `unet.dice`. Syntheses of other data or weights than those at hand are an error.
     """
-    slices = test_slices(profile)
+    slices = dataset.open_slices(paths.prepared(profile, unet.DATASET), "test")
+    if not unet.ill(slices).any():
+        raise MudiffError("segmentation: no test subject has a tumour: Dice is undefined; add some with masks.")
     weights = [value.cpu().numpy().tobytes() for value in network.state_dict().values()]
     inputs = [hashlib.sha256(b"".join(weights)).hexdigest(), slices.info["data_hash"]]
     frames = []
     for task in chosen:
         for method in METHODS if TASKS[task] else (REAL,):
             folders = {target: synthetic(profile, target, method) for target in TASKS[task]}
-            made_from = []
-            for made in folders.values():
-                run = paths.run(profile, made.name)
-                record = scores.check_record(made, run, slices.info["data_hash"], profile)
-                made_from.append((record["weights"], record.get("seed")))
+            sources = [(made, paths.run(profile, made.name)) for made in folders.values()]
+            records = [scores.check_record(*source, slices.info["data_hash"], profile) for source in sources]
+            made_from = [(record["weights"], record.get("seed")) for record in records]
             path = unet.folder(profile) / f"dice_{task}_{method}.csv"
             frame = kept(path, partial(unet.score, network, slices, **folders), *inputs, made_from)
             frames.append(frame.assign(task=task, method=method))
     return pd.concat(frames, ignore_index=True)[["task", "method", "region", "subject", "dice", "invented"]]
-
-
-def test_slices(profile: str) -> dataset.Slices:
-    """Return the real test slices, of which some show a tumour."""
-    slices = dataset.open_slices(paths.prepared(profile, unet.DATASET), "test")
-    if not unet.ill(slices).any():
-        raise MudiffError("segmentation: no test subject has a tumour: Dice is undefined; add some with masks.")
-    return slices
 
 
 def synthetic(profile: str, target: str, method: str) -> Path:
@@ -118,32 +107,3 @@ def _cell(values: pd.Series) -> str:
 def _difference(row: pd.Series) -> str:
     difference, low, high = (tables.number(row[name], 3, sign=True) for name in ("difference", "low", "high"))
     return f"{difference} ({low} to {high})" if pd.notna(row.low) else difference
-
-
-class Outlines(NamedTuple):
-    """What Fig. 4d shows: one slice, and (task, method) -> classes (S, S) and Dice of the whole tumour in it."""
-
-    subject: str
-    number: int
-    flair: np.ndarray  # (S, S) in [0, 1]
-    brain: np.ndarray  # (S, S) bool
-    true: np.ndarray  # (S, S) classes
-    found: Mapping[tuple[str, str], tuple[np.ndarray, float]]
-
-
-def outlines(profile: str, network: nn.Module) -> Outlines:
-    """Segment the test slice with the largest tumour: complete, and each task with MU-Diff's and SynDiff's images."""
-    slices = test_slices(profile)
-    index = max(map(slices.example, slices.subjects), key=lambda i: (slices.lesion([i]) > 0).sum())
-    subject, number = slices.index.iloc[index]
-    place = np.flatnonzero(slices.subject(subject) == index)
-    true = unet.truth(slices, subject)[place]
-    found = {}
-    for task, replaced in TASKS.items():
-        for method in METHODS[:2] if replaced else (REAL,):
-            folders = {target: synthetic(profile, target, method) for target in replaced}
-            given = {target: sample.read_synthetic(made, subject)[place] for target, made in folders.items()}
-            mask = unet.predict(network, unet.images(slices, np.array([index]), **given))
-            found[task, method] = mask[0], unet.dice(mask, true).dice[0]
-    flair = (slices.images([index], "flair")[0] + 1) / 2
-    return Outlines(subject, int(number), flair, slices.brain([index])[0], true[0], found)

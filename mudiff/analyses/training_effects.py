@@ -19,11 +19,8 @@ from mudiff.phantoms import cohort
 from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
 
-DATASET, TARGET = "brats", "t1ce"
-"""The paper's task for all analyses."""
-
-SEED = 1024
-"""Of the base and of every change; repetitions count on from it."""
+DATASET, TARGET = "brats", "t1ce"  # the paper's task for all analyses
+SEED = 1024  # of the base and of every change; repetitions count on from it
 
 _SIZES = {
     "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 32, "critic_width": 4,
@@ -107,8 +104,8 @@ def folder(profile: str) -> Path:
 def base_settings(profile: str) -> Settings:
     """Return the settings that every change starts from: variant ``released``, small."""
     chosen = extent(profile)
-    fields = {**chosen.sizes, "slices": chosen.slices, "seed": SEED, "validate_every": chosen.sizes["epochs"]}
-    return profiles.settings("paper", DATASET, TARGET, "mudiff", **fields)
+    fields = {"slices": chosen.slices, "seed": SEED, "validate_every": chosen.sizes["epochs"]}
+    return profiles.settings("paper", DATASET, TARGET, "mudiff", **chosen.sizes, **fields)
 
 
 def prepared(profile: str, normalisation: str = "percentile") -> Path:
@@ -194,11 +191,10 @@ def compare(name: str, change: str, base: Sequence[float], changed: Sequence[flo
 
     seeds, m = len(base), len(changed)
     first, second = float(np.mean(base[:m])), float(np.mean(changed))
-    reach = math.nan
-    if seeds > 1:
-        reach = float(stats.t.ppf(0.975, seeds - 1) * np.std(base, ddof=1) * math.sqrt(2 / m))
+    spread = np.std(base, ddof=1) if seeds > 1 else math.nan
+    reach = float(stats.t.ppf(0.975, seeds - 1) * spread * math.sqrt(2 / m))
     row = {"id": name, "change": change, "base": first, "changed": second, "difference": second - first}
-    row |= {"low": second - first - reach, "high": second - first + reach}
+    row |= {"low": row["difference"] - reach, "high": row["difference"] + reach}
     return row | {"n": n, "seeds": seeds, "repeats": m}
 
 
@@ -215,7 +211,5 @@ def training_effects(profile: str) -> pd.DataFrame:
         scores.setdefault(name, []).append(score(profile, train_one(profile, name, repeat), scale))
     base, n = [one["psnr"] for one in scores["base"]], chosen.subjects[2] * chosen.slices
     rows = [compare(*CHANGES[name][:2], base, [one["psnr"] for one in scores[name]], n) for name in names]
-    if "minmax" in names:
-        own = [one["own"] for one in scores["minmax"]]
-        rows.append(compare("B-4", "min-max, each on its own scale", base, own, n))
-    return pd.DataFrame(rows)
+    own = [one["own"] for one in scores.get("minmax", ())]
+    return pd.DataFrame(rows + ([compare("B-4", "min-max, each on its own scale", base, own, n)] if own else []))

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, brain: np.ndarray) -> "Figure":
     """Draw Fig. 4a: above the errors without motion, below what motion changes in FLAIR and in the errors.
 
-    Parameters
-    ----------
-    shown : mapping of float to dict of str to array (S, S)
-        Strength, 0 and others -> ``flair`` and each method -> slice in [0, 1].
-    truth : array (S, S)
-        The true T1CE in [0, 1].
-    brain : array of bool (S, S)
-        Where differences are shown.
+    `shown` maps strengths, 0 and others, to ``flair`` and each method, slices (S, S) in [0, 1]; so is `truth`, the
+    true T1CE. Differences are shown where `brain` (S, S) is.
     """
     clean, *moved = (images for _, images in sorted(shown.items()))
     methods = [name for name in clean if name != "flair"]
@@ -37,7 +31,11 @@ def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, br
         axes = figure.subplots(len(shown), 2 + 2 * len(methods), squeeze=False)
         for line, (strength, images) in zip(axes, sorted(shown.items()), strict=True):
             line[0].set_ylabel(f"{motion.name(strength) if strength else 'no'} motion")
-            _pictures(line[::2], images, truth, brain)
+            for axis, (name, image) in zip(line[::2], images.items(), strict=True):
+                style.show(axis, image, "flair" if name == "flair" else "t1ce", "top" if name == "flair" else "")
+                if name != "flair":
+                    psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
+                    axis.set_xlabel(f"{psnr:.2f} dB", fontsize=7, labelpad=2)
         style.show(axes[0, 1], truth, "t1ce")
         _titles(axes[0], methods, "true T1CE", "error")
         _maps(axes[:1], axes[0, 3::2], errors, brain, "viridis")
@@ -55,15 +53,6 @@ def _titles(line: np.ndarray, methods: Sequence[str], second: str, last: str) ->
     heads = ["FLAIR", second, *(head for m in methods for head in (datasets.METHODS[m], last))]
     for axis, head in zip(line, heads, strict=True):
         axis.set_title(head, fontsize=8.5)
-
-
-def _pictures(line: np.ndarray, images: Mapping[str, np.ndarray], truth: np.ndarray, brain: np.ndarray) -> None:
-    for axis, (name, image) in zip(line, images.items(), strict=True):
-        flair = name == "flair"
-        style.show(axis, image, "flair" if flair else "t1ce", "top" * flair)
-        if not flair:
-            psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
-            axis.set_xlabel(f"{psnr:.2f} dB", fontsize=7, labelpad=2)
 
 
 def _map(axis: "Axes", image: np.ndarray, brain: np.ndarray, colours: str, top: float) -> "AxesImage":
@@ -85,14 +74,8 @@ def _maps(beside: np.ndarray, axes: np.ndarray, maps: Sequence[np.ndarray], brai
 def fig4b(loss: pd.DataFrame, means: pd.DataFrame, limits: Mapping[str, float]) -> "Figure":
     """Draw Fig. 4b: what motion costs each subject, the mean with its 95 % interval, and up to where a score is kept.
 
-    Parameters
-    ----------
-    loss : DataFrame
-        Index region, metric, subject; columns method, strength; positive is worse with motion.
-    means : DataFrame
-        Index region, metric, method, strength; columns difference, low, high.
-    limits : mapping of str to float
-        Metric -> loss up to which a score counts as kept, drawn as a dotted line.
+    `loss` has index region, metric, subject, and columns method, strength; positive is worse with motion. `means` has
+    index region, metric, method, strength, and columns difference, low, high. `limits` (metric -> loss) are dotted.
     """
     regions, methods = list(loss.index.unique("region")), style.ordered(loss.columns.unique("method"))
     at = {s: motion.scale(s) for s in (0, *loss.columns.unique("strength"))}

@@ -17,22 +17,13 @@ COLOURS = {"Necrotic core": "#ece133", "Oedema": "#56b4e9", "Enhancing tumour": 
 
 
 def fig4d(
-    flair: np.ndarray,
-    brain: np.ndarray,
-    true: np.ndarray,
-    found: Mapping[tuple[str, str], tuple[np.ndarray, float]],
-    tasks: Mapping[str, Sequence[str]],
-) -> "Figure":
+    flair: np.ndarray, brain: np.ndarray, true: np.ndarray,
+    found: Mapping[tuple[str, str], tuple[np.ndarray, float]], tasks: Mapping[str, Sequence[str]],
+) -> "Figure":  # fmt: skip
     """Draw masks of one slice over its real FLAIR: the truth and "complete" once, then a column for each task.
 
-    Parameters
-    ----------
-    flair, brain, true : array (S, S)
-        Image in [0, 1], mask of what is shown, classes 0 to 3.
-    found : mapping of (str, str) to (array (S, S), float)
-        Task and method -> classes and Dice of the whole tumour; the task without replaced contrasts comes first.
-    tasks : mapping of str to sequence of str
-        Task -> the contrasts that are replaced.
+    Images are (S, S): `flair` in [0, 1], `brain` is what is shown, `true` has classes 0 to 3. `found` maps task and
+    method to classes and Dice of the whole tumour, "complete" first; `tasks` maps tasks to their replaced contrasts.
     """
     from matplotlib.patches import Patch
 

@@ -1,4 +1,4 @@
-"""The ablations' scores, times and figures; several samples of a slice, and what their spread is worth."""
+"""The ablations' scores and times; several samples of a slice, and what their spread is worth."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from mudiff.analyses import ablations
 from mudiff.data import dataset, prepare
 from mudiff.errors import MudiffError
 from mudiff.methods import base
-from mudiff.plots import ablations as plots
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
@@ -129,37 +128,3 @@ def test_samples_from_the_truths_own_distribution_are_calibrated(count):
 def test_samples_that_agree_too_much_are_found_out():
     frame = ablations.calibration(*gaussian(32, scale=0.25))
     assert (frame.error > 3 * frame.expected).all()
-
-
-# Figures
-
-
-def test_components_have_a_row_each_and_one_colour(rng):
-    values = rng.uniform(0, 1, (12, 3))
-    values[5] = np.nan  # a subject without a lesion
-    frame = pd.DataFrame(values, columns=["psnr", "ssim", "mae"]).assign(variant=["full", "abl1", "abl4"] * 4)
-    figure = plots.components(frame, {"full": "Full", "abl1": "one network", "abl4": "no mask loss"})
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
-        "Full",
-        "one network",
-        "no mask loss",
-    ]
-    assert [axis.get_xlabel()[:4] for axis in figure.axes] == ["PSNR", "SSIM", "MAE "]
-    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert len({line.get_color() for line in marks}) == 1
-    np.testing.assert_allclose(
-        [m.get_xdata()[0] for m in marks], frame.groupby("variant").psnr.mean()[["full", "abl1", "abl4"]]
-    )
-
-
-def test_the_picture_of_the_spread_outlines_the_lesion(rng):
-    samples, truth, brain = (part[:, 0] if part.ndim == 4 else part[0] for part in gaussian(4))
-    lesion = np.zeros_like(brain)
-    lesion[8:12, 8:12] = True
-    classes = ablations.calibration(*gaussian(4))
-    figure = plots.spread(samples, truth, brain, lesion, "t1ce", classes)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:5] == ["truth", "one sample", "mean", "error of mean", "SD"]
-    np.testing.assert_allclose(figure.axes[4].images[0].get_array(), samples.std(axis=0, ddof=1))
-    assert len(figure.axes[0].collections) == 1
-    assert not plots.spread(samples, truth, brain, lesion & False, "t1ce", classes).axes[0].collections
