@@ -27,12 +27,9 @@ from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.layers import initialise
 from mudiff.training import runs
 
-ZONES = ("lesion", "boundary", "elsewhere")
-"""The lesion without its rim, a band along the rim, and the rest of the brain."""
-
+ZONES = ("lesion", "boundary", "elsewhere")  # lesion without its rim, band along the rim, rest of the brain
+# Maps of a condition: its intensity, |f_{y_i}| (Eq. 13) and |f^w| of the pair that it begins (Eq. 17).
 KINDS = ("image", "adapted", "fused")
-"""Maps of a condition: its intensity, |f_{y_i}| (Eq. 13) and |f^w| of the pair that it begins (Eq. 17)."""
-
 DRAWS = 50  # untrained convolutions (register C-1)
 MOST = 12  # slices of each subject that are measured, unless all are asked for
 KEYS = ["what", "name", "of", "t", "zone", "subject"]  # of a mean, see `measure`
@@ -49,17 +46,14 @@ def open_run(folder: Path) -> Method:
         kept = set(file.keys())
     if any(name.startswith(method.training_only) and name not in kept for name in method.state_dict()):
         raise MudiffError(
-            f"{folder}: holds no weights of the critic (the published weights have none), and the masks come "
-            "from it; train a run of your own with `mudiff train`."
+            f"{folder}: holds no weights of the critic (the published weights have none), and the masks come from "
+            "it; train a run of your own with `mudiff train`."
         )
     return method
 
 
-# Zones
-
-
 def reach(size: int) -> int:
-    """Return how many pixels the boundary reaches to either side of the rim: 3 at 256x256, at least 1."""
+    """Return how many pixels the boundary reaches to either side of the rim: 3 at 256x256, 1 or more."""
     return max(1, round(3 * size / 256))
 
 
@@ -77,9 +71,6 @@ def zones(labels: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return np.stack([narrow, wide & ~narrow & tissue, tissue & ~wide], axis=1)
 
 
-# One step as training sees it
-
-
 @dataclass(frozen=True)
 class Observation:
     """One step t of a batch; `adapted` and `fused` are mean magnitudes over the channels, (B, S, S)."""
@@ -94,10 +85,7 @@ class Observation:
 
 @torch.no_grad()
 def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 0) -> Iterator[Observation]:
-    """Yield the steps t = 0 .. T-1 of some slices as training sees them (Algorithm 1); t = 0 is the last of sampling.
-
-    `seed`, subject and slice number decide a slice's noise.
-    """
+    """Yield the steps t = 0 (the last of sampling) to T-1 of some slices as training sees them (Algorithm 1)."""
     heard: dict[str, list[Tensor]] = {}
 
     def keep(_: nn.Module, given: tuple, output: list[Tensor]) -> None:
@@ -107,9 +95,8 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
     schedule, settings, rows = method.schedule, method.settings, slices.index.iloc[indices]
     keys = zip(rows["subject"], rows["slice"], strict=True)
     noise = SliceNoise([slice_seed(seed, "attention", *key) for key in keys], method.device)
-    contrasts = (settings.target, *settings.conditions)
-    target, *y = (torch.from_numpy(slices.images(indices, c)).to(method.device) for c in contrasts)
-    target, conditions = target[:, None], torch.stack(y, dim=1)  # (B, 1, S, S), (B, n, S, S)
+    images = np.stack([slices.images(indices, c) for c in (settings.target, *settings.conditions)], axis=1)
+    target, conditions = torch.from_numpy(images).to(method.device).tensor_split([1], dim=1)
     shape = target.shape[1:]
     for step in range(schedule.steps):
         t = torch.full((len(target),), step, device=method.device)
@@ -125,29 +112,22 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
 
 
 def variants(method: Method) -> dict[str, nn.Module | None]:
-    """Return the run's ways to make a mask of C features, as `model.critic.attentive_mask` takes them.
-
-    "channel_mean" is Eq. 28 as printed; "convolution" the run's own, which runs with ``mask="channel_mean"`` lack.
-    """
+    """Return the layers of `model.critic.attentive_mask`: none (Eq. 28 as printed), and the run's own if any."""
     return {"channel_mean": None} | ({} if method.attention is None else {"convolution": method.attention})
 
 
 def heads(method: Method, draws: int = DRAWS, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
     """Return names, weights (V + draws, C) and biases: `variants`, then convolutions drawn as those of a new run."""
     generator = torch.Generator().manual_seed(slice_seed(seed, "attention convolution"))
-    layers = dict(variants(method))
-    for k in range(draws):
-        layers[f"draw {k}"] = mask_convolution(method.critic)
-        initialise(layers[f"draw {k}"], generator)
+    layers = variants(method) | {f"draw {k}": mask_convolution(method.critic) for k in range(draws)}
+    for name in list(layers)[len(layers) - draws :]:
+        initialise(layers[name], generator)
     width = method.critic.middle_width
     mean = torch.full((width,), 1 / width), torch.zeros(())
     rows = [mean if k is None else (k.weight.detach()[0, :, 0, 0].cpu(), k.bias.detach()[0].cpu())
             for k in layers.values()]  # fmt: skip
     weight, bias = (torch.stack(group).to(method.device) for group in zip(*rows, strict=True))
     return list(layers), weight, bias
-
-
-# Means over zones
 
 
 def chosen_slices(slices: Slices, most: int = MOST) -> np.ndarray:
@@ -164,11 +144,11 @@ def chosen_slices(slices: Slices, most: int = MOST) -> np.ndarray:
 
 def _sums(names: list[tuple], subjects: list[str], images: Tensor, areas: Tensor) -> pd.DataFrame:
     """Return sums of images (B, K, S, S) over areas (B, Z, S, S), by what, name, of, t (K `names`), zone, subject."""
-    sums = torch.einsum("bkyx,bzyx->bkz", images.float(), areas).double().cpu().numpy()
-    pixels = np.broadcast_to(areas.sum(dim=(2, 3)).double().cpu().numpy()[:, None], sums.shape)
+    sums = torch.einsum("bkyx,bzyx->bkz", images.float(), areas).double()
+    values = {"sum": sums, "pixels": areas.sum(dim=(2, 3)).double()[:, None].expand_as(sums)}
     keys = [(*name, zone, subject) for subject in subjects for name in names for zone in ZONES]
-    values = {"sum": sums.ravel(), "pixels": pixels.ravel()}
-    return pd.DataFrame(values, pd.MultiIndex.from_tuples(keys, names=KEYS))
+    index = pd.MultiIndex.from_tuples(keys, names=KEYS)
+    return pd.DataFrame({name: x.cpu().numpy().ravel() for name, x in values.items()}, index)
 
 
 def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -202,14 +182,12 @@ def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> 
     return means, pd.concat(logits, ignore_index=True)
 
 
-def measured(
-    profile: str, run: Path, slices: Slices, most: int = MOST, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measured(profile: str, run: Path, slices: Slices, most: int = MOST) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return `measure` of a run, kept under ``analyses/attention``; errors as of `open_run`."""
     method = open_run(run)
     data = check(paths.prepared(profile, method.settings.dataset), method.settings.preparation())
     folder = paths.analysis(profile, "attention") / method.settings.run_name
-    key = (cache.file_hash(Path(run) / "weights.safetensors"), data, most, seed)
-    both = functools.cache(lambda: measure(method, slices, most, seed))
+    key = cache.file_hash(Path(run) / "weights.safetensors"), data, most
+    both = functools.cache(lambda: measure(method, slices, most))
     means = cache.kept(folder / "means.csv", lambda: both()[0], *key)
     return means, cache.kept(folder / "logits.csv", lambda: both()[1], *key)

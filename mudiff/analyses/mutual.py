@@ -5,6 +5,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,7 @@ from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.synthesis import sample
 from mudiff.training import runs
 
-PARTS = ("input", "encoder", "decoder", "output")
-"""Parts of a network: f_c that enters H; the encoder with the middle; the decoder; the prediction of x_0."""
-
-WHITE = 65535
-"""The kept value of intensity 1."""
+WHITE = 65535  # the kept value of intensity 1
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,10 @@ def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method:
     return Trained(loaded, open_slices(prepared, "test"), paths.analysis(profile, "mutual") / run.name, key)
 
 
-# Layers
-
-
 class Layer(NamedTuple):
     """A layer of F1 or F2: its part of the network, its short name, and where its features are found."""
 
-    part: str
+    part: str  # "input": f_c that enters H; "encoder", with the middle; "decoder"; "output": the prediction of x_0
     name: str
     module: nn.Module
     take: Callable[[tuple, Any], Tensor] = lambda _, result: result  # from the module's arguments and result
@@ -75,12 +69,12 @@ def layers(network: StructureNetwork | TextureNetwork) -> list[Layer]:
         found += [Layer("encoder", f"enc {k}.{b}", block) for b, block in enumerate(blocks, start=1)]
         if level.down is not None:
             found.append(Layer("encoder", f"down {k}", level, lambda _, result: result[0]))
-    middle = {"mid 1": h.middle1, "mid att": h.middle_attention, "mid 2": h.middle2}
-    found += [Layer("encoder", name, module) for name, module in middle.items()]
+    middle = zip(("mid 1", "mid att", "mid 2"), (h.middle1, h.middle_attention, h.middle2), strict=True)
+    found += [Layer("encoder", *named) for named in middle]
     for k, level in zip(range(len(h.decoder), 0, -1), h.decoder, strict=True):
-        blocks = {f"dec {k}.{b}": block for b, block in enumerate(level.blocks, start=1)}
-        after = {f"att {k}": level.attention, f"up {k}": level.up}
-        found += [Layer("decoder", n, m) for n, m in (blocks | after).items() if m is not None]
+        modules = {f"dec {k}.{b}": block for b, block in enumerate(level.blocks, start=1)}
+        modules |= {f"att {k}": level.attention, f"up {k}": level.up}
+        found += [Layer("decoder", *named) for named in modules.items() if named[1] is not None]
     return [*found, Layer("output", "x^p", h)]
 
 
@@ -99,9 +93,7 @@ def layer_features(network: nn.Module, *given: Tensor) -> Tensor:
     return torch.stack([found[layer.name] for layer in watched], dim=1)
 
 
-def inputs(
-    method: Method, slices: Slices, indices: np.ndarray, t: int, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(method: Method, slices: Slices, indices: np.ndarray, t: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Return what both networks get at step t: x_t (from the true target by Eq. 6), conditions, t and z."""
     rows, settings = slices.index.iloc[indices], method.settings
     seeds = [slice_seed(seed, "cka", t, s, z) for s, z in zip(rows.subject, rows["slice"], strict=True)]
@@ -115,31 +107,27 @@ def inputs(
 
 @torch.inference_mode()
 def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int = 0) -> pd.DataFrame:
-    """Compute CKA between the layers of F1 and F2 at step t, part by part, on `count` slices (or all) in minibatches.
+    """Compute CKA between the layers of F1 and F2 at step t on `count` slices, drawn by `seed`, in minibatches.
 
-    Both get the same `inputs`; F2 also gets F1's prediction from them. `seed` draws slices and noise. One row per
-    pair of layers of one part: part, f1, f2 (names), cka, t, slices (that were used: four or more).
+    Both get the same `inputs`; F2 also gets F1's prediction from them. One row per pair of layers of one part: part,
+    f1, f2 (names), cka, t, slices (that were used: four or more).
     """
     if not 0 <= t < method.schedule.steps:
         raise MudiffError(f"t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
-    chosen = np.random.default_rng(seed).permutation(len(slices))  # mixes subjects and heights
-    chosen = chosen[: max(count, 0)]
+    chosen = np.random.default_rng(seed).permutation(len(slices))[: max(count, 0)]  # mixes subjects and heights
     if len(chosen) < 4:
         raise MudiffError(f"CKA of {len(chosen)} slices: it takes 4 or more.")
     batch = min(cka.BATCH, len(chosen))
-    chosen = chosen[: len(chosen) // batch * batch]
+    chosen = chosen[: len(chosen) // batch * batch].reshape(-1, batch)
     first, second = [], []
-    for part in chosen.reshape(-1, batch):
+    for part in chosen:
         given = inputs(method, slices, part, t, seed)
         first.append(layer_features(method.f1, *given))
         second.append(layer_features(method.f2, *given, method.f1(*given)))
     matrix = cka.alignment(torch.cat(first), torch.cat(second), batch)
-    rows = [
-        (a.part, a.name, b.name, float(matrix[i, j]), t, len(chosen))
-        for i, a in enumerate(layers(method.f1))
-        for j, b in enumerate(layers(method.f2))
-        if a.part == b.part
-    ]
+    pairs = product(layers(method.f1), layers(method.f2))
+    rows = [(a.part, a.name, b.name, float(value), t, chosen.size)
+            for (a, b), value in zip(pairs, matrix.ravel(), strict=True) if a.part == b.part]  # fmt: skip
     return pd.DataFrame(rows, columns=["part", "f1", "f2", "cka", "t", "slices"])
 
 
@@ -156,9 +144,6 @@ def compare_steps(trained: Trained, steps: Sequence[int], count: int = 64, untra
     return cache.kept(path, compute, *trained.key, list(steps), count)
 
 
-# Predictions
-
-
 def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
     """Return f1, f2 (predictions of the last step) and mutual (the result) of a test subject, kept.
 
@@ -166,16 +151,16 @@ def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
     """
 
     def compute() -> dict[str, np.ndarray]:
-        last: list[list[Tensor]] = []
+        last: dict[str, list[Tensor]] = {"x_p1": [], "x_p2": []}
 
         def keep(step: dict[str, Any]) -> None:
-            if step["t"] == 0:
-                last.append([step["x_p1"], step["x_p2"]])
+            for name in last if step["t"] == 0 else ():
+                last[name].append(step[name])
 
         here = trained.slices.subject(subject)
         mutual = sample.sample_slices(trained.method, trained.slices, here, callback=keep)
-        pair = (torch.cat(x)[:, 0].float().cpu().numpy() / 2 + 0.5 for x in zip(*last, strict=True))
-        images = dict(zip(("f1", "f2", "mutual"), (*pair, mutual), strict=True))
+        f1, f2 = (torch.cat(x)[:, 0].float().cpu().numpy() / 2 + 0.5 for x in last.values())
+        images = {"f1": f1, "f2": f2, "mutual": mutual}
         return {name: np.round(x * WHITE).astype(np.uint16) for name, x in images.items()}
 
     found = cache.kept(trained.folder / "predictions" / f"{subject}.npz", compute, *trained.key, subject)
@@ -191,10 +176,7 @@ def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, 
 
 
 def alone(method: Method, network: int) -> Method:
-    """Return the method with a sampler that follows network 1 or 2 in place of Eq. 31's average.
-
-    F2 still gets F1's prediction, which is one of its inputs. The weights are shared.
-    """
+    """Return the method with a sampler that follows network 1 or 2 (it still gets F1's prediction), not Eq. 31."""
     follower = copy.copy(method)
     follower.predict = lambda *given: (method.predict(*given)[network - 1],)
     return follower
@@ -219,9 +201,10 @@ def scores(trained: Trained, every: int = 1, apart: bool = False) -> pd.DataFram
                 images[f"f{network} alone"] = sample.sample_slices(alone(method, network), slices, here)
             real, masks = truth(trained, here)
             for region, mask in masks.items():
+                row = {"region": region, "subject": subject}
                 for name, stack in images.items():
-                    row = {"prediction": name, "region": region, "subject": subject}
-                    rows.append(row | metrics.score_subject(real, stack, mask, "masked")[1])
+                    found = metrics.score_subject(real, stack, mask, "masked")[1]
+                    rows.append({"prediction": name} | row | found)
         return pd.DataFrame(rows)
 
     path = trained.folder / f"scores{'_apart' if apart else ''}.csv"

@@ -1,6 +1,7 @@
 """What the explorer computes: a slice, its conditions as they were changed, the synthesis and the masks."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from mudiff.analyses.attention import ZONES, variants, zones
 from mudiff.data import motion
 from mudiff.data.dataset import Slices
-from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
@@ -18,14 +18,9 @@ from mudiff.plots import attention as drawings
 from mudiff.synthesis import sample
 
 REGIONS = ("brain", *ZONES, "rectangle")
-REPLACEMENTS = ("background", "mean")
-"""What stands for a condition that is switched off: nothing, or its mean in the brain."""
-
-FIELD = 240.0
-"""Assumed field of view in mm: prepared slices do not say how large their pixels are, and motion is in mm."""
-
-KEPT = 32
-"""How many syntheses are kept, so that moving a slider back costs nothing."""
+REPLACEMENTS = ("background", "mean")  # for a condition that is switched off: nothing, or its mean in the brain
+FIELD = 240.0  # mm, assumed: prepared slices do not say how large their pixels are
+KEPT = 32  # syntheses, so that moving a slider back costs nothing
 
 
 @dataclass(frozen=True)
@@ -49,11 +44,12 @@ class View:
         """Return the same view with all conditions as they were acquired."""
         return dataclasses.replace(self, off=(), moved="")
 
-    def changed(self) -> tuple:
+    def changed(self) -> "View":
         """Return what decides the synthesis: settings of a change that is not made have no part in it."""
-        replacement = self.replacement if self.off else None
-        motion_of = (self.moved, self.strength) if self.moved and self.strength else None
-        return self.subject, self.place, tuple(sorted(self.off)), replacement, motion_of
+        chosen = {"off": tuple(sorted(self.off)), "replacement": self.replacement} if self.off else {}
+        if self.moved and self.strength:
+            chosen |= {"moved": self.moved, "strength": self.strength}
+        return View(self.subject, self.place, **chosen)
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,8 @@ class Explorer:
         self.method, self.slices, self.seed = method, slices, seed
         self.names = method.settings.conditions
         self.variants = tuple(variants(method))
-        self._kept: dict[tuple, Synthesis] = {}
-        self._moved: dict[tuple, np.ndarray] = {}
+        self._sampled = functools.lru_cache(KEPT)(self._sample)
+        self._moved = functools.lru_cache(1)(self._motion)
         self._scale: tuple[float, float] | None = None
 
     def first(self, subject: str | None = None) -> View:
@@ -88,11 +84,7 @@ class Explorer:
 
     def index(self, view: View) -> int:
         """Return the index of the view's slice among the test slices."""
-        own = self.slices.subject(view.subject)
-        if not 0 <= view.place < len(own):
-            last = len(own) - 1
-            raise MudiffError(f"{view.subject}: slice {view.place} of {len(own)}; choose 0 to {last}.")
-        return int(own[view.place])
+        return int(self.slices.subject(view.subject)[view.place])
 
     def truth(self, view: View) -> np.ndarray:
         """Return the true target, (S, S) in [0, 1]."""
@@ -108,22 +100,14 @@ class Explorer:
             inside = np.zeros_like(brain[0])
             inside[view.rows[0] : view.rows[1] + 1, view.columns[0] : view.columns[1] + 1] = True
             return inside
-        if name not in ZONES:
-            raise MudiffError(f"region {name!r} is unknown: choose one of {', '.join(REGIONS)}.")
         return zones(self.slices.lesion([index]), brain)[0, ZONES.index(name)]
 
     def conditions(self, view: View) -> np.ndarray:
         """Return the conditions as the view changes them, float32 (n, S, S) in [0, 1]: moved, then switched off."""
-        for name in [*view.off, *filter(None, [view.moved])]:
-            if name not in self.names:
-                raise MudiffError(f"condition {name!r} is unknown: choose one of {', '.join(self.names)}.")
-        if view.replacement not in REPLACEMENTS:
-            known = ", ".join(REPLACEMENTS)
-            raise MudiffError(f"replacement {view.replacement!r} is unknown: choose one of {known}.")
         index = self.index(view)
         images = np.stack([(self.slices.images([index], name)[0] + 1) / 2 for name in self.names])
         if view.moved:
-            images[self.names.index(view.moved)] = self._motion(view)[view.place]
+            images[self.names.index(view.moved)] = self._moved(view.subject, view.moved, view.strength)[view.place]
         brain = self.slices.brain([index])[0]
         for name in view.off:
             image = images[self.names.index(name)]
@@ -131,25 +115,16 @@ class Explorer:
             image[:] = np.where(brain, level, 0.0)
         return images
 
-    def _motion(self, view: View) -> np.ndarray:
-        """Return all slices of the moved condition, (Z, S, S) in [0, 1]."""
-        key = view.subject, view.moved, view.strength
-        if key not in self._moved:
-            stack = (self.slices.images(self.slices.subject(view.subject), view.moved) + 1) / 2
-            # Isotropic voxels, a head's usual field of view.
-            height = FIELD / max(self.slices.info["subjects"][view.subject]["shape"][:2])
-            side, movement = FIELD / self.slices.image_size, motion.draw(view.subject, view.strength)
-            self._moved = {key: motion.move_stack(stack, movement, (height, side, side))}
-        return self._moved[key]
+    def _motion(self, subject: str, contrast: str, strength: float) -> np.ndarray:
+        """Return all slices of a condition with motion, (Z, S, S) in [0, 1]; voxels are taken to be isotropic."""
+        stack = (self.slices.images(self.slices.subject(subject), contrast) + 1) / 2
+        height = FIELD / max(self.slices.info["subjects"][subject]["shape"][:2])
+        side = FIELD / self.slices.image_size
+        return motion.move_stack(stack, motion.draw(subject, strength), (height, side, side))
 
     def synthesis(self, view: View) -> Synthesis:
         """Return the synthesis from the view's conditions; the last `KEPT` are kept."""
-        key = view.changed()
-        if key not in self._kept:
-            if len(self._kept) >= KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = self._sample(view)
-        return self._kept[key]
+        return self._sampled(view.changed())
 
     @torch.no_grad()
     def _sample(self, view: View) -> Synthesis:
@@ -159,8 +134,7 @@ class Explorer:
         steps: list[dict] = []
         image = sample.sample_slices(self.method, self.slices, [index], self.seed, replaced, steps.append)[0]
         row, schedule, masks = self.slices.index.iloc[index], self.method.schedule, {}
-        seed = slice_seed(self.seed, "explorer", row["subject"], row["slice"])
-        noise = SliceNoise([seed], self.method.device)
+        noise = SliceNoise([slice_seed(self.seed, "explorer", row["subject"], row["slice"])], self.method.device)
         for step in steps:
             t = torch.full((1,), step["t"], device=self.method.device)
             means = [schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t) for j in (1, 2)]
@@ -190,16 +164,12 @@ class Explorer:
         normal, changed = (self.synthesis(v).image for v in (view.unchanged(), view))
         truth = self.truth(view)
         psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
-        mean = lambda a, where: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
+        mean = lambda a, where=inside: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
         return {
-            "pixels": int(inside.sum()),
-            "mask": mean(mask, inside),
+            "pixels": int(inside.sum()), "mask": mean(mask),
             "standard deviation of the mask": float(mask[inside].std()) if inside.any() else np.nan,
             "mask in the brain": mean(mask, brain),
-            "truth": mean(truth, inside),
-            "unchanged": mean(normal, inside),
-            "changed": mean(changed, inside),
-            "PSNR of the unchanged": psnr(truth, normal),
-            "PSNR of the changed": psnr(truth, changed),
+            "truth": mean(truth), "unchanged": mean(normal), "changed": mean(changed),
+            "PSNR of the unchanged": psnr(truth, normal), "PSNR of the changed": psnr(truth, changed),
             "PSNR between both": psnr(normal, changed),
-        }
+        }  # fmt: skip

@@ -14,6 +14,7 @@ from mudiff.evaluation import metrics, tables
 from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
 from mudiff.plots import attention as drawings
 from mudiff.plots import style
+from mudiff.plots.mutual import draw_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,15 +22,14 @@ if TYPE_CHECKING:
 
 # What stands in place of the widgets where a notebook is only read:
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
-_LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
+LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 _DPI = 80  # of the picture: sharp enough, and small in the notebook's file
 
 
 def changes(view: View) -> str:
     """Return what the view changes, in words."""
     parts = [f"{datasets.LABELS[name]} off" for name in view.off]
-    if view.moved:
-        parts.append(f"{datasets.LABELS[view.moved]} with motion {view.strength:g}")
+    parts += [f"{datasets.LABELS[view.moved]} with motion {view.strength:g}"] if view.moved else []
     return ", ".join(parts) or "nothing changed"
 
 
@@ -46,14 +46,13 @@ def draw(explorer: Explorer, view: View) -> "Figure":
         _grey(axes[0, -1], explorer.truth(view), target, "truth")
         _grey(axes[1, 0], normal.image, target, "synthesis, unchanged")
         _grey(axes[1, 1], changed.image, target, changes(view))
-        bar = _difference(axes[1, 2], changed.image - normal.image)
+        bar = draw_error(axes[1, 2], changed.image - normal.image, LARGEST)
         axes[1, 2].set_title("difference")
-        figure.colorbar(bar, ax=axes[1, 2], shrink=0.7, pad=0.02)
         brain = explorer.zone(view, "brain")
         shown = drawings.mask(axes[1, 3], explorer.mask(view), brain, explorer.scale(view))
-        title = f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}"
-        axes[1, 3].set_title(title, fontsize=8)
-        figure.colorbar(shown, ax=axes[1, 3], shrink=0.7, pad=0.02)
+        axes[1, 3].set_title(f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}", fontsize=8)
+        for axis, colours in zip(axes[1, 2:4], (bar, shown), strict=True):
+            figure.colorbar(colours, ax=axis, shrink=0.7, pad=0.02)
         for axis in (axes[1, 1], axes[1, 3]):
             drawings.outline(axis, explorer.zone(view, view.region))
         for axis in axes.ravel():
@@ -65,11 +64,6 @@ def draw(explorer: Explorer, view: View) -> "Figure":
 def _grey(axis: "Axes", image: np.ndarray, contrast: str, title: str) -> None:
     style.show(axis, image, contrast)
     axis.set_title(title, fontsize=8)
-
-
-def _difference(axis: "Axes", difference: np.ndarray) -> Any:
-    style.bare(axis)
-    return axis.imshow(difference, cmap="RdBu_r", vmin=-_LARGEST, vmax=_LARGEST)
 
 
 def scenarios(explorer: Explorer, view: View) -> dict[str, View]:
@@ -95,7 +89,7 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             _grey(column[0], image, target, title.replace(" with", "\nwith"))
             psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
             column[0].set_xlabel(f"{psnr:.1f} dB", fontsize=7, labelpad=2)
-            change = _difference(column[1], image - normal)
+            change = draw_error(column[1], image - normal, LARGEST)
             mask = drawings.mask(column[2], explorer.mask(chosen), brain, explorer.scale(view))
             for axis in column:
                 drawings.outline(axis, lesion)
@@ -130,8 +124,8 @@ class Panel:
         self.numbers = ipywidgets.HTML()
         left = ipywidgets.VBox(list(self.controls.values()))
         self.box = ipywidgets.HBox([left, ipywidgets.VBox([self.picture, self.numbers])])
-        for name, control in self.controls.items():
-            control.observe(self._on_subject if name == "subject" else self._on_change, names="value")
+        for control in self.controls.values():
+            control.observe(self._on_change, names="value")
         self.refresh()
 
     def view(self) -> View:
@@ -152,19 +146,17 @@ class Panel:
         figure.savefig(buffer, format="png", dpi=_DPI)
         self.picture.value = buffer.getvalue()
 
-    def _on_change(self, _: Any) -> None:
-        if not self._quiet:
-            self.refresh()
-
-    def _on_subject(self, _: Any) -> None:
-        """Another subject has other slices: go to the one with its largest lesion."""
-        start = self.explorer.first(self.controls["subject"].value)
-        place = self.controls["place"]
-        self._quiet = True  # the slice's own change would draw a second time
-        place.max = max(place.max, start.place)
-        place.value = start.place
-        place.max = len(self.explorer.slices.subject(start.subject)) - 1
-        self._quiet = False
+    def _on_change(self, change: Any) -> None:
+        """Show the new view; another subject has other slices: go to the one with its largest lesion."""
+        if self._quiet:
+            return
+        if change["owner"] is self.controls["subject"]:
+            start, place = self.explorer.first(change["new"]), self.controls["place"]
+            self._quiet = True  # the slice's own change would draw a second time
+            place.max = max(place.max, start.place)
+            place.value = start.place
+            place.max = len(self.explorer.slices.subject(start.subject)) - 1
+            self._quiet = False
         self.refresh()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -181,7 +173,6 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
     kinds = [(drawings.VARIANTS[name], name) for name in explorer.variants]
     last, places = explorer.slices.image_size - 1, len(explorer.slices.subject(view.subject))
     late = {"continuous_update": False}
-    steps = explorer.method.schedule.steps
     return {
         "subject": w.Dropdown(options=explorer.slices.subjects, value=view.subject, description="subject"),
         "place": w.IntSlider(view.place, 0, places - 1, description="slice", **late),
@@ -189,7 +180,7 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
         "replacement": w.Dropdown(options=REPLACEMENTS, value=view.replacement, description="replaced by"),
         "moved": w.Dropdown(options=[("none", ""), *names], value=view.moved, description="motion in"),
         "strength": w.FloatSlider(view.strength, min=0, max=3, step=0.5, description="strength", **late),
-        "t": w.IntSlider(view.t, 0, steps - 1, description="step t", **late),
+        "t": w.IntSlider(view.t, 0, explorer.method.schedule.steps - 1, description="step t", **late),
         "network": w.Dropdown(options=[1, 2], value=view.network, description="network"),
         "variant": w.Dropdown(options=kinds, value=view.variant, description="mask"),
         "region": w.Dropdown(options=REGIONS, value=view.region, description="region"),

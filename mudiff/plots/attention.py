@@ -1,6 +1,7 @@
 """Figs. 5a and 5b: the features that tau mixes, and the attentive masks."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,19 +49,17 @@ def fig5a(
 ) -> "Figure":  # fmt: skip
     """Draw Fig. 5a: what the contrast-aware adapter takes from each condition, and how much of it in the lesion.
 
-    `maps` is kind (of `MAPS`) -> condition -> map (S, S) of the slice that `shown` names, images in [0, 1]; `ratios`
-    lesion over elsewhere, by name (kind), of (condition) and subject.
+    `maps` is kind -> condition -> map (S, S) of the slice that `shown` names, images in [0, 1]; `ratios` lesion over
+    elsewhere, by name (kind), of (condition) and subject.
     """
     conditions = list(maps["image"])
-    # The brain's rim would set the scale.
-    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (brain & lesion)
     with style.style():
         figure = style.new_figure(1.5 * len(conditions) + 3.4, 1.5 * len(maps) + 0.3)
         left, right = figure.subfigures(1, 2, width_ratios=(1.5 * len(conditions) + 0.6, 2.8))
         axes = left.subplots(len(maps), len(conditions), squeeze=False)
         for row, (kind, group) in zip(axes, maps.items(), strict=True):
             row[0].set_ylabel(MAPS[kind])
-            _maps(row, group, kind, lesion, brain, middle)
+            _maps(row, group, kind, lesion, brain)
         for axis, name in zip(axes[0], conditions, strict=True):
             axis.set_title(datasets.LABELS[name])
         _ratios(right.subplots(), ratios, conditions)
@@ -74,53 +73,49 @@ def fig5a(
     return figure
 
 
-def _maps(row: Sequence["Axes"], group: Mapping, kind: str, lesion, brain, middle) -> None:
+def _maps(row: Sequence["Axes"], group: Mapping, kind: str, lesion: np.ndarray, brain: np.ndarray) -> None:
     """Draw one kind of map for all conditions, features on one scale, images each in its window."""
+    # The brain's rim would set the scale.
+    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (brain & lesion)
     inside = np.concatenate([values[middle] for values in group.values()])
     high = float(np.percentile(inside, 99)) if len(inside) else 1.0
-    for axis, condition in zip(row, list(group) + [None] * (len(row) - len(group)), strict=True):
-        if condition is None:
-            style.bare(axis)
-            axis.text(0.5, 0.5, "begins\nno pair", transform=axis.transAxes, ha="center", va="center")
-            continue
+    for axis, (condition, values) in zip(row, group.items(), strict=False):
         if kind == "image":
-            style.show(axis, group[condition], condition, "bottom" if axis is row[0] else "")
+            style.show(axis, values, condition, "bottom" if axis is row[0] else "")
         else:
-            values = np.where(brain, group[condition], np.nan)
-            drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=high)
+            drawn = axis.imshow(np.where(brain, values, np.nan), cmap="viridis", vmin=0, vmax=high)
             style.bare(axis)
         outline(axis, lesion)
         style.crop(axis, style.square(brain))
+    for axis in row[len(group) :]:
+        style.bare(axis)
+        axis.text(0.5, 0.5, "begins\nno pair", transform=axis.transAxes, ha="center", va="center")
     if kind != "image":
-        bar = row[0].figure.colorbar(drawn, ax=list(row), shrink=0.85, pad=0.01, extend="max")
-        bar.set_label("relative to brain")
+        options = {"shrink": 0.85, "pad": 0.01, "extend": "max", "label": "relative to brain"}
+        row[0].figure.colorbar(drawn, ax=list(row), **options)
 
 
 def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
     """Draw lesion over elsewhere: a group per condition, a row per kind."""
     values, colours = {}, {}
-    for condition in conditions:
-        for kind in MAPS:
-            found = ratios[[key[:2] == (kind, condition) for key in ratios.index]].dropna()
-            if len(found):
-                name = f"{datasets.LABELS[condition]}, {MAPS[kind]}"
-                values[name], colours[name] = np.log(found.to_numpy()), _COLOURS[kind]
-    # Of logarithms, so that the mean is the geometric one.
-    if _dots(axis, values, colours, "lesion / elsewhere (log)"):
-        axis.xaxis.set_major_formatter(lambda x, _: f"{np.exp(x):.2g}")
+    for condition, (kind, title) in product(conditions, MAPS.items()):
+        found = ratios[[key[:2] == (kind, condition) for key in ratios.index]].dropna()
+        if len(found):
+            name = f"{datasets.LABELS[condition]}, {title}"
+            values[name], colours[name] = np.log(found.to_numpy()), _COLOURS[kind]
+    axis.xaxis.set_major_formatter(lambda x, _: f"{np.exp(x):.2g}")
+    _dots(axis, values, colours, "lesion / elsewhere (log)")  # of logarithms: their mean is the geometric one
 
 
-def _dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str) -> bool:
-    """Draw `style.dots` with a line at 0; return whether there are any."""
-    if values:
-        style.dots(axis, values, colours)
-        axis.axvline(0, color="0.7", lw=0.8, zorder=0)
-        axis.locator_params(axis="x", nbins=5)
-        axis.set_xlabel(label)
-    else:
+def _dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str) -> None:
+    if not values:
         style.bare(axis)
         axis.text(0.5, 0.5, "no lesion in the test set", transform=axis.transAxes, ha="center")
-    return bool(values)
+        return
+    style.dots(axis, values, colours)
+    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axis.locator_params(axis="x", nbins=5)
+    axis.set_xlabel(label)
 
 
 def fig5b(
@@ -129,11 +124,10 @@ def fig5b(
 ) -> "Figure":  # fmt: skip
     """Draw Fig. 5b: the attentive masks of both networks, and where in the brain they are high.
 
-    `masks` is step -> network and variant -> mask (S, S) of the slice that `shown` names, `images` step -> the
-    second network's prediction in [0, 1]; `changes` lesion and boundary (columns) minus elsewhere, by name (variant
-    or draw), of (network) and subject.
+    `masks` is step -> network and variant -> mask (S, S) of the slice that `shown` names, `images` step -> x^{p2} in
+    [0, 1]; `changes` lesion and boundary minus elsewhere, by name (variant or draw), of (network) and subject.
     """
-    columns = 1 + max(map(len, masks.values()))
+    columns = 1 + len(next(iter(masks.values())))
     with style.style():
         figure = style.new_figure(max(1.3 * columns + 0.8, 6.4), 1.5 * len(masks) + 2.3)
         upper, lower = figure.subfigures(2, 1, height_ratios=(1.5 * len(masks) + 0.2, 1.9))
@@ -156,10 +150,10 @@ def fig5b(
         _zones(zone_axis, changes)
         _draws(draw_axis, changes)
         text = (
-            f"Attentive masks (Eq. 28) in the brain: {shown}, lesion outlined; below each the range of its values. "
-            "t = 0 is the last step. Channel mean: Eq. 28 as printed; convolution: the run's own (register C-1). "
-            "Lower left: zone minus elsewhere, a small mark per test subject and the mean. Lower right: convolutions "
-            "drawn anew, mean over subjects, networks and steps; lines: the run's own masks."
+            f"Attentive masks (Eq. 28) in the brain: {shown}, lesion outlined; below each the range of its values. t "
+            "= 0 is the last step. Channel mean: Eq. 28 as printed; convolution: the run's own (register C-1). "
+            "Lower left: zone minus elsewhere, a small mark per test subject and the mean. Lower right: "
+            "convolutions drawn anew, mean over subjects, networks and steps; lines: the run's own masks."
         )
         style.caption(figure, text, tables.about(profile))
     return figure
@@ -167,7 +161,7 @@ def fig5b(
 
 def _zones(axis: "Axes", changes: pd.DataFrame) -> None:
     rows, colours = {}, {}
-    for (variant, network), part in changes.groupby(["name", "of"], sort=False) if len(changes) else ():
+    for (variant, network), part in changes.groupby(["name", "of"], sort=False):
         for zone, colour in (("lesion", style.COLOURS[3]), ("boundary", style.COLOURS[0])):
             if variant in VARIANTS and part[zone].notna().any():
                 name = f"$M_{network}$, {VARIANTS[variant]}: {zone}"
@@ -177,7 +171,7 @@ def _zones(axis: "Axes", changes: pd.DataFrame) -> None:
 
 def _draws(axis: "Axes", changes: pd.DataFrame) -> None:
     """Draw the distribution over untrained convolutions, and where the run's own masks lie in it."""
-    means = changes["lesion"].groupby("name", sort=False).mean().dropna() if len(changes) else pd.Series()
+    means = changes["lesion"].groupby("name", sort=False).mean().dropna()
     if means.empty:
         style.bare(axis)
         return

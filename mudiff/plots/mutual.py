@@ -14,10 +14,9 @@ from mudiff.plots import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
 
-NAMES = {"f1": r"$\mathcal{F}_1$", "f2": r"$\mathcal{F}_2$", "mutual": "mutual"}
-"""Prediction -> its name in figures."""
-
+NAMES = {"f1": r"$\mathcal{F}_1$", "f2": r"$\mathcal{F}_2$", "mutual": "mutual"}  # prediction -> in figures
 ANNOTATED = 12  # layers of a heat map up to which its values can be read as numbers
 DIFFERENCE = 0.3  # of intensities, at which the colours of an error map end
 
@@ -54,13 +53,11 @@ def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure
         axes = upper.subplots(1, 2)
         for axis, (part, values) in zip(axes, parts.items(), strict=True):
             image = _heat_map(axis, values)
-            axis.set_title(part.capitalize())
-            axis.set(xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}")
+            axis.set(title=part.capitalize(), xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}")
         upper.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
         axis = lower.subplots()
-        marks = {"trained": (frame, "o-", style.COLOURS[0]), "untrained": (untrained, "o:", "0.5")}
-        for name, (line, mark, colour) in marks.items():
-            line = line[line.f1 == line.f2]
+        for name, values, mark in (("trained", frame, "o-"), ("untrained", untrained, "o:")):
+            line, colour = values[values.f1 == values.f2], "0.5" if name == "untrained" else style.COLOURS[0]
             axis.plot(range(len(line)), line.cka, mark, ms=3, lw=1.2, label=name, color=colour)
         names = line.f1.replace({"f_c": "$f_c$", "x^p": "$x^p$"})
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7 if len(names) < 25 else 5)
@@ -70,18 +67,18 @@ def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure
         axis.legend(ncols=2, loc="lower right")
         text = (
             f"CKA between the layers of {NAMES['f1']} and {NAMES['f2']} (Eq. 19): encoders with the middle, and "
-            "decoders, in the order of the computation; boxes mark counterparts. enc a.b, dec a.b: block b of "
-            "level a; down, up: the way to the next level; mid: what lies between. Below: counterparts from "
-            "the features $f_c$ that enter to the prediction $x^p$, and the same before training. Both "
-            f"networks get the same $x_t$, conditions, t and z; step t = {t} of the code, {t + 1} of the paper. "
-            f"torch-cka, unbiased, {slices} test slices in minibatches of {min(cka.BATCH, slices)}; values "
-            "below 0 have the colour of 0, and below 32 slices all are close to noise."
+            "decoders, in the order of the computation; boxes mark counterparts. enc a.b, dec a.b: block b of level "
+            "a; down, up: the way to the next level; mid: what lies between. Below: counterparts from the features "
+            "$f_c$ that enter to the prediction $x^p$, and the same before training. Both networks get the same "
+            f"$x_t$, conditions, t and z; step t = {t} of the code, {t + 1} of the paper. torch-cka, unbiased, "
+            f"{slices} test slices in minibatches of {min(cka.BATCH, slices)}; values below 0 have the colour of 0, "
+            "and below 32 slices all are close to noise."
         )
         style.caption(figure, text, tables.about(profile))
     return figure
 
 
-def _heat_map(axis: "Axes", values: pd.DataFrame) -> object:
+def _heat_map(axis: "Axes", values: pd.DataFrame) -> "AxesImage":
     from matplotlib.patches import Rectangle
 
     image = axis.imshow(values, cmap="viridis", vmin=0, vmax=1)
@@ -105,9 +102,8 @@ def fig2c(
 ) -> "Figure":  # fmt: skip
     """Draw Fig. 2c: tau step by step, each loss term over training, and the averaged predictions of the T steps.
 
-    `tau` is a pair of names -> maps (S, S) of `FEATURES` and `GATES`, means over the channels; `log` the run's log;
-    `steps` have, from the first to the last, ``t`` (of the code), ``x_t`` and ``mean`` (of both predictions), in
-    [0, 1] as `truth` is; `shown` names the slice in the caption.
+    `tau` is a pair of names -> maps (S, S) of `FEATURES` and `GATES`, means over the channels; `steps` have, from the
+    first to the last, ``t`` (of the code), ``x_t`` and ``mean`` (of both predictions), in [0, 1] as `truth` is.
     """
     with style.style():
         heights = [1.35 * len(tau) + 0.35, 2.0, 2.75]
@@ -117,11 +113,10 @@ def fig2c(
         _draw_losses(middle, log)
         _steps(lower, steps, truth, brain, target)
         text = (
-            f"{shown}. Top: tau of {NAMES['f2']} at the last step for every "
-            "pair of conditions, means over the channels, in the brain; all features have one scale. Middle: "
-            "each loss term over the training; dashed: a critic that guesses. Bottom: what enters each step, "
-            "and the error of the average of both predictions with its mean size in the brain (MAE); steps as "
-            f"the paper counts them. {style.ORIENTATION}"
+            f"{shown}. Top: tau of {NAMES['f2']} at the last step for every pair of conditions, means over the "
+            "channels, in the brain; all features have one scale. Middle: each loss term over the training; dashed: "
+            "a critic that guesses. Bottom: what enters each step, and the error of the average of both predictions "
+            f"with its mean size in the brain (MAE); steps as the paper counts them. {style.ORIENTATION}"
         )
         style.caption(figure, text, tables.about(profile))
     return figure
@@ -131,8 +126,8 @@ def _draw_tau(figure: "SubFigure", tau: Mapping, brain: np.ndarray) -> None:
     axes = figure.subplots(len(tau), len(FEATURES) + len(GATES), squeeze=False)
     inside = np.stack([maps[key][brain] for maps in tau.values() for key in FEATURES])
     limits = dict.fromkeys(FEATURES, np.percentile(inside, (1, 99))) | dict.fromkeys(GATES, (0, 1))
-    for row, ((first, second), maps) in zip(axes, tau.items(), strict=True):
-        row[0].set_ylabel(f"i: {first}\ni + 1: {second}")
+    for row, (pair, maps) in zip(axes, tau.items(), strict=True):
+        row[0].set_ylabel("i: {}\ni + 1: {}".format(*pair))
         for axis, key in zip(row, limits, strict=True):
             colours, (low, high) = "viridis" if key in FEATURES else "cividis", limits[key]
             axis.imshow(np.where(brain, maps[key], np.nan), cmap=colours, vmin=low, vmax=high)
@@ -168,7 +163,7 @@ def _steps(figure: "SubFigure", steps: Sequence, truth: np.ndarray, brain: np.nd
         error, t = step["mean"] - truth, step["t"] + 1
         style.show(column[0], step["x_t"], target)
         column[0].set_title(f"$x_{{{t}}}$")
-        bar = _draw_error(column[1], error)
+        bar = draw_error(column[1], error)
         column[1].set_title(f"t = {t}: MAE {np.abs(error[brain]).mean():.4f}", fontsize=8)
     style.show(axes[0, -1], truth, target, "bottom")
     axes[0, -1].set_title("truth")
@@ -180,9 +175,10 @@ def _steps(figure: "SubFigure", steps: Sequence, truth: np.ndarray, brain: np.nd
     figure.colorbar(bar, ax=list(axes.ravel()), shrink=0.5, pad=0.01, label="difference", extend="both")
 
 
-def _draw_error(axis: "Axes", error: np.ndarray) -> object:
+def draw_error(axis: "Axes", error: np.ndarray, limit: float = DIFFERENCE) -> "AxesImage":
+    """Show a difference of intensities (S, S), with colours that end at `limit`."""
     style.bare(axis)
-    return axis.imshow(error, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)
+    return axis.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 def fig5c(rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target: str, profile: str) -> "Figure":
@@ -199,7 +195,7 @@ def fig5c(rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target
             for axis, image in zip(row, images, strict=False):
                 style.show(axis, image, target, "top" if axis is axes[0, 0] else "")
             for axis, image in zip(row[4:], images[1:], strict=True):
-                errors = _draw_error(axis, image - images[0])
+                errors = draw_error(axis, image - images[0])
             for axis in row:
                 style.crop(axis, view)
             row[0].set_ylabel(label, fontsize=7)
@@ -208,8 +204,8 @@ def fig5c(rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target
         figure.colorbar(errors, ax=list(axes[:, -1]), shrink=0.7, pad=0.03, label="difference", extend="both")
         text = (
             f"Predictions of {NAMES['f1']} and {NAMES['f2']} at the last step (t = 1 of the paper) of one "
-            f"trajectory, their average, the result (Eq. 31), and the truth: {datasets.LABELS[target]}, the "
-            "test slice with the largest lesion (the middle one of subjects without), and the lesion enlarged. "
+            f"trajectory, their average, the result (Eq. 31), and the truth: {datasets.LABELS[target]}, the test "
+            "slice with the largest lesion (the middle one of subjects without), and the lesion enlarged. "
             f"Differences of normalised intensities. {style.ORIENTATION}"
         )
         style.caption(figure, text, tables.about(profile))
@@ -231,10 +227,10 @@ def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
             "Mutual prediction minus that of each network, per subject (small marks), mean and 95 % interval "
             f"(paired t, {scores.subject.nunique()} test subjects; none for one subject); for MAE the sign is "
             "turned, so that right of 0 the mutual one is better. Titles: mean scores. All three come from one "
-            "trajectory, which both networks steered. Protocol masked."
+            "trajectory, which both networks steered. Protocol "
+            f"masked.{'' if 'lesion' in regions else ' No test subject has a lesion.'}"
         )
-        left = "" if "lesion" in regions else " No test subject has a lesion."
-        style.caption(figure, text + left, tables.about(profile))
+        style.caption(figure, text, tables.about(profile))
     return figure
 
 
@@ -243,7 +239,7 @@ def _differences(axis: "Axes", wide: pd.DataFrame, metric: str) -> None:
     found = {NAMES[name]: sign * (wide["mutual"] - wide[name]) for name in ("f1", "f2")}
     style.dots(axis, {f"mutual − {name}": values for name, values in found.items()})
     style.intervals(axis, pd.DataFrame([statistics.paired(values) for values in found.values()]))
-    means = (f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
-    axis.set_title(", ".join(means), fontsize=7.5)
+    title = ", ".join(f"{NAMES[name]} {wide[name].mean():.{places}f}" for name in NAMES)
+    axis.set_title(title, fontsize=7.5)
     axis.set_xlabel(("− " if sign < 0 else "") + style.AXES[metric])
     axis.locator_params(axis="x", nbins=3)

