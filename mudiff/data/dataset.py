@@ -42,23 +42,21 @@ class Slices:
     def __init__(self, folder: Path, split: str, index: pd.DataFrame, info: dict[str, Any]):
         self.index = index  # a row per slice: subject, and slice, its number in the volume from inferior
         self.info = info  # content of ``prepared.json``
-        self._rows: dict[str, np.ndarray] = index.groupby("subject", sort=False).indices
+        groups = index.groupby("subject", sort=False)
+        self._rows: dict[str, np.ndarray] = groups.indices
+        self._subject, self._row = index["subject"].to_numpy(object), groups.cumcount().to_numpy()
         self.subjects = list(self._rows)
         self.contrasts = datasets.dataset(info["settings"]["dataset"]).contrasts
         self.image_size: int = info["settings"]["image_size"]
         self._folder = folder / split
-        self._subject = index["subject"].to_numpy(object)
-        self._row = index.groupby("subject", sort=False).cumcount().to_numpy()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def images(self, indices: Indices, contrast: str) -> np.ndarray:
         """Return slices of one contrast, float32 (B, S, S) in [-1, 1], background exactly -1."""
-        if contrast not in self.contrasts:
-            raise MudiffError(f"contrast {contrast!r} is unknown: choose one of {', '.join(self.contrasts)}.")
-        images = self._gather(".npy", indices, self.contrasts.index(contrast)).astype(np.float32)  # (B, S, S)
-        return images / np.float32(UINT16_MAX) * 2 - 1
+        channel = self.contrasts.index(datasets.known("contrast", contrast, self.contrasts))
+        return self._gather(".npy", indices, channel).astype(np.float32) / np.float32(UINT16_MAX) * 2 - 1
 
     def brain(self, indices: Indices) -> np.ndarray:
         """Return brain masks, bool (B, S, S)."""
@@ -91,8 +89,7 @@ class Slices:
         try:
             return _map(path, path.stat().st_mtime_ns)
         except (OSError, EOFError, ValueError) as error:
-            remedy = "delete it and run `mudiff prepare`"
-            raise MudiffError(f"{path}: cannot be read ({error}); {remedy}.") from None
+            raise MudiffError(f"{path}: cannot be read ({error}); delete it and run `mudiff prepare`.") from None
 
 
 @functools.lru_cache(maxsize=100)  # a map keeps its file open, and macOS allows 256
@@ -103,8 +100,7 @@ def _map(path: Path, changed: int) -> np.ndarray:
 def open_slices(folder: Path, split: str) -> Slices:
     """Open the prepared slices of a split (train, val or test), which must be complete and hold some."""
     folder = Path(folder)
-    if split not in SPLITS:
-        raise MudiffError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
+    datasets.known("split", split, SPLITS)
     info = read_info(folder)
     table = pd.read_csv(folder / "slices.csv", dtype={"split": str, "subject": str}, keep_default_na=False)
     index = table.loc[table["split"] == split, ["subject", "slice"]].reset_index(drop=True)
@@ -117,12 +113,10 @@ def check(folder: Path, preparation: Preparation) -> str:
     """Check that a folder holds the slices of these settings, all of them, and return their data hash."""
     info = read_info(folder)
     if info["fingerprint"] != preparation.fingerprint():
-        pairs = [(k, info["settings"].get(k), v) for k, v in dataclasses.asdict(preparation).items()]
-        unlike = ", ".join(f"{k} {found!r}, not {wanted!r}" for k, found, wanted in pairs if found != wanted)
-        raise MudiffError(
-            f"{folder}: prepared with {unlike or 'another version of the recipe'}; "
-            "run `mudiff prepare` with the settings of this run."
-        )
+        found, wanted = info["settings"], dataclasses.asdict(preparation).items()
+        unlike = ", ".join(f"{k} {found.get(k)!r}, not {v!r}" for k, v in wanted if found.get(k) != v)
+        why = unlike or "another version of the recipe"
+        raise MudiffError(f"{folder}: prepared with {why}; run `mudiff prepare` with the settings of this run.")
     return info["data_hash"]
 
 
@@ -130,16 +124,13 @@ def read_info(folder: Path) -> dict[str, Any]:
     """Return the content of ``prepared.json``; a MudiffError if there is none, or subjects failed."""
     path = Path(folder) / "prepared.json"
     if not path.is_file():
-        raise MudiffError(
-            f"{folder}: holds no prepared slices; run `mudiff prepare` first, or `mudiff train` with --data-root."
-        )
+        raise MudiffError(f"{folder}: no prepared slices; run `mudiff prepare`, or `mudiff train` with --data-root.")
     info = paths.read_json(path)
     if failed := info["failed"]:
-        rest = f" (the rest: {path})" if len(failed) > 3 else ""
+        total, rest = len(failed) + len(info["subjects"]), f" (the rest: {path})" if len(failed) > 3 else ""
         raise MudiffError(
-            f"{folder}: {len(failed)} of {len(failed) + len(info['subjects'])} subjects could not be prepared; "
-            f"mend them, or exclude them in the manifest, and prepare again: "
-            f"{' '.join(list(failed.values())[:3])}{rest}"
+            f"{folder}: {len(failed)} of {total} subjects could not be prepared; mend them, or exclude them in the "
+            f"manifest, and prepare again: {' '.join(list(failed.values())[:3])}{rest}"
         )
     return info
 

@@ -1,5 +1,6 @@
 """The paper's tables as data: datasets, contrasts, targets and methods."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mudiff.errors import MudiffError
@@ -36,10 +37,7 @@ class Dataset:
 
     def conditions(self, target: str) -> tuple[str, ...]:
         """Return the conditions of `target`, in the order that the networks take them."""
-        if target not in self.targets:
-            wrong = f"target {target!r} is not one of dataset {self.name!r}"
-            raise MudiffError(f"{wrong}: choose one of {', '.join(self.targets)}.")
-        return self.targets[target]
+        return self.targets[known(f"{self.label} target", target, self.targets)]
 
 
 _FOUR_CONTRASTS = {
@@ -59,11 +57,16 @@ DATASETS = {
 }  # fmt: skip
 
 
+def known(kind: str, name: str, choices: Collection[str]) -> str:
+    """Return `name` if it is one of the choices; a MudiffError lists them."""
+    if name not in choices:
+        raise MudiffError(f"{kind} {name!r} is unknown: choose one of {', '.join(choices)}.")
+    return name
+
+
 def dataset(name: str) -> Dataset:
-    """Return the dataset called `name`; a MudiffError lists those that there are."""
-    if name not in DATASETS:
-        raise MudiffError(f"dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
-    return DATASETS[name]
+    """Return the dataset called `name`."""
+    return DATASETS[known("dataset", name, DATASETS)]
 
 
 def contrast(name: str) -> str:
@@ -74,7 +77,5 @@ def contrast(name: str) -> str:
 
 
 def method(name: str) -> str:
-    """Return `name` if a method is called so; a MudiffError lists those that there are."""
-    if name not in METHODS:
-        raise MudiffError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
-    return name
+    """Return `name` if a method is called so."""
+    return known("method", name, METHODS)

@@ -52,8 +52,8 @@ def patient(subject: str) -> str:
 def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = None) -> dict[str, Files]:
     """Return every subject's files below a folder: subject -> contrast (or ``mask``) -> file, sorted.
 
-    Links are followed, hidden files passed over. Two files that claim one contrast are an error, or, where
-    `problems` is given, are entered there (subject -> what is wrong) and the subject is left out.
+    Links are followed, hidden files passed over. Two files that claim one contrast are an error, or, where `problems`
+    is given, are entered there (subject -> what is wrong) and the subject is left out.
     """
     datasets.dataset(dataset)
     if not Path(root).is_dir():
@@ -80,16 +80,14 @@ def find_contrasts(folder: Path) -> Files:
     return dict(sorted(files.items()))
 
 
-def _collect(
-    layouts: Iterable[str], folder: Path, problems: dict[str, str], one_subject: str = ""
-) -> dict[str, Files]:
+def _collect(layouts: Iterable[str], folder: Path, problems: dict[str, str], only: str = "") -> dict[str, Files]:
     """Return subject -> contrast -> file; a second file for a contrast is entered as a problem."""
     found: dict[str, Files] = {}
     for path in _walk(folder):
         matches = (re.search(_LAYOUTS[name], path.as_posix(), re.IGNORECASE) for name in layouts)
         if (match := next(filter(None, matches), None)) and path.is_file():
             parts = match.groupdict()
-            subject = one_subject or "_".join(filter(None, (parts["subject"], parts.get("session"))))
+            subject = only or "_".join(filter(None, (parts["subject"], parts.get("session"))))
             contrast = _CONTRASTS[parts["contrast"].lower()]
             first = found.setdefault(subject, {}).setdefault(contrast, path)
             if not first.samefile(path):

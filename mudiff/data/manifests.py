@@ -45,9 +45,7 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
         if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
             raise MudiffError(f"{path}: {subject!r} is no subject id; expected a plain name.")
         if split not in (*SPLITS, "excluded"):
-            raise MudiffError(
-                f"{path}: split {split!r} of {subject} is unknown; choose one of train, val, test, excluded."
-            )
+            raise MudiffError(f"{path}: split {split!r} of {subject} is unknown; choose train, val, test, excluded.")
     ids = table["subject"].map(files.match_id)
     if ids.duplicated().any():
         same = table.loc[ids == ids[ids.duplicated()].iloc[0], "subject"]
@@ -60,8 +58,7 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
     """Match the subjects of a folder with those of a manifest, whatever prefix their release gave them.
 
-    Returned are subject of the folder -> train, val or test (sorted, excluded subjects left out), the subjects
-    of the manifest that the folder lacks, and the reverse.
+    Returned are subject -> train, val or test (excluded ones left out), what the folder lacks, and what the manifest.
     """
     by_id: dict[str, str] = {}
     for subject in sorted(found):
@@ -75,22 +72,19 @@ def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str]
 
 
 def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
-    """Write a manifest (subject, split) with a seeded random split of the subjects of a data folder.
+    """Write a manifest (subject, split) with a seeded random split of the people of a data folder.
 
-    The healthy cohort is split 50/20/15 in proportion, all others 70/20/10. Time points and sessions of one
-    person go into one split; every split gets at least one person where there are three.
+    The proportions are 50/20/15 (healthy) or 70/20/10; every split gets at least one person where there are three.
     """
     if Path(path).exists():
         raise MudiffError(f"{path}: exists already; delete it or choose another name for the draft.")
     subjects = list(files.find_subjects(dataset, root))
     people = sorted({files.patient(subject) for subject in subjects})
     fractions = np.array(_FRACTIONS.get(dataset, (0.7, 0.2, 0.1)))
-    counts = np.rint(fractions * len(people)).astype(int)
-    counts[1:] = np.maximum(counts[1:], len(people) >= 3)
-    bounds = np.cumsum([len(people) - counts[1] - counts[2], counts[1]])
+    _, val, test = np.maximum(np.rint(fractions * len(people)).astype(int), len(people) >= 3)
     shuffled = np.random.default_rng(seed).permutation(people)
-    groups = zip(SPLITS, np.split(shuffled, bounds), strict=True)
-    splits = {str(person): split for split, group in groups for person in group}
+    groups = np.split(shuffled, [len(people) - val - test, len(people) - test])
+    splits = {str(person): split for split, group in zip(SPLITS, groups, strict=True) for person in group}
     table = pd.DataFrame({"subject": subjects, "split": [splits[files.patient(s)] for s in subjects]})
     paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return table

@@ -9,12 +9,10 @@ from mudiff.errors import MudiffError
 
 
 def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """Return the brain: all voxels above 0 in any contrast, cleaned by morphology.
+    """Return the brain, bool (Z, S, S): all voxels above 0 in any contrast, cleaned by morphology.
 
-    Specks are opened away slice by slice, crumbs far smaller than the brain are dropped, holes are filled.
-    A contrast with a cut field of view cannot cut the mask, since the other contrasts cover the rest.
-    `volumes` are C skull-stripped contrasts (Z, S, S) on one grid, background 0, Z may be 1; the mask is
-    bool (Z, S, S), all False where every contrast is empty.
+    Specks are opened away slice by slice, crumbs far smaller than the brain are dropped, holes are filled. `volumes`
+    are skull-stripped contrasts (Z, S, S) on one grid, background 0: where one is cut, the others cover the rest.
     """
     shapes = {np.shape(volume) for volume in volumes}
     if len(shapes) != 1 or len(next(iter(shapes))) != 3:
@@ -27,11 +25,9 @@ def brain_mask(volumes: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     labels, count = ndimage.label(opened, np.ones((3, 3, 3)))
     if not count:
         return np.zeros_like(head)
-    # Temporal lobes and cerebellum can be apart from the rest where the slices begin, so everything of at
-    # least a tenth of the largest component stays.
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    brain = (sizes >= 0.1 * sizes.max())[labels]
+    brain = (sizes >= 0.1 * sizes.max())[labels]  # temporal lobes and cerebellum can be apart from the rest
     return np.stack([ndimage.binary_fill_holes(plane) for plane in brain])
 
 

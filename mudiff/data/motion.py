@@ -1,10 +1,9 @@
 """Motion artefacts in a raw volume (section "Validation on robustness to motion artefacts").
 
-The paper gives no parameters, only a reference to a simulation of motion. Here TorchIO's `Motion` is applied
-(after Shaw et al., "MRI k-space motion artefact augmentation", MIDL 2019): the head moves a few times during
-the scan, and each segment of the k-space is acquired from the head's pose at that time. The image is the real part
-of the inverse transform, so each line of the k-space is averaged with the conjugate of its mirror image; a scanner
-would show the magnitude.
+The paper gives no parameters, only a reference to a simulation of motion. Here TorchIO's `Motion` is applied (Shaw et
+al., "MRI k-space motion artefact augmentation", MIDL 2019): the head moves a few times during the scan, and each
+segment of the k-space is acquired from its pose at that time. The image is the real part of the inverse transform, so
+each line of the k-space is averaged with the conjugate of its mirror image; a scanner would show the magnitude.
 """
 
 import zlib
@@ -69,68 +68,39 @@ def draw(subject: str, strength: float, seed: int = SEED) -> Movement:
     return Movement(subject, float(strength), times, size * degrees, size * translation)
 
 
-def segments(movement: Movement) -> list[tuple[float, float, np.ndarray, np.ndarray]]:
-    """Return begin, end (parts of the scan), degrees and translation of each segment of the k-space.
-
-    The segment that contains mid-scan is acquired at rest (TorchIO's rule, ``Motion.sort_spectra``); the pose it
-    would have had goes to the first segment.
-    """
-    middle = int(np.searchsorted(movement.times, 0.5, side="right"))
-    poses = [np.insert(values, 0, 0, axis=0) for values in (movement.degrees, movement.translation)]
-    for values in poses:  # (n + 1, 3)
-        values[[0, middle]] = values[[middle, 0]]
-    edges = [0.0, *map(float, movement.times), 1.0]
-    return list(zip(edges[:-1], edges[1:], *poses, strict=True))
-
-
 def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarray:
-    """Return a volume as it looks if the head moves during the scan.
+    """Return a volume (X, Y, Z) as it looks if the head moves during the scan: float32, at strength 0 an exact copy.
 
-    The phase encoding is left-right, whatever the order of the file's axes; background becomes 0 again, as where the
-    brain is extracted after the scan. The image may have values below 0. No global random state is touched.
-
-    Parameters
-    ----------
-    volume : array (X, Y, Z)
-        Intensities of any scale, background 0.
-    affine : array (4, 4)
-        Voxel indices to millimetres (RAS).
-    movement : Movement
-        From `draw`; at strength 0 the result is an exact copy of `volume`, otherwise it is float32.
+    `affine` (4, 4) maps voxel indices to mm (RAS). The phase encoding is left-right, whatever the order of the axes;
+    background (0) becomes 0 again, as where the brain is extracted after the scan. The image may have values below 0.
+    No global random state is touched.
     """
     if np.ndim(volume) != 3:
         raise MudiffError(f"motion: expected a volume (X, Y, Z), not {np.ndim(volume)} axes; pass all slices.")
     if movement.strength == 0:
         return np.array(volume)
+    import torch
+    import torchio
+
     found = orientations.io_orientation(affine)
     wanted = orientations.axcodes2ornt("PSL")  # TorchIO's time runs along the last axis
     there, back = orientations.ornt_transform(found, wanted), orientations.ornt_transform(wanted, found)
     ordered = orientations.apply_orientation(np.asarray(volume, np.float32), there)  # (P, S, L)
     sides = nibabel.affines.voxel_sizes(affine)[np.argsort(there[:, 0])]
-    moved = orientations.apply_orientation(_torchio(np.ascontiguousarray(ordered), sides, movement), back)
-    return np.where(np.asarray(volume) <= 0, np.float32(0), moved)
-
-
-def _torchio(ordered: np.ndarray, sides: np.ndarray, movement: Movement) -> np.ndarray:
-    """Apply TorchIO's `Motion` to a volume (P, S, L) with voxels of `sides` mm."""
-    import torch
-    import torchio
-
     # TorchIO turns about the origin of the affine, which lies anywhere: here it is the middle of the volume.
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([(0, 0, -1), (-1, 0, 0), (0, 1, 0)]) * sides  # columns P, S, L in RAS
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(ordered.shape) - 1) / 2)
+    axes = np.array([(0, 0, -1), (-1, 0, 0), (0, 1, 0)]) * sides  # columns P, S, L in RAS
+    affine = nibabel.affines.from_matvec(axes, -axes @ ((np.array(ordered.shape) - 1) / 2))
     transform = torchio.Motion(movement.degrees, movement.translation, movement.times, INTERPOLATION)
     with torch.random.fork_rng(devices=[]):  # each transform of TorchIO draws from torch's global generator
-        image = transform(torchio.ScalarImage(tensor=torch.from_numpy(ordered)[None], affine=affine))
-    return image.numpy()[0]
+        tensor = torch.from_numpy(np.ascontiguousarray(ordered))[None]
+        moved = transform(torchio.ScalarImage(tensor=tensor, affine=affine)).numpy()[0]
+    return np.where(np.asarray(volume) <= 0, np.float32(0), orientations.apply_orientation(moved, back))
 
 
 def move_stack(stack: np.ndarray, movement: Movement, sides: tuple[float, float, float]) -> np.ndarray:
     """Return prepared slices (Z, S, S) in [0, 1] after motion, float32; `sides` in mm, along these axes.
 
-    A stand-in where the raw volume is not at hand: motion comes after normalisation and resizing, and what turns
-    into the stack from beyond its edge is missing.
+    A stand-in where the raw volume is not at hand: what turns into the stack from beyond its edge is missing.
     """
     affine = np.eye(4)
     affine[:3, :3] = np.array([(0, 0, -1), (0, -1, 0), (1, 0, 0)]) * sides  # columns S, P, L in RAS
@@ -140,13 +110,15 @@ def move_stack(stack: np.ndarray, movement: Movement, sides: tuple[float, float,
 def table(movements: Iterable[Movement]) -> pd.DataFrame:
     """Return one row per segment of each scan, enough to generate the same artefacts again.
 
-    Columns strength, subject, segment (from 1), begin, end (parts of the scan), degrees_x, degrees_y, degrees_z,
-    translation_x, translation_y, translation_z (mm) of the pose as `Movement` has it; all six are 0 in mid-scan.
+    Columns strength, subject, segment (from 1), begin, end (parts of the scan), degrees_x, ..., translation_z (mm) of
+    the pose as `Movement` has it. The segment that contains mid-scan is acquired at rest (TorchIO's rule,
+    ``Motion.sort_spectra``): all six are 0, and the pose it would have had goes to the first segment.
     """
     parameters = [f"{what}_{axis}" for what in ("degrees", "translation") for axis in "xyz"]
-    rows = [
-        (m.strength, m.subject, number, begin, end, *degrees, *translation)
-        for m in movements
-        for number, (begin, end, degrees, translation) in enumerate(segments(m), start=1)
-    ]
+    rows: list[tuple] = []
+    for m in movements:
+        poses = np.insert(np.hstack([m.degrees, m.translation]), 0, 0, axis=0)  # (n + 1, 6)
+        middle, edges = np.searchsorted(m.times, 0.5, side="right"), [0.0, *map(float, m.times), 1.0]
+        poses[[0, middle]] = poses[[middle, 0]]
+        rows += [(m.strength, m.subject, n + 1, edges[n], edges[n + 1], *pose) for n, pose in enumerate(poses)]
     return pd.DataFrame(rows, columns=["strength", "subject", "segment", "begin", "end", *parameters])

@@ -47,12 +47,10 @@ def prepare(
 ) -> Report:  # fmt: skip
     """Prepare the slices of a dataset; subjects that are prepared already are kept.
 
-    Per subject it writes ``<split>/<subject>.npy``, uint16 (n, C, S, S), contrasts in the order of
-    `datasets.Dataset.contrasts`, 0 to 65535 for intensities 0 to 1; ``<subject>.masks.npy``, uint8
-    (n, 2, S, S), brain (0 or 1) and lesion label; ``<subject>.json``, where they come from. Last
-    ``slices.csv`` and ``prepared.json``. A subject whose split or files changed is prepared again, one that is
-    no longer listed is deleted; a folder of other settings is moved aside. A bad subject stops no other:
-    `Report.check` raises at the end.
+    Per subject it writes ``<split>/<subject>.npy`` and ``<subject>.masks.npy`` (see `subject_slices`) and
+    ``<subject>.json``, where they come from; last ``slices.csv`` and ``prepared.json``. A subject whose split or
+    files changed is prepared again, one no longer listed is deleted, a folder of other settings is moved aside. A bad
+    subject stops no other: `Report.check` raises at the end.
     """
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
@@ -66,7 +64,7 @@ def prepare(
     used = {*chosen.contrasts, *(("mask",) if chosen.lesions else ())}
     sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
     records = _finished(preparation, folder, splits, sources)
-    jobs = [(preparation, s, splits[s], found, folder) for s, found in sources.items() if s not in records]
+    jobs = [(preparation, s, splits[s], own, folder) for s, own in sources.items() if s not in records]
     failed = {s: problem for s, problem in problems.items() if s in splits}
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):
         if isinstance(result, MudiffError):
@@ -74,10 +72,8 @@ def prepare(
         else:
             records[subject] = result
     places = {"manifest are not in the data folder": missing, "data folder are not in the manifest": unlisted}
-    warnings = [
-        f"{len(s)} subjects of the {where}: {', '.join(s[:5])}{' ...' * (len(s) > 5)}"
-        for where, s in places.items() if s
-    ]  # fmt: skip
+    shown = {where: f"{', '.join(s[:5])}{' ...' * (len(s) > 5)}" for where, s in places.items() if s}
+    warnings = [f"{len(places[where])} subjects of the {where}: {names}" for where, names in shown.items()]
     return _write_index(preparation, folder, records, failed, warnings)
 
 
@@ -85,22 +81,20 @@ def each_subject(
     function: Callable[..., Any], jobs: Sequence[tuple], workers: int, label: str, progress: bool = True
 ) -> Iterator[tuple[tuple, Any]]:
     """Yield (job, ``function(*job)``) as jobs finish; a MudiffError of a job is yielded, not raised."""
+
+    def attempt(job: tuple) -> tuple[tuple, Any]:
+        try:
+            return job, function(*job)
+        except MudiffError as error:
+            return job, error
+
     run = joblib.Parallel(min(workers, len(jobs)) or 1, return_as="generator_unordered")
     try:
-        results = run(joblib.delayed(_attempt)(function, job) for job in jobs)
+        results = run(joblib.delayed(attempt)(job) for job in jobs)
         yield from tqdm(results, label, len(jobs), unit="subject", disable=None if progress else True)
     except TerminatedWorkerError:
-        raise MudiffError(
-            f"{label}: a process died, probably for want of memory; run it again with fewer workers "
-            "(finished subjects are kept)."
-        ) from None
-
-
-def _attempt(function: Callable[..., Any], job: tuple) -> tuple[tuple, Any]:
-    try:
-        return job, function(*job)
-    except MudiffError as error:
-        return job, error
+        advice = "run it again with fewer workers (finished subjects are kept)"
+        raise MudiffError(f"{label}: a process died, probably for want of memory; {advice}.") from None
 
 
 def _prepare_subject(
@@ -127,9 +121,9 @@ def subject_slices(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Prepare the slices of one subject: each volume normalised, cut, padded and resized, and the brain mask.
 
-    Returned are images, uint16 (n, C, S, S); masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 where
-    there is no mask); and a record: shape (native), first_slice, slices (their number), notes on what is odd, and
-    phantom, whether the headers say so.
+    Returned are images, uint16 (n, C, S, S), contrasts in the dataset's order, 0 to 65535 for intensities 0 to 1;
+    masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 without a mask); and a record: shape (native),
+    first_slice, slices (their number), notes on what is odd, and phantom, whether the headers say so.
     """
     contrasts = datasets.dataset(preparation.dataset).contrasts
     if absent := [name for name in contrasts if name not in found]:
@@ -144,7 +138,16 @@ def subject_slices(
     masks[:, 0] = brain_mask(images.swapaxes(0, 1))
     if mask:
         masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
-    notes = _notes(preparation, loaded[contrasts[0]].affine, masks, mask is not None)
+    notes = []
+    if len(masks) < preparation.slices:
+        notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
+    affine = loaded[contrasts[0]].affine
+    sides = dict(zip(nibabel.aff2axcodes(affine), nibabel.affines.voxel_sizes(affine), strict=True))
+    across, along = (next(sides[code] for code in pair if code in sides) for pair in ("LR", "AP"))
+    if not np.isclose(across, along, rtol=0.02):
+        notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
+    if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
+        notes.append(f"has no lesion {'in the slices used' if mask else 'mask; counted as free of lesions'}")
     mark, first = datasets.PHANTOM_MARK.encode(), geometries[0]
     record = {
         "shape": list(first.shape), "first_slice": first.kept[0], "slices": len(images), "notes": notes,
@@ -160,20 +163,6 @@ def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[n
     return np.rint(slices * UINT16_MAX).astype(np.uint16), geometry
 
 
-def _notes(preparation: Preparation, affine: np.ndarray, masks: np.ndarray, has_mask: bool) -> list[str]:
-    """Return what is odd about a subject, but no error."""
-    notes = []
-    if len(masks) < preparation.slices:
-        notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
-    sides = dict(zip(nibabel.aff2axcodes(affine), nibabel.affines.voxel_sizes(affine), strict=True))
-    across, along = (next(sides[code] for code in pair if code in sides) for pair in ("LR", "AP"))
-    if not np.isclose(across, along, rtol=0.02):
-        notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
-    if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
-        notes.append(f"has no lesion {'in the slices used' if has_mask else 'mask; counted as free of lesions'}")
-    return notes
-
-
 def _finished(
     preparation: Preparation, folder: Path, splits: dict[str, str], sources: dict[str, files.Files]
 ) -> Records:
@@ -182,18 +171,16 @@ def _finished(
     # Names that begin with a dot are what a killed process was writing.
     records = {p: paths.read_json(p) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
     if any(record["fingerprint"] != preparation.fingerprint() for record in records.values()):
-        names = (folder.with_name(f"{folder.name}.old-{n}") for n in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
+        aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{folder.name}.old-{n}")).exists())
         print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)
         folder.rename(aside)
         return {}
     for path, record in records.items():
-        arrays = [path.with_suffix(suffix) for suffix in (".npy", ".masks.npy")]
+        subject, arrays = record["subject"], [path.with_suffix(suffix) for suffix in (".npy", ".masks.npy")]
         before = {c: {k: v for k, v in s.items() if k != "sha256"} for c, s in record["sources"].items()}
-        now = {c: _state(source) for c, source in sources.get(record["subject"], {}).items()}
-        same = splits.get(record["subject"]) == record["split"] and before == now
-        if same and all(file.is_file() for file in arrays):
-            kept[record["subject"]] = record
+        now = {c: _state(source) for c, source in sources.get(subject, {}).items()}
+        if splits.get(subject) == record["split"] and before == now and all(file.is_file() for file in arrays):
+            kept[subject] = record
             continue
         # Without prepared.json the folder is readable only once it is complete again.
         for old in (folder / "prepared.json", path, *arrays):
@@ -211,8 +198,7 @@ def _write_index(
     data_hash = cache.digest(preparation.fingerprint(), subjects, contents)  # no paths and no dates
     rows = [
         (split, subject, record["first_slice"] + number)
-        for split in SPLITS
-        for subject, record in records.items() if record["split"] == split
+        for split in SPLITS for subject, record in records.items() if record["split"] == split
         for number in range(record["slices"])
     ]  # fmt: skip
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])
@@ -221,9 +207,8 @@ def _write_index(
     warnings = [*warnings, *(f"{s}: {note}" for s, record in records.items() for note in record["notes"])]
     summary = {
         "settings": dataclasses.asdict(preparation), "fingerprint": preparation.fingerprint(),
-        "data_hash": data_hash,
         "phantoms": phantoms.pop() if len(phantoms) == 1 else None,  # None: both, or not recorded
-        "subjects": records, "failed": failed, "warnings": warnings,
+        "data_hash": data_hash, "subjects": records, "failed": failed, "warnings": warnings,
     }  # fmt: skip
     paths.write_json(folder / "prepared.json", summary)
     return Report(folder, subjects, failed, warnings, data_hash)

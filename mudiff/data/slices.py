@@ -7,6 +7,7 @@ import numpy as np
 from nibabel import orientations
 from skimage.transform import resize
 
+from mudiff.data import datasets
 from mudiff.errors import MudiffError
 
 SLICE_ORDER = "LPS"
@@ -17,11 +18,10 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     """Map the intensities of one volume to [0, 1], float32, background exactly 0 (register B-4).
 
     Negative values count as 0. ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels
-    above 0, so that the darkest hundredth of the tissue joins the background; then min-max. ``minmax`` (text of
-    the paper): min-max alone. A volume without two values above 0 is an error, which names `source`.
+    above 0, whose darkest hundredth joins the background; then min-max. ``minmax`` (text of the paper): min-max
+    alone. A volume without two values above 0 is an error, which names `source`.
     """
-    if method not in ("percentile", "minmax"):
-        raise MudiffError(f"normalisation {method!r} is unknown: choose one of percentile, minmax.")
+    datasets.known("normalisation", method, ("percentile", "minmax"))
     data = np.asarray(data, np.float32)
     positive = data[data > 0].astype(np.float64)
     if not positive.size:
@@ -29,8 +29,7 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     minmax = max(data.min(), 0), data.max()
     low, high = np.percentile(positive, (1, 99)) if method == "percentile" else minmax
     if not high > low:
-        one = f"{source}: its voxels above 0 all have the value {high:g}"
-        raise MudiffError(f"{one}; replace the file or exclude the subject.")
+        raise MudiffError(f"{source}: all voxels above 0 are {high:g}; replace the file or exclude the subject.")
     unit = (data - np.float32(low)) / np.float32(high - low)
     return np.clip(unit, 0, 1, out=unit)
 
@@ -56,11 +55,9 @@ def to_slices(
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
     `data` (X, Y, Z) and `affine` (4, 4) are in native order. Zeros pad a slice to a square, which is resized to
-    `size` pixels (default: the longer native side): `order` 1 for intensities, smoothed first where they shrink,
-    0 (nearest voxel) for masks. Only the `wanted` middle slices are kept (default: all).
-
-    Returned are slices (Z, S, S), from inferior to superior, rows anterior to posterior, columns patient's right
-    to left, float32 (order 0: the type of `data`), and what `from_slices` needs.
+    `size` pixels (default: the longer native side): `order` 1 for intensities, smoothed first where they shrink, 0
+    (nearest voxel) for masks. Only the `wanted` middle slices are kept (default: all). Returned are slices (Z, S, S)
+    in `SLICE_ORDER`, float32 (order 0: the type of `data`), and what `from_slices` needs.
     """
     oriented = _oriented(data, affine)  # (Z, rows, columns)
     kept = middle(len(oriented), len(oriented) if wanted is None else wanted)

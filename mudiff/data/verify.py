@@ -17,10 +17,7 @@ Finding = tuple[str, str, str]
 def verify(
     dataset: str, root: Path, manifest: pd.DataFrame | None = None, workers: int = 2, progress: bool = True
 ) -> list[Finding]:
-    """Check every subject of a data folder, and the folder against its manifest; return what is wrong, sorted.
-
-    Subjects that the manifest excludes are passed over. Without a manifest only the files are checked.
-    """
+    """Check every subject that the manifest (if any) does not exclude, and the folder against it; sorted."""
     problems: dict[str, str] = {}
     found = files.find_subjects(dataset, root, problems)
     findings = [(subject, "", problem) for subject, problem in problems.items()]
@@ -48,10 +45,10 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
                 loaded[name] = volumes.read(found[name])
                 changed = loaded[name].data != volumes.labels(loaded[name])
                 if changed.any():
-                    odd = f"{changed.sum()} voxels are no labels from 0 to 255"
-                    odd += f" (for example {loaded[name].data[changed][0]:g})"
+                    first = f"(for example {loaded[name].data[changed][0]:g})"
                     kept = "fractions are rounded, negative values become 0, values above 255 become 1"
-                    wrong.append((name, f"{found[name]}: {odd}; {kept}."))
+                    odd = f"{changed.sum()} voxels are no labels from 0 to 255 {first}; {kept}."
+                    wrong.append((name, f"{found[name]}: {odd}"))
             else:
                 loaded[name] = volumes.load_volume(found[name])
                 normalise(loaded[name].data, "percentile", found[name])

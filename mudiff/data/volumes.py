@@ -34,11 +34,10 @@ class Volume:
 
 
 def load_volume(path: Path) -> Volume:
-    """Read one contrast (``.nii`` or ``.nii.gz``), background 0.
+    """Read one contrast (``.nii`` or ``.nii.gz``), background 0; it must be finite, with a voxel above 0.
 
     Where more voxels have the lowest, negative value than 0, the volume was z-scored or scaled to [-1, 1]: it is
-    shifted. Other negative values are kept; `slices.normalise` sets them to 0. A file that is not finite, constant
-    or without a voxel above 0 is an error.
+    shifted. Other negative values are kept; `slices.normalise` sets them to 0.
     """
     volume = read(path)
     lowest, highest = volume.data.min(), volume.data.max()
@@ -61,11 +60,7 @@ def load_mask(path: Path) -> Volume:
 
 
 def labels(volume: Volume) -> np.ndarray:
-    """Return the whole or fractional labels of a mask as uint8.
-
-    Fractions are rounded, so probabilities are cut at 0.5; labels below 0 become 0, labels above 255 become 1,
-    so that "lesion" stays ``data > 0``.
-    """
+    """Return a mask's labels as uint8: rounded, below 0 -> 0, above 255 -> 1, so that lesion stays ``data > 0``."""
     if not np.isfinite(volume.data).all():
         raise MudiffError(f"{volume.path}: the mask has NaN or infinite voxels; repair or remove it.")
     rounded = np.rint(volume.data)

@@ -12,6 +12,10 @@ from mudiff.phantoms.signals import TISSUES
 Array = np.ndarray
 FIELD_OF_VIEW = np.array([172.0, 204.0, 160.0])  # mm along x, y, z
 CENTRE = np.array([0.0, -18.0, 3.0])  # its middle in MNI coordinates, mm
+_VARIATION = {  # of a property from place to place: slow, quick, with the T1 detail (myelin and iron shorten times)
+    "t1": (0.035, 0.025, -0.04), "t2": (0.05, 0.03, -0.02), "pd": (0.02, 0.01, 0.0), "adc": (0.06, 0.05, 0.0),
+    "uptake": (0.15, 0.12, 0.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,6 @@ class Grid:
         """Voxel -> MNI coordinates."""
         sides = np.array([-1, -1, 1]) * self.spacing
         return nibabel.affines.from_matvec(np.diag(sides), CENTRE - sides * (np.array(self.shape) - 1) / 2)
-
-    def positions(self) -> Array:
-        """MNI coordinates of every voxel, (3, X, Y, Z) float32."""
-        scale, offset = np.diag(self.affine)[:3], self.affine[:3, 3]
-        return np.indices(self.shape, dtype=np.float32) * _column(scale, 4) + _column(offset, 4)
 
     def field(self, rng: np.random.Generator, scale: float) -> Array:
         """Draw a random field (X, Y, Z) float32, standardised: cubic B-splines on knots `scale` mm apart."""
@@ -64,8 +63,7 @@ class Template:
 
     def sample(self, name: str, positions: Array) -> Array:
         """Interpolate map `name` linearly at positions (3, ...) in mm."""
-        places = positions - _column(self.origin, positions.ndim)
-        return ndimage.map_coordinates(self.maps[name], places, order=1)
+        return ndimage.map_coordinates(self.maps[name], positions - _column(self.origin, positions.ndim), order=1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -73,12 +71,10 @@ def load_template(spacing: float) -> Template:
     """Load the maps that nilearn carries, smoothed so that voxels of `spacing` mm do not alias."""
     from nilearn import datasets  # slow to import
 
-    image = datasets.load_mni152_gm_template(resolution=1)
-    t1 = datasets.load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
-    brain = t1 > 0
-    grey = image.get_fdata(dtype=np.float32)
-    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
-    csf = np.clip(1 - grey - white, 0, 1)
+    loaders = datasets.load_mni152_gm_template, datasets.load_mni152_wm_template, datasets.load_mni152_template
+    images = [load(resolution=1) for load in loaders]
+    grey, white, t1 = (image.get_fdata(dtype=np.float32) for image in images)
+    brain, csf = t1 > 0, np.clip(1 - grey - white, 0, 1)
     # The maps are means over many brains; a power above 1 gives one brain's sharper borders back.
     maps = np.stack([grey, white, csf]) ** 1.7 * brain
     maps /= np.maximum(maps.sum(0), 1e-6)
@@ -89,7 +85,7 @@ def load_template(spacing: float) -> Template:
     maps = {"grey": maps[0], "white": maps[1], "brain": brain.astype(np.float32), "detail": detail}
     width = 0.3 * max(spacing - 1, 0)
     smooth = {name: ndimage.gaussian_filter(values, width) for name, values in maps.items()}
-    return Template(smooth, image.affine[:3, 3])
+    return Template(smooth, images[0].affine[:3, 3])
 
 
 @dataclass(frozen=True)
@@ -107,9 +103,13 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
     """Draw subject `number` of "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion)."""
     template = load_template(grid.spacing)
     where = _deform(grid, rng)  # (3, X, Y, Z), MNI coordinates
-    plan = {"brats": _plan_tumours, "isles": _plan_strokes}.get(dataset)
-    lesions = plan(number, template, grid, rng) if plan else []
-    distances = [_distance_inside(where, lesion, grid, rng) for lesion in lesions]
+    plan = {"brats": _plan_tumours, "isles": _plan_strokes, "healthy": lambda *_: []}[dataset]
+    lesions = plan(number, template, grid, rng)
+    distances = []  # of each voxel from the lesion's outline in mm, positive inside, (X, Y, Z)
+    for lesion in lesions:
+        away = (where - lesion.centre.reshape(3, 1, 1, 1)) / lesion.axes.reshape(3, 1, 1, 1)
+        rough = 0.8 * grid.field(rng, 14.0) + 0.5 * grid.field(rng, 7.0)
+        distances.append(lesion.radius * (1 + lesion.roughness * rough) - np.sqrt((away**2).sum(0)))
     for lesion in lesions:  # only now: the lesion itself is not pushed aside by its own mass
         where = _push(where, lesion.centre, 2.0 * lesion.radius, lesion.mass)
     inside = template.sample("brain", where)
@@ -125,7 +125,12 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
     for lesion, distance in zip(lesions, distances, strict=True):
         found = grow(fractions, lesion, distance[brain], where, draw_field(10.0))
         labels[brain] = np.where(found > 0, found, labels[brain])
-    variation = _vary(template.sample("detail", where), draw_field)
+    detail = template.sample("detail", where)
+    variation = {
+        name: np.exp(slow * draw_field(22.0) + fast * draw_field(4.0) + slope * detail)
+        for name, (slow, fast, slope) in _VARIATION.items()
+    }
+    variation["t2star"] = variation["t2"]
     return Anatomy(brain, fractions, variation, labels, np.clip(inside[brain], 0, 1))
 
 
@@ -135,7 +140,9 @@ def _deform(grid: Grid, rng: np.random.Generator) -> Array:
     a, b, c = np.deg2rad(rng.uniform(-4, 4, 3))
     turn = np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]]) / scale
     centre = CENTRE.reshape(3, 1, 1, 1)
-    where = np.tensordot(turn, grid.positions() - centre, axes=1) + centre
+    scales, offset = np.diag(grid.affine)[:3], grid.affine[:3, 3]
+    positions = np.indices(grid.shape, dtype=np.float32) * _column(scales, 4) + _column(offset, 4)
+    where = np.tensordot(turn, positions - centre, axes=1) + centre
     for knots, size in ((45.0, 3.2), (18.0, 2.0), (9.0, 0.7)):  # mm: head shape, lobes, gyri
         where += size * np.stack([grid.field(rng, knots) for _ in range(3)])
     return _push(where.astype(np.float32), np.array([0.0, -18.0, 12.0]), 32.0, rng.uniform(-0.05, 0.35))
@@ -173,26 +180,13 @@ def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
     return fractions
 
 
-def _vary(detail: Array, draw_field) -> dict[str, Array]:
-    """Return how tissue properties change from place to place: slowly, quickly, and with the T1 detail."""
-    sizes = {  # more myelin and iron: brighter on T1, both times shorter
-        "t1": (0.035, 0.025, -0.04), "t2": (0.05, 0.03, -0.02), "pd": (0.02, 0.01, 0.0),
-        "adc": (0.06, 0.05, 0.0), "uptake": (0.15, 0.12, 0.0),
-    }  # fmt: skip
-    varied = {
-        name: np.exp(slow * draw_field(22.0) + fast * draw_field(4.0) + slope * detail)
-        for name, (slow, fast, slope) in sizes.items()
-    }
-    return varied | {"t2star": varied["t2"]}
-
-
 @dataclass(frozen=True)
 class Lesion:
     """Place and shape of a tumour with oedema, rim and core, or of a stroke, territorial to microscopic."""
 
     centre: Array  # mm, MNI coordinates
     radius: float  # mm
-    axes: Array  # (3,) stretch along x, y, z
+    axes: Array  # (3,) factors along x, y, z
     roughness: float  # of the outline, relative to the radius
     mass: float = 0.0  # how strongly it pushes its surroundings aside
     extent: float = 0.0  # mm of oedema around it
@@ -232,13 +226,6 @@ def _plan_strokes(number: int, template: Template, grid: Grid, rng: np.random.Ge
         visible = max(radius, 0.9 * grid.spacing)  # a lesion between the voxels would be none
         strokes.append(Lesion(centre, visible, axes, 0.2 if radius > 5 else 0.05, 0.05 if large else 0.0))
     return strokes
-
-
-def _distance_inside(where: Array, lesion: Lesion, grid: Grid, rng: np.random.Generator) -> Array:
-    """Return the distance of each voxel from the lesion's outline in mm, positive inside, (X, Y, Z)."""
-    away = (where - lesion.centre.reshape(3, 1, 1, 1)) / lesion.axes.reshape(3, 1, 1, 1)
-    rough = 0.8 * grid.field(rng, 14.0) + 0.5 * grid.field(rng, 7.0)
-    return lesion.radius * (1 + lesion.roughness * rough) - np.sqrt((away**2).sum(0))
 
 
 def _grow_tumour(fractions: dict[str, Array], lesion: Lesion, distance: Array, _, rough: Array) -> Array:

@@ -1,20 +1,15 @@
 """Phantom cohorts: `anatomy` and `signals` meet in a scanner with coils and noise, written like the real datasets."""
 
 import dataclasses
-import hashlib
-import json
 import zlib
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from joblib import Parallel, delayed
 from scipy import ndimage
-from tqdm import tqdm
 
-from mudiff import paths
+from mudiff import cache, paths
 from mudiff.data import datasets
 from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
@@ -43,8 +38,7 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """Short hash, written into the header of each file."""
-        text = json.dumps([RECIPE_VERSION, dataclasses.asdict(self)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return cache.digest(RECIPE_VERSION, dataclasses.asdict(self))[:12]
 
     def generator(self, number: int, purpose: str) -> np.random.Generator:
         """Return a subject's random numbers for one purpose, independent of all others."""
@@ -52,35 +46,25 @@ class Recipe:
 
 
 def write_cohort(
-    dataset: str,
-    folder: Path | str,
-    counts: tuple[int, int, int],  # subjects for training, validation and test
-    seed: int = 2024,
-    spacing: float = 2.0,  # mm, 1 to 8
-    workers: int = 2,
-    progress: bool = True,  # on a terminal only
-    scanner: int = 0,  # 1: other settings that see the same brains
-) -> Path:
+    dataset: str, folder: Path | str, counts: tuple[int, int, int], seed: int = 2024, spacing: float = 2.0,
+    workers: int = 2, progress: bool = True, scanner: int = 0,
+) -> Path:  # fmt: skip
     """Write the cohort of "brats", "isles" or "healthy" and return ``manifest.csv`` (subject, split) in `folder`.
 
-    A subject depends on the recipe and its number alone. Subjects of the same recipe that are complete are kept.
+    `counts` are the subjects for training, validation and test, `spacing` is in mm (1 to 8), `scanner` 1 sees the
+    same brains with other settings. Complete subjects of the same recipe are kept.
     """
-    if dataset not in _SUBJECTS:
-        raise MudiffError(f"phantom dataset {dataset!r} is unknown: choose one of {', '.join(_SUBJECTS)}.")
+    from mudiff.data.prepare import each_subject  # slow to import; the Snakefile wants `Recipe` alone
+
+    datasets.known("phantom dataset", dataset, _SUBJECTS)
     if len(counts) != 3 or min(counts) < 0 or sum(counts) == 0:
         raise MudiffError(f"phantom counts {counts}: give three numbers, for training, validation and test.")
     folder, recipe = Path(folder), Recipe(dataset, int(seed), float(spacing), int(scanner))
     splits = np.repeat(SPLITS, counts)
-    missing = [n for n in range(1, len(splits) + 1) if not _complete(recipe, folder, n)]
-    jobs = (delayed(write_subject)(recipe, folder, n) for n in missing)
-    done = Parallel(min(workers, len(missing)) or 1, return_as="generator_unordered")(jobs)
-    try:
-        for _ in tqdm(done, f"{dataset} phantoms", len(missing), disable=None if progress else True):
-            pass
-    except BrokenProcessPool as error:
-        raise MudiffError(
-            f"{folder}: a process that generated phantoms was killed, as for want of memory: use fewer workers."
-        ) from error
+    jobs = [(recipe, folder, n) for n in range(1, len(splits) + 1) if not _complete(recipe, folder, n)]
+    for _, error in each_subject(write_subject, jobs, workers, f"{dataset} phantoms", progress):
+        if error:
+            raise error
     rows = [f"{_SUBJECTS[dataset].format(n)},{split}\n" for n, split in enumerate(splits, start=1)]
     paths.write_text(folder / "manifest.csv", "".join(["subject,split\n", *rows]))
     return folder / "manifest.csv"
@@ -126,9 +110,25 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
     grid, body = anatomy.Grid(recipe.spacing), draw_body(recipe, number)
     rng = recipe.generator(number, f"scanner {recipe.scanner}")
     tissues = _personal_tissues(recipe.generator(number, "tissues"), body)
-    settings = signals.draw_settings(recipe.dataset, rng, recipe.scanner)
-    volumes = {c: _scan(c, own, body, tissues, grid, rng) for c, own in settings.items()}
-    return volumes | {"mask": body.labels.astype(np.int16)}
+    volumes = {"mask": body.labels.astype(np.int16)}
+    for contrast, settings in signals.draw_settings(recipe.dataset, rng, recipe.scanner).items():
+        measured = np.zeros(int(body.brain.sum()), np.float32)
+        for name, tissue in tissues.items():
+            inside = body.fractions[name] > 0
+            measured[inside] += body.fractions[name][inside] * signals.measure(contrast, tissue, settings)
+        volume = np.zeros(grid.shape, np.float32)
+        volume[body.brain] = measured * body.coverage
+        # A thick slice blurs along its normal: full width at half maximum of the profile is the thickness.
+        volume = ndimage.gaussian_filter1d(volume, settings["thickness"] / 2.355 / grid.spacing, axis=2)
+        coil = np.exp(settings["coil"] * grid.field(rng, 70.0))
+        level = float(volume[body.brain].mean())
+        noise, gain = level / settings["snr"], rng.uniform(150, 600) / level
+        # Magnitude of a complex signal with Gaussian noise in both channels (Rice).
+        real = volume * coil + noise * rng.standard_normal(grid.shape, dtype=np.float32)
+        imaginary = noise * rng.standard_normal(grid.shape, dtype=np.float32)
+        scaled = np.clip(np.round(gain * np.hypot(real, imaginary)), 1, 32767)
+        volumes[contrast] = np.where(body.brain, scaled, 0).astype(np.int16)
+    return volumes
 
 
 def draw_body(recipe: Recipe, number: int) -> anatomy.Anatomy:
@@ -150,30 +150,3 @@ def _personal_tissues(rng: np.random.Generator, body: anatomy.Anatomy) -> dict[s
             values[prop] = getattr(tissue, prop) * (1.0 if name == "csf" else factor)  # water is water
         tissues[name] = dataclasses.replace(tissue, **values)
     return tissues
-
-
-def _scan(
-    contrast: str,
-    settings: dict[str, float],
-    body: anatomy.Anatomy,
-    tissues: dict[str, signals.Tissue],
-    grid: anatomy.Grid,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Measure one contrast: signals of the tissues in each voxel, slices, coil, noise, int16 scale."""
-    measured = np.zeros(int(body.brain.sum()), np.float32)
-    for name, tissue in tissues.items():
-        inside = body.fractions[name] > 0
-        measured[inside] += body.fractions[name][inside] * signals.measure(contrast, tissue, settings)
-    volume = np.zeros(grid.shape, np.float32)
-    volume[body.brain] = measured * body.coverage
-    # A thick slice blurs along its normal: full width at half maximum of the profile is the thickness.
-    volume = ndimage.gaussian_filter1d(volume, settings["thickness"] / 2.355 / grid.spacing, axis=2)
-    coil = np.exp(settings["coil"] * grid.field(rng, 70.0))
-    level = float(volume[body.brain].mean())
-    noise, gain = level / settings["snr"], rng.uniform(150, 600) / level
-    # Magnitude of a complex signal with Gaussian noise in both channels (Rice).
-    real = volume * coil + noise * rng.standard_normal(grid.shape, dtype=np.float32)
-    imaginary = noise * rng.standard_normal(grid.shape, dtype=np.float32)
-    scaled = np.clip(np.round(gain * np.hypot(real, imaginary)), 1, 32767)
-    return np.where(body.brain, scaled, 0).astype(np.int16)

@@ -21,11 +21,10 @@ class Tissue:
     flow: float = 1.0  # what is left of a spin echo: moving blood misses the second pulse
 
 
-# Round numbers, oriented at the 3 T literature: relaxation times at Wansapura et al. (J Magn Reson Imaging
-# 1999) and Stanisz et al. (Magn Reson Med 2005), proton densities at Whittall et al. (Magn Reson Med 1997),
-# diffusion at Le Bihan et al. (J Magn Reson Imaging 2001), stroke at Schlaug et al. (Neurology 1997), oedema
-# and necrosis at Hattingen et al. (Neuro-Oncology 2013). The enhancing rim is our choice: short T2, so that
-# a network can tell from the other contrasts where contrast agent will gather.
+# Round numbers, oriented at the 3 T literature: relaxation times at Wansapura et al. (J Magn Reson Imaging 1999) and
+# Stanisz et al. (Magn Reson Med 2005), proton densities at Whittall et al. (Magn Reson Med 1997), diffusion at Le
+# Bihan et al. (J Magn Reson Imaging 2001), stroke at Schlaug et al. (Neurology 1997), oedema and necrosis at
+# Hattingen et al. (Neuro-Oncology 2013). The enhancing rim is our choice: short T2 tells where agent will gather.
 TISSUES = {
     "grey": Tissue(1.550, 0.098, 0.050, 0.82, 0.83, uptake=0.03),
     "white": Tissue(0.930, 0.072, 0.045, 0.70, 0.72, uptake=0.015),
@@ -54,16 +53,14 @@ def _sequence(tr: Range, te: Range, thickness: Range, coil: Range, snr: Range, *
 SCANNERS: tuple[dict[str, dict[str, Range]], ...] = (
     {
         "t1": _sequence((0.55, 0.75), (0.009, 0.014), (1, 3), (0.07, 0.14), (12, 20)),
-        "t1ce": _sequence((0.02, 0.02), (0.003, 0.005), (1, 2), (0.05, 0.11), (20, 32),
-                          flip=(27, 33), dose=(0.9, 1.1)),
+        "t1ce": _sequence((.02, .02), (.003, .005), (1, 2), (.05, .11), (20, 32), flip=(27, 33), dose=(0.9, 1.1)),
         "t2": _sequence((3.5, 5.5), (0.085, 0.105), (1, 3), (0.06, 0.13), (12, 22)),
         "flair": _sequence((8.0, 10.5), (0.09, 0.13), (1, 4), (0.08, 0.15), (12, 22), null=(0.97, 1.02)),
         "dwi": _sequence((4.0, 7.0), (0.075, 0.1), (3, 5), (0.12, 0.26), (12, 25), b=(1000, 1000)),
     },
     {
         "t1": _sequence((0.30, 0.45), (0.012, 0.020), (3, 6), (0.20, 0.35), (10, 18)),
-        "t1ce": _sequence((0.03, 0.03), (0.005, 0.008), (2, 4), (0.10, 0.20), (15, 25),
-                          flip=(30, 40), dose=(1.2, 2.0)),
+        "t1ce": _sequence((.03, .03), (.005, .008), (2, 4), (.10, .20), (15, 25), flip=(30, 40), dose=(1.2, 2.0)),
         "t2": _sequence((2.2, 3.2), (0.10, 0.15), (3, 6), (0.20, 0.35), (10, 20)),
         "flair": _sequence((6.0, 8.0), (0.12, 0.16), (3, 6), (0.20, 0.35), (10, 20), null=(0.94, 1.04)),
         "dwi": _sequence((3.0, 5.0), (0.09, 0.12), (4, 6), (0.20, 0.35), (8, 16), b=(800, 1200)),
@@ -124,11 +121,10 @@ def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> np.nda
 
 
 def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> dict[str, dict[str, float]]:
-    """Draw the settings of one examination: contrast -> setting -> value.
+    """Draw the settings of one examination: contrast -> setting -> value; the healthy cohort's T1 is a gradient echo.
 
-    Three quarters of every draw come from one number per examination, since a site that shortens one
-    sequence shortens the others: the look of one contrast then tells something about the rest.
-    The healthy cohort's T1 is a gradient echo.
+    Three quarters of every draw come from one number per examination: a site that shortens one sequence shortens the
+    others, so the look of one contrast tells something about the rest.
     """
     site = rng.uniform()
     drawn = {}
@@ -137,7 +133,6 @@ def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> d
         if (dataset, contrast) == ("healthy", "t1"):
             ranges = {k: v for k, v in SCANNERS[scanner]["t1ce"].items() if k != "dose"} | {"flip": (24, 34)}
         drawn[contrast] = {
-            name: float(low + (high - low) * (0.75 * site + 0.25 * rng.uniform()))
-            for name, (low, high) in ranges.items()
+            k: float(low + (high - low) * (0.75 * site + 0.25 * rng.uniform())) for k, (low, high) in ranges.items()
         }
     return drawn
