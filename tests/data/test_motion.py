@@ -27,28 +27,16 @@ def brain(rng) -> np.ndarray:
     return np.where(inside, 500 + 2000 * texture, 0).clip(0).astype(np.float32)
 
 
-def still(strength=2.0, **changes):
-    """A movement of one kind only."""
-    nothing = {name: np.zeros((motion.MOVEMENTS, 3)) for name in ("degrees", "translation")}
-    return dataclasses.replace(motion.draw("A", strength), **nothing | changes)
-
-
 def error(one, other):
     return float(np.abs(one - other).mean())
 
 
-# The parameters
-
-
 def test_a_strength_is_a_documented_scale():
-    assert [motion.scale(s) for s in (0, 1, 2, 3)] == [0, 2, 5, 10]
-    assert motion.scale(1.5) == 3.5 and motion.name(2) == "moderate" and motion.name(1.5) == "1.5"
-
-
-@pytest.mark.parametrize("strength", [-0.1, 3.01, float("nan"), float("inf"), "2"])
-def test_other_strengths_are_refused(strength):
-    with pytest.raises(MudiffError, match=r"strength .* of motion: expected a number from 0 .* to 3"):
-        motion.draw("A", strength)
+    assert [motion.scale(s) for s in (0, 1, 1.5, 2, 3)] == [0, 2, 3.5, 5, 10]
+    assert motion.name(2) == "moderate" and motion.name(1.5) == "1.5"
+    for strength in (-0.1, 3.01, float("nan"), float("inf"), "2"):
+        with pytest.raises(MudiffError, match=r"strength .* of motion: expected a number from 0 .* to 3"):
+            motion.draw("A", strength)
 
 
 def test_strengths_of_a_subject_differ_in_size_alone():
@@ -58,13 +46,8 @@ def test_strengths_of_a_subject_differ_in_size_alone():
     np.testing.assert_allclose(mild.translation * 5, severe.translation)
     assert not motion.draw("A", 0).degrees.any() and not motion.draw("A", 0).translation.any()
 
-
-def test_subjects_and_seeds_differ_and_a_draw_is_repeated():
-    first, again = motion.draw("A", 2), motion.draw("A", 2)
-    np.testing.assert_array_equal(first.degrees, again.degrees)
-    for other in (motion.draw("B", 2), motion.draw("A", 2, seed=1)):
-        assert not np.isclose(first.degrees, other.degrees).any()
-        assert not np.isclose(first.times, other.times).any()
+    for other in (motion.draw("B", 1), motion.draw("A", 1, seed=1)):
+        assert not np.isclose(mild.degrees, other.degrees).any() and not np.isclose(mild.times, other.times).any()
 
 
 def test_parameters_lie_within_the_scale_and_fill_it():
@@ -84,7 +67,7 @@ def test_the_table_is_enough_to_draw_the_same_again():
         "strength", "subject", "segment", "begin", "end", "degrees_x", "degrees_y", "degrees_z",
         "translation_x", "translation_y", "translation_z",
     ]  # fmt: skip
-    assert len(frame) == 2 * 5 and list(frame["segment"]) == [1, 2, 3, 4, 5] * 2
+    assert list(frame["segment"]) == [1, 2, 3, 4, 5] * 2
     second = frame[frame.strength == 2]
     drawn = motion.draw("A", 2)
     order = [1, 0, 2, 3]  # the third segment is mid-scan, and its pose has the first one
@@ -130,54 +113,16 @@ def test_the_table_says_which_pose_has_which_part_of_the_scan(brain, times):
     np.testing.assert_allclose(moved, expected, atol=0.5)  # of values up to 1000
 
 
-def test_the_head_itself_goes_the_other_way(brain):
-    """The poses map the moved image to the unmoved head, so 4 mm to superior moves the head 4 mm to inferior."""
-    shift = np.zeros((motion.MOVEMENTS, 3))
-    shift[:, 2] = 4.0  # mm, two voxels
-    times = np.array([0.505, 0.51, 0.515, 0.52])  # at rest up to just before the centre of the k-space
-    full = np.where(brain > 0, brain, 1e-6)  # no background, which would be set to 0
-    moved = motion.move(full, AFFINE, still(translation=shift, times=times))
-    down = np.roll(full, -2, axis=2)  # the last axis runs to superior
-    assert error(moved, down) < 0.7 * error(moved, np.roll(full, 2, axis=2))
-
-
-# The artefact
-
-
 def test_strength_zero_returns_its_input_bit_for_bit(brain):
     same = motion.move(brain, AFFINE, motion.draw("A", 0))
     np.testing.assert_array_equal(same, brain)
     assert same.dtype == brain.dtype and same is not brain
 
 
-def test_a_head_that_rests_comes_through_the_k_space_unchanged(brain):
-    np.testing.assert_allclose(motion.move(brain, AFFINE, still()), brain, atol=1e-2)  # of values up to 1000
-
-
-def test_more_motion_changes_more(brain):
-    errors = [error(motion.move(brain, AFFINE, motion.draw("A", s)), brain) for s in (0.5, 1, 2)]
-    assert 1 < errors[0] < errors[1] < errors[2]
-
-
-def test_the_background_stays_zero(brain):
-    moved = motion.move(brain, AFFINE, motion.draw("A", 3))
-    assert moved.dtype == np.float32 and moved.shape == brain.shape and np.isfinite(moved).all()
-    assert not moved[brain == 0].any()
-    assert (moved[brain > 0] != 0).mean() > 0.99
-
-
-@pytest.mark.parametrize("axis, mixed", [(0, True), (1, False), (2, False)])
-def test_the_phase_encoding_is_left_right(brain, axis, mixed):
-    """A line of voxels along left-right is mixed within itself; lines beside it do not leak into it."""
-    line = np.zeros_like(brain)
-    line[18:22, 22:26, 14:18] = 100.0
-    shift = np.zeros((motion.MOVEMENTS, 3))
-    shift[:, 0] = 4.0  # mm, two voxels to the side
-    moved = motion.move(np.where(line > 0, line, 1e-6), AFFINE, still(translation=shift))
-    others = [a for a in range(3) if a != axis]
-    profile = np.abs(moved - line).sum(axis=tuple(others))  # along the axis
-    outside = line.sum(axis=tuple(others)) == 0
-    assert (profile[outside].sum() > 20) == mixed
+def test_more_motion_changes_more_and_the_background_stays_zero(brain):
+    moved = [motion.move(brain, AFFINE, motion.draw("A", s)) for s in (0.5, 1, 3)]
+    assert 1 < error(moved[0], brain) < error(moved[1], brain) < error(moved[2], brain)
+    assert moved[2].dtype == np.float32 and np.isfinite(moved[2]).all() and not moved[2][brain == 0].any()
 
 
 @pytest.mark.parametrize("order", ["RAS", "PSL", "SRA", "IPR"])
@@ -196,13 +141,10 @@ def test_the_storage_order_and_the_origin_do_not_matter(brain, order):
 
 def test_millimetres_are_those_of_the_affine(brain):
     movement = dataclasses.replace(motion.draw("A", 1), degrees=np.zeros((motion.MOVEMENTS, 3)))
-    twice = dataclasses.replace(movement, translation=2 * movement.translation)
-    coarse = np.diag([-4.0, -4.0, 4.0, 1.0])
-    np.testing.assert_allclose(motion.move(brain, coarse, twice), motion.move(brain, AFFINE, movement), atol=1e-2)
-    thick = np.diag([-2.0, -2.0, 6.0, 1.0])  # each axis has its own side
-    movement.translation[:, :2] = 0
-    three = dataclasses.replace(movement, translation=3 * movement.translation)
-    np.testing.assert_allclose(motion.move(brain, thick, three), motion.move(brain, AFFINE, movement), atol=1e-2)
+
+    wider = dataclasses.replace(movement, translation=movement.translation * (1, 2, 3))
+    unlike = np.diag([-2.0, -4.0, 6.0, 1.0])  # each axis has its own side
+    np.testing.assert_allclose(motion.move(brain, unlike, wider), motion.move(brain, AFFINE, movement), atol=1e-2)
 
 
 def test_no_global_random_state_is_touched_or_read(brain):
@@ -217,13 +159,8 @@ def test_no_global_random_state_is_touched_or_read(brain):
     torch.manual_seed(2)
     np.testing.assert_array_equal(motion.move(brain, AFFINE, motion.draw("A", 2)), first)
 
-
-def test_other_arrays_than_volumes_are_refused(brain):
     with pytest.raises(MudiffError, match=r"expected a volume \(X, Y, Z\), not 2 axes"):
         motion.move(brain[0], AFFINE, motion.draw("A", 1))
-
-
-# Slices
 
 
 def test_a_stack_moves_as_its_volume_does(brain):

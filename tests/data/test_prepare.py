@@ -48,18 +48,11 @@ def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
     expected, _ = to_slices(lesion(), LPS, 16, order=0)
     np.testing.assert_array_equal(masks[:, 1], expected[4:8])
     index = pd.read_csv(tmp_path / "p/slices.csv")
-    assert list(index.columns) == ["split", "subject", "slice"]
+
     assert index[index["subject"] == "Brats18_A_1"]["slice"].tolist() == [4, 5, 6, 7]
     info = json.loads((tmp_path / "p/prepared.json").read_text())
     assert (info["settings"]["image_size"], info["data_hash"]) == (16, report.data_hash)
     assert info["subjects"]["Brats18_A_1"]["shape"] == list(SHAPE)
-
-
-def test_several_processes_write_the_same_as_one(cohort, tmp_path):
-    one = prepare(cohort, tmp_path / "one", workers=1)
-    two = prepare(cohort, tmp_path / "two", workers=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert one.data_hash == two.data_hash
 
 
 def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
@@ -136,32 +129,21 @@ def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_sub
         dataset.open_slices(tmp_path / "p", "test")
 
 
-def test_subjects_that_are_missing_or_unlisted_are_warnings(cohort, tmp_path):
-    root, manifest = cohort
-    report = prepare((root, manifest.assign(subject=["Z", *manifest["subject"][1:]])), tmp_path / "p")
-    assert report.warnings == [
-        "1 subjects of the manifest are not in the data folder: Z",
-        "1 subjects of the data folder are not in the manifest: Brats18_A_1",
-    ]
-    assert "Brats18_A_1" not in report.subjects
-
-
 def test_without_training_subjects_nothing_is_touched(cohort, tmp_path):
     root, manifest = cohort
     prepare(cohort, tmp_path / "p")
     before = contents(tmp_path / "p")
-    unknown = manifest.assign(subject=list("VWXYZ"))
     untrained = manifest.assign(subject=[*"VWX", *manifest["subject"][3:]])
-    for folder, listed, says in (
-        (root, unknown, "none of the subjects of the manifest"),
-        (root, untrained, "none of the training subjects"),
-        (root / "none", manifest, "data folder not found"),
-    ):
+    unknown = manifest.assign(subject=list("VWXYZ"))
+    for listed, says in ((unknown, "none of the subjects of the"), (untrained, "none of the training subjects")):
         with pytest.raises(MudiffError, match=says):
-            prepare((folder, listed), tmp_path / "p")
+            prepare((root, listed), tmp_path / "p")
     assert contents(tmp_path / "p") == before
     test_only = manifest[manifest["split"] == "test"]  # an unseen cohort needs no training subjects
-    assert len(prepare((root, test_only), tmp_path / "q").subjects) == 1
+    report = prepare((root, test_only), tmp_path / "q")
+    assert list(report.subjects) == ["Brats18_E_1"]
+    listed = ", ".join(f"Brats18_{name}_1" for name in "ABCD")
+    assert report.warnings == [f"4 subjects of the data folder are not in the manifest: {listed}"]
 
 
 def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_path):
@@ -206,7 +188,7 @@ prepare.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(s
 def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, monkeypatch):
     root, manifest = cohort
     manifest.to_csv(root / "manifest.csv", index=False)
-    prepare(cohort, tmp_path / "whole")
+    prepare(cohort, tmp_path / "whole", workers=2)  # which writes the same as one process
     folder = tmp_path / "p"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder)], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -224,7 +206,7 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, m
 
 
 @pytest.mark.parametrize("change", ["source", "split", "dropped"])
-def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, change, write_subject, capsys):
+def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, change, write_subject):
     root, manifest = cohort
     old = prepare(cohort, tmp_path / "p")
     dates = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").glob("*/*_[B-E]_1*")}
@@ -267,26 +249,9 @@ def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write
     prepare(cohort, tmp_path / "q")
     found = [dataset.origin(tmp_path / name) for name in ("p", "q", "none")]
     assert found == ["phantoms", "patients", "unknown"]
-    assert json.loads((tmp_path / "p/prepared.json").read_text())["phantoms"] is True
 
 
-real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
-
-
-@real_data
-def test_real_brats_subject_with_a_cut_field_of_view(tmp_path):
-    found = files.find_contrasts(REAL_DATA / "brats/Brats18_2013_20_1")
-    images, masks, record = data.subject_slices(Preparation("brats", 64, 20), "x", found)
-    expected = {"shape": [240, 240, 155], "first_slice": 67, "slices": 20, "notes": [], "phantom": False}
-    assert record == expected
-    assert 0.15 < masks[:, 0].mean() < 0.5
-    brain, cut = (np.flatnonzero(x.any(axis=(0, 2))) for x in (masks[:, 0], images[:, 3]))
-    assert cut.max() < brain.max() - 5  # FLAIR lacks the posterior part, which is below
-    assert cut.min() <= brain.min() + 1
-    assert set(np.unique(masks[:, 1])) <= {0, 1, 2, 4}
-
-
-@real_data
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
 def test_real_healthy_subject_with_huge_values_as_bids(tmp_path):
     (tmp_path / "sub-113/anat").mkdir(parents=True)
     for ours, theirs in (("T1w", "MPRAGE"), ("T2w", "T2w"), ("FLAIR", "FLAIR")):

@@ -55,7 +55,7 @@ def test_negative_values_count_as_background(rng, method):
 def test_normalisation_errors_name_the_source(rng):
     with pytest.raises(MudiffError, match=r"scan\.nii: no voxel is above 0"):
         normalise(-head(rng), "minmax", "scan.nii")
-    with pytest.raises(MudiffError, match=r"scan\.nii: .* value 7"):
+    with pytest.raises(MudiffError, match=r"scan\.nii: all voxels above 0 are 7"):
         normalise((head(rng) > 0) * 7, "percentile", "scan.nii")
     with pytest.raises(MudiffError, match="'zscore' is unknown"):
         normalise(head(rng), "zscore")
@@ -107,14 +107,6 @@ def test_an_oblique_volume_takes_the_closest_axes(rng):
     plain, _ = to_slices(data, LPS, 26)
     oblique, _ = to_slices(data, turn @ LPS, 26)
     np.testing.assert_array_equal(oblique, plain)
-
-
-def test_padding_is_centred_and_nothing_is_stretched():
-    data = np.ones((10, 20, 2), np.float32)
-    slices, _ = to_slices(data, LPS, 40)
-    inside = slices[0] > 0.5
-    assert inside.any(axis=1).all()
-    assert np.flatnonzero(inside.any(axis=0)).tolist() == list(range(10, 30))
 
 
 def test_masks_keep_their_labels_and_type():

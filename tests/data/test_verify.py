@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from conftest import LPS, REAL_DATA, head, lesion, write_nifti
+from conftest import LPS, head, lesion, write_nifti
 
-from mudiff.data import files, verify
+from mudiff.data import verify
 from mudiff.data.prepare import each_subject
 from mudiff.errors import MudiffError
 
@@ -24,7 +24,7 @@ def findings(cohort, **options):
         ("truncated t2", "to its end"),
         ("shape t1", "not on the grid of t1ce, t2, flair, mask: 20x26x10 .*; they have 20x26x12"),
         ("affine seg", r"not on the grid of t1, t1ce, t2, flair: .*origin \(9, 0, 0\)"),
-        ("binary t2", "voxels above 0 all have the value 1"),
+        ("binary t2", "all voxels above 0 are 1"),
         ("nan seg", "NaN or infinite"),
         ("fraction seg", "1 voxels are no labels"),
         ("negative seg", "1 voxels are no labels"),
@@ -50,15 +50,6 @@ def test_each_fault_is_found_where_it_is(cohort, rng, contrast, says):
     assert "\n" not in problem
 
 
-def test_several_faults_of_a_subject_are_all_found(cohort, rng):
-    folder = cohort[0] / "Brats18_B_1"
-    (folder / "Brats18_B_1_t1.nii.gz").unlink()
-    write_nifti(folder / "Brats18_B_1_t2.nii.gz", head(rng, (20, 26, 10)))
-    write_nifti(folder / "Brats18_B_1_flair.nii.gz", head(rng) * 0)
-    found = [(subject, contrast) for subject, contrast, _ in findings(cohort)]  # the others are sound
-    assert found == [("Brats18_B_1", name) for name in ("flair", "t1", "t2")]
-
-
 def test_folder_and_manifest_are_compared(cohort, rng):
     root, manifest = cohort
     write_nifti(root / "Brats18_D_1/Brats18_D_1_t1.nii", head(rng))  # a second t1
@@ -80,8 +71,6 @@ def test_results_and_errors_come_back_with_their_jobs():
         assert isinstance(results.pop(("x",)), MudiffError) and results == {("1",): 1, ("2",): 2}
     assert list(each_subject(_number, [], 2, "test", progress=False)) == []
 
-
-def test_a_process_that_dies_is_one_clear_error():
     with pytest.raises(MudiffError, match="a process died"):
         list(each_subject(os._exit, [(1,), (1,)], 2, "test", progress=False))
 
@@ -90,17 +79,3 @@ def _number(text):
     if not text.isdigit():
         raise MudiffError(f"{text} is no number")
     return int(text)
-
-
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
-def test_real_folders():
-    subjects = files.find_subjects("open_ms", REAL_DATA / "open_ms")
-    assert verify.check_subject("open_ms", "patient07", subjects["patient07"]) == []
-    case = REAL_DATA / "isles22/sub-strokecase0009"
-    names = {"dwi": "dwi", "t1": "adc", "flair": "flair", "mask": "msk"}
-    images = {contrast: next(case.glob(f"*_{name}.nii.gz")) for contrast, name in names.items()}
-    found = verify.check_subject("isles", "case", images)
-    assert [(contrast, problem.split(":")[0]) for _, contrast, problem in found] == [
-        ("t2", "is missing."),
-        ("flair", "is not on the grid of t1, dwi, mask"),
-    ]
