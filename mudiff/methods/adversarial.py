@@ -1,14 +1,12 @@
 """What the one-pass baselines share: adversarial training, losses, dropout, initialisation."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.errors import MudiffError
 from mudiff.methods.base import Batch, Callback, Loss, Method, frozen
 from mudiff.model.diffusion import slice_seed
+from mudiff.model.layers import check_size
 from mudiff.settings import Settings
 
 
@@ -26,11 +24,7 @@ class Adversarial(Method):
     def _finish(self, generator: torch.Generator, factor: int, least: int) -> None:
         """Check the image size, draw the weights (Isola et al., 6.2) and make the optimisers."""
         settings = self.settings
-        if settings.image_size % factor or settings.image_size < least:
-            raise MudiffError(
-                f"setting image_size = {settings.image_size}: method {settings.method} takes multiples of "
-                f"{factor}, from {factor * math.ceil(least / factor)} pixels up."
-            )
+        check_size(settings, f"method {settings.method}", factor, least)
         for name, values in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(values)
@@ -77,10 +71,7 @@ class Adversarial(Method):
                 layer.random = random
         with self._autocast():
             fake = self.generator(batch.conditions)
-        values: dict[str, Tensor] = {}
-        for name in self.turns:
-            values |= self._minimise(name, self._loss, name, batch, fake)
-        return values
+        return {k: v for name in self.turns for k, v in self._minimise(name, self._loss, name, batch, fake).items()}
 
     @torch.inference_mode()
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:

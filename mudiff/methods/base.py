@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mudiff.errors import MudiffError
-from mudiff.model.diffusion import to_device
+from mudiff.model.diffusion import Schedule, SliceNoise, to_device
 from mudiff.settings import Settings
 
 # Receives t, x_t and the predictions of x_0, x_p1 (of MU-Diff also x_p2), at each sampling step.
@@ -29,8 +29,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; the seeds stay where generators are made."""
-        images = (self.target, self.conditions, self.brain)
-        return Batch(*(to_device(x, device) for x in images), self.seeds)
+        return Batch(*(to_device(x, device) for x in (self.target, self.conditions, self.brain)), self.seeds)
 
 
 @contextmanager
@@ -109,6 +108,36 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
         """Return the target (B, 1, H, W) of conditions (B, n, H, W), in [-1, 1], from one seed (B,) a slice alone."""
+
+
+class Diffusion(Method):
+    """A method that samples the target from noise, step by step."""
+
+    several_processes = True
+    schedule: Schedule
+
+    @abstractmethod
+    def predictions(self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise) -> tuple[Tensor, ...]:
+        """Return each network's prediction of x_0, (B, 1, H, W) in [-1, 1], at steps t (B,)."""
+
+    @torch.no_grad()  # in inference mode autocast would round the weights anew at each use
+    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
+        """Return the target, (B, 1, H, W) in [-1, 1], after T steps of mutual sampling, Eqs. 30 to 33.
+
+        `callback` gets at each step a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
+        """
+        noise = SliceNoise(seeds, conditions.device)
+        x = noise.normal(1, *conditions.shape[2:])  # x_T
+        with self._autocast():  # one block for all steps: the weights are rounded once
+            for step in reversed(range(self.schedule.steps)):
+                t = torch.full((len(x),), step, device=x.device)
+                predictions = self.predictions(x, conditions, t, noise)
+                if callback is not None:
+                    callback({"t": step, "x_t": x} | {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)})
+                means = [self.schedule.posterior_mean(x_0, x, t) for x_0 in predictions]
+                mean = sum(means) / len(means)  # Eq. 31
+                x = self.schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33
+        return x.clamp(-1, 1)
 
 
 def build(settings: Settings) -> Method:

@@ -29,10 +29,7 @@ class Encoder(nn.Module):
 
     def forward(self, h: Tensor) -> list[Tensor]:
         """Return the halved features of each stage, of an image (B, 1, H, W)."""
-        features = []
-        for stage in self.stages:
-            features.append(h := F.max_pool2d(stage(h), 2))
-        return features
+        return [h := F.max_pool2d(stage(h), 2) for stage in self.stages]
 
 
 class Decoder(nn.Module):

@@ -34,8 +34,7 @@ class UNet(nn.Module):
         for k, conv in enumerate(self.down):
             h = conv(h)
             h = F.leaky_relu(h if k in (0, levels - 1) else F.instance_norm(h), 0.2)
-            h = self.drop(h) if k > 2 else h
-            skips.append(h)
+            skips.append(h := self.drop(h) if k > 2 else h)
         h = skips.pop()
         for k, conv in enumerate(self.up):
             h = F.relu(F.instance_norm(conv(h)))
@@ -64,10 +63,9 @@ class StackCritic(nn.Module):
 class MMGAN(Adversarial):
     """One stack of all contrasts, target first, with a fixed scenario: the target is the missing one.
 
-    Implicit conditioning: the missing contrast is imputed black (-1, the zero of the text), the given ones replace
-    their own outputs, L1 counts the missing one alone, and the critic's label of a generated stack is 0 there only.
-    With one scenario the curriculum is void; tanh and the common normalisation replace ReLU and division by the
-    mean. The adversarial gradient reaches the generator; one of the released scripts cuts it.
+    Implicit conditioning: the missing contrast is imputed black (-1), the given ones replace their own outputs, L1
+    counts the missing one alone, and the critic's label of a generated stack is 0 there only. Tanh and the common
+    normalisation replace ReLU and division by the mean; one of the released scripts cuts the adversarial gradient.
     """
 
     turns = ("generator", "critic")

@@ -1,12 +1,11 @@
 """MU-Diff: two generators that learn together with a shared critic (Algorithm 1), and their sampler."""
 
-from abc import abstractmethod
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mudiff.methods.base import Batch, Callback, Loss, Method, frozen
+from mudiff.methods.base import Batch, Diffusion, Loss, frozen
 from mudiff.model import losses
 from mudiff.model.critic import Critic, attentive_mask, mask_convolution
 from mudiff.model.diffusion import Schedule, SliceNoise
@@ -15,14 +14,13 @@ from mudiff.model.layers import initialise
 from mudiff.settings import Settings
 
 
-class AdversarialDiffusion(Method):
+class AdversarialDiffusion(Diffusion):
     """Large diffusion steps, each judged by a critic: Algorithm 1 for one or two networks that predict x_0.
 
-    Subclasses add their networks, define `predict`, and end their construction with `_start`.
+    Subclasses add their networks, define `predict` (of two also `mask`), and end their construction with `_start`.
     """
 
     training_only: tuple[str, ...] = ("critic.",)
-    several_processes = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -35,16 +33,15 @@ class AdversarialDiffusion(Method):
         """Draw the weights and make the optimisers, the generators' of the parameters `trained`."""
         initialise(self, generator)
         settings = self.settings
-        # fused: one kernel for all parameters in place of a loop over them
-        adam = partial(torch.optim.Adam, betas=(settings.beta1, settings.beta2), fused=True)
+        adam = partial(torch.optim.Adam, betas=(settings.beta1, settings.beta2), fused=True)  # in one kernel
         self.optimisers = {
             "generators": adam(trained, lr=settings.learning_rate),
             "critic": adam(self.critic.parameters(), lr=settings.critic_learning_rate),
         }
 
-    @abstractmethod
-    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        """Return each network's prediction of x_0, (B, 1, H, W) in [-1, 1]; all share z (D-10)."""
+    def predictions(self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise) -> tuple[Tensor, ...]:
+        """Return what `predict` does with one z, which the networks share (D-10)."""
+        return self.predict(x_t, conditions, t, noise.normal(self.settings.latent))
 
     def judge(self, candidates: list[Tensor], t: Tensor, x_t: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return the critic's logit (B,) and middle features for each candidate x_{t-1} (B, 1, H, W), in one pass."""
@@ -61,7 +58,7 @@ class AdversarialDiffusion(Method):
 
     def _denoise(self, batch: Batch, x_t: Tensor, t: Tensor, noise: SliceNoise) -> tuple[tuple, list]:
         """Return the predictions and, from each, a sample of x_{t-1} with noise of its own (C-3)."""
-        predictions = self.predict(x_t, batch.conditions, t, noise.normal(self.settings.latent))
+        predictions = self.predictions(x_t, batch.conditions, t, noise)
         draw, shape = self.schedule.posterior_sample, x_t.shape[1:]
         means = [self.schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
         return predictions, [draw(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
@@ -97,44 +94,18 @@ class AdversarialDiffusion(Method):
                 judged = self.judge(samples, t, x_t)
             adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
             values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
-            mask = self.mask_loss(samples, [middle for _, middle in judged])
-            if mask is not None:
-                values["mask"] = mask
-                loss = loss + settings.weight_mask * mask
+            if len(samples) == 2 and settings.weight_mask > 0:
+                masks = [self.mask(middle) for _, middle in judged]
+                values["mask"] = losses.mask_loss(*samples, *masks, settings.reduction)
+                loss = loss + settings.weight_mask * values["mask"]
             loss = loss + settings.weight_adversarial * sum(adversarial)  # Eq. 21
         return loss, values
-
-    def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
-        """Return L_m from the samples and the critic's middle features of each; None: nothing to compare."""
-        return None
 
     def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step of Algorithm 1: the critic (if any), then the generators, on fresh t, z and noise."""
         noise = SliceNoise(batch.seeds, self.device)
-        values: dict[str, Tensor] = {}
-        if self.has_critic:
-            values |= self._minimise("critic", self.critic_loss, batch, noise, step)
+        values = self._minimise("critic", self.critic_loss, batch, noise, step) if self.has_critic else {}
         return values | self._minimise("generators", self.generator_loss, batch, noise)  # the game of Eq. 20
-
-    @torch.no_grad()  # in inference mode autocast would round the weights anew at each use
-    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
-        """Return the target, (B, 1, H, W) in [-1, 1], after T steps of mutual sampling, Eqs. 30 to 33.
-
-        `callback` gets at each step a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
-        """
-        noise = SliceNoise(seeds, conditions.device)
-        x = noise.normal(1, *conditions.shape[2:])  # x_T
-        with self._autocast():  # one block for all steps: the weights are rounded once
-            for step in reversed(range(self.schedule.steps)):
-                t = torch.full((len(x),), step, device=x.device)
-                predictions = self.predict(x, conditions, t, noise.normal(self.settings.latent))
-                if callback is not None:
-                    named = {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)}
-                    callback({"t": step, "x_t": x} | named)
-                means = [self.schedule.posterior_mean(x_0, x, t) for x_0 in predictions]
-                mean = sum(means) / len(means)  # Eq. 31
-                x = self.schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33
-        return x.clamp(-1, 1)
 
 
 class MUDiff(AdversarialDiffusion):
@@ -171,9 +142,3 @@ class MUDiff(AdversarialDiffusion):
         """Return the attentive mask M_j, (B, 1, H, W) in (0, 1)."""
         mask = attentive_mask(middle, self.settings.image_size, self.attention)
         return mask.detach() if self.settings.mask_detached else mask
-
-    def mask_loss(self, samples: list[Tensor], middles: list[Tensor]) -> Tensor | None:
-        """Return L_m from both samples and the critic's middle features of each."""
-        if self.f2 is None or self.settings.weight_mask == 0:
-            return None
-        return losses.mask_loss(*samples, *map(self.mask, middles), self.settings.reduction)

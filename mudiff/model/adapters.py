@@ -14,8 +14,7 @@ class MapperBlock(nn.Module):
     def __init__(self, settings: Settings, styled: bool = False) -> None:
         super().__init__()
         self.groups = group_count(settings.width)
-        self.normalise_input = settings.mapper_normalises == "input"
-        self.skip = settings.mapper_skip
+        self.normalise_input, self.skip = settings.mapper_normalises == "input", settings.mapper_skip
         self.activation = getattr(F, settings.mapper_activation)
         self.conv1 = conv3x3(1, settings.width)
         self.conv2 = conv3x3(settings.width, settings.width)
@@ -42,8 +41,7 @@ class FeatureMapper(nn.Module):
 
     def forward(self, x_t: Tensor, conditions: Tensor, vector: Tensor | None = None) -> list[Tensor]:
         """Return f_{x_t} and f_{y_i}, i = 1 .. n, each (B, width, H, W)."""
-        images = conditions.split(1, dim=1)  # n of (B, 1, H, W)
-        features = [block(y, vector) for block, y in zip(self.conditions, images, strict=True)]
+        features = [block(y, vector) for block, y in zip(self.conditions, conditions.split(1, dim=1), strict=True)]
         return [self.noisy(x_t), *features]  # Eq. 9 without rho's vector, Eq. 11 with it
 
 
@@ -64,8 +62,8 @@ class TargetAdapter(nn.Module):
 class ContrastAdapter(nn.Module):
     """Tau: leak gates that mix pairs of condition features (section "Contrast-aware feature adaptation").
 
-    One condition passes unchanged, two make one pair; of three and more each is paired with its successor,
-    the last with the first ("cyclic", D-3) or with none ("chain", as printed).
+    One passes unchanged; of more each is paired with the next, the last of three and more with the first ("cyclic",
+    D-3) or with none ("chain", as printed).
     """
 
     def __init__(self, settings: Settings, n_conditions: int) -> None:
@@ -73,16 +71,12 @@ class ContrastAdapter(nn.Module):
         n, width = n_conditions, settings.width
         cyclic = settings.pairs == "cyclic" and n > 2
         self.pairs = [(i, (i + 1) % n) for i in range(n if cyclic else n - 1)]
+        self.outputs = max(1, len(self.pairs))  # feature groups that it returns
         self.gates_see_all = settings.gates == "all"  # D-2
         seen = (n if self.gates_see_all else 2) * width
         self.gate_a = nn.ModuleList(conv3x3(seen, width) for _ in self.pairs)
         self.gate_b = nn.ModuleList(conv3x3(seen, width) for _ in self.pairs)
         self.extract = nn.ModuleList(conv3x3(width, width) for _ in self.pairs)
-
-    @property
-    def outputs(self) -> int:
-        """Number of feature groups that tau returns."""
-        return max(1, len(self.pairs))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Return the fused features of every pair, each (B, width, H, W), from f_{y_i} of the same shape."""

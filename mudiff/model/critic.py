@@ -7,13 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.errors import MudiffError
-from mudiff.model.layers import TimeEmbedding, channels_last, conv3x3, fir_down
+from mudiff.model.layers import TimeEmbedding, channels_last, check_size, conv3x3, fir_down
 from mudiff.settings import Settings
 
-
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+_leaky = nn.LeakyReLU(0.2)
 
 
 class CriticBlock(nn.Module):
@@ -52,12 +49,7 @@ class Critic(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         widths = [settings.critic_width * m for m in [2, 4] + [8] * (settings.critic_blocks - 1)]
-        smallest = 2**settings.critic_blocks
-        if settings.image_size % smallest:
-            raise MudiffError(
-                f"setting image_size = {settings.image_size}: a critic of {settings.critic_blocks} blocks needs a "
-                f"multiple of {smallest}; change image_size or critic_blocks."
-            )
+        check_size(settings, f"a critic with critic_blocks = {settings.critic_blocks}", 2**settings.critic_blocks)
         self.minibatch_std = settings.critic_minibatch_std
         self.middle = math.ceil(settings.critic_blocks / 2)  # C-1, D-1: block 3 of 6
         self.time = TimeEmbedding(settings.embedding, settings.embedding, _leaky)
@@ -70,10 +62,9 @@ class Critic(nn.Module):
             layer.init_fan = "out"
 
     def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
-        """Return log(psi / (1 - psi)) (B,) and the middle features (B, C, H/8, W/8), from which the masks come.
+        """Return log(psi / (1 - psi)) (B,) of x_{t-1} given x_t, and middle features (B, C, H/8, W/8) for the masks.
 
-        It judges x_{t-1} given x_t, both (B, 1, H, W), at steps t (B,), 0 .. T-1. Each of the `candidates`
-        batches that are concatenated here gets minibatch statistics of its own.
+        Each of the `candidates` batches that are concatenated here gets minibatch statistics of its own.
         """
         time = _leaky(self.time(t))
         h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
@@ -97,5 +88,4 @@ def mask_convolution(critic: Critic) -> nn.Conv2d:
 def attentive_mask(middle: Tensor, size: int, convolution: nn.Module | None) -> Tensor:
     """Return M_j, (B, 1, size, size) in (0, 1), by a `mask_convolution` or (None) the mean over the channels."""
     feature = middle.mean(dim=1, keepdim=True) if convolution is None else convolution(middle)
-    mask = torch.sigmoid(feature.float())
-    return F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)  # Eq. 28
+    return F.interpolate(torch.sigmoid(feature.float()), (size, size), mode="bilinear")  # Eq. 28

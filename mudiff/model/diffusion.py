@@ -13,7 +13,7 @@ class Schedule(nn.Module):
     """Noise schedule and posterior coefficients of T steps; step t = 0 .. T-1 lies between x_t and x_{t+1}.
 
     `betas` (T,) are the variances of the noise that each step adds, best float64: the tables are rounded to
-    float32. In the posterior mean x_0 counts by beta_t or, with `posterior` "printed", as in the paper (E-1).
+    float32. In the posterior mean x_0 counts by beta_t or, with `posterior` "printed", by the variance (E-1).
     """
 
     def __init__(self, betas: Tensor, posterior: str = "beta") -> None:
@@ -22,8 +22,7 @@ class Schedule(nn.Module):
         alpha_bar = torch.cumprod(1 - betas, dim=0)
         before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])  # alpha-bar_{t-1}
         variance = betas * (1 - before) / (1 - alpha_bar)  # Eq. 32
-        # The paper prints the posterior variance in place of beta_t: its last step gives zeros (E-1).
-        signal = variance if posterior == "printed" else betas
+        signal = variance if posterior == "printed" else betas  # printed, the last step gives zeros (E-1)
         tables = {
             "betas": betas,  # (T,)
             "sqrt_alpha_bar": torch.cat([alpha_bar.new_ones(1), alpha_bar]).sqrt(),  # (T+1,), x_0 first
@@ -67,9 +66,8 @@ def _at(table: Tensor, t: Tensor) -> Tensor:
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy to a device without waiting for the GPU."""
-    if device.type != "cuda" or x.is_cuda:
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
+    pinned = device.type == "cuda" and not x.is_cuda
+    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
 
 
 def slice_seed(*key: object) -> int:
@@ -91,5 +89,4 @@ class SliceNoise:
 
     def steps(self, T: int) -> Tensor:
         """Return time steps (B,), uniform over 0 .. T-1."""
-        drawn = [torch.randint(T, (), generator=g) for g in self.generators]
-        return to_device(torch.stack(drawn), self.device)
+        return to_device(torch.stack([torch.randint(T, (), generator=g) for g in self.generators]), self.device)

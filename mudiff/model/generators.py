@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff.errors import MudiffError
 from mudiff.model import layers
 from mudiff.model.adapters import ContrastAdapter, FeatureMapper, TargetAdapter
 from mudiff.settings import Settings
@@ -17,10 +16,8 @@ class EncoderLevel(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, settings: Settings, attention: bool, last: bool, p: int):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            layers.ResidualBlock(inputs if k == 0 else outputs, outputs, settings.embedding)
-            for k in range(settings.blocks)
-        )
+        widths = [inputs] + [outputs] * (settings.blocks - 1)
+        self.blocks = nn.ModuleList(layers.ResidualBlock(width, outputs, settings.embedding) for width in widths)
         self.attention = nn.ModuleList(layers.SelfAttention(outputs) for _ in self.blocks) if attention else None
         self.down = None if last else layers.ResidualBlock(outputs, outputs, settings.embedding, "down")
         self.pyramid = None if last else layers.PyramidStep(p, outputs)
@@ -43,13 +40,9 @@ class EncoderLevel(nn.Module):
 class DecoderLevel(nn.Module):
     """One resolution of the decoder: residual blocks on [h, skip], and the way up unless it is the first."""
 
-    def __init__(self, inputs: int, outputs: int, skips: list[int], settings: Settings, attention: bool, up: bool):
+    def __init__(self, inputs: list[int], outputs: int, settings: Settings, attention: bool, up: bool):
         super().__init__()
-        widths = [inputs] + [outputs] * (len(skips) - 1)
-        self.blocks = nn.ModuleList(
-            layers.ResidualBlock(width + skip, outputs, settings.embedding)
-            for width, skip in zip(widths, skips, strict=True)
-        )
+        self.blocks = nn.ModuleList(layers.ResidualBlock(width, outputs, settings.embedding) for width in inputs)
         self.attention = layers.SelfAttention(outputs) if attention else None
         self.up = layers.ResidualBlock(outputs, outputs, settings.embedding, "up") if up else None
 
@@ -63,24 +56,15 @@ class DecoderLevel(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """H: the U-Net of both generators (section "Model architecture"; D-7, D-8).
-
-    `inputs` counts the channels of the features that enter, `images` those that the input pyramid starts from.
-    """
+    """H (D-7, D-8): the U-Net of both generators, on features of `inputs` channels and a pyramid of `images`."""
 
     def __init__(self, inputs: int, settings: Settings, images: int = 1) -> None:
         super().__init__()
         widths = [settings.width * m for m in settings.multipliers]
-        sides = [settings.image_size >> level for level in range(len(widths))]
-        attention = [side == settings.attention_at for side in sides]
-        self.factor = 2 ** (len(widths) - 1)
-        if settings.image_size % self.factor:
-            raise MudiffError(
-                f"setting image_size = {settings.image_size}: {len(widths)} levels need a multiple of {self.factor}."
-            )
+        attention = [settings.image_size >> level == settings.attention_at for level in range(len(widths))]
+        layers.check_size(settings, f"a network of {len(widths)} multipliers", 2 ** (len(widths) - 1))
         self.time = layers.TimeEmbedding(settings.width, settings.embedding)
         self.latent = layers.LatentEmbedding(settings.latent, settings.embedding)
-
         self.encoder = nn.ModuleList()
         skips, channels, pyramid = [inputs], inputs, images
         for level, width in enumerate(widths):
@@ -88,15 +72,13 @@ class EncoderDecoder(nn.Module):
             self.encoder.append(EncoderLevel(channels, width, settings, attention[level], last, pyramid))
             skips += [width] * (settings.blocks + (not last))
             channels = pyramid = width
-
         self.middle1 = layers.ResidualBlock(channels, channels, settings.embedding)
         self.middle_attention = layers.SelfAttention(channels)
         self.middle2 = layers.ResidualBlock(channels, channels, settings.embedding)
-
         self.decoder = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            used = [skips.pop() for _ in range(settings.blocks + 1)]
-            self.decoder.append(DecoderLevel(channels, width, used, settings, attention[level], up=level > 0))
+            inputs = [skips.pop() + (width if k else channels) for k in range(settings.blocks + 1)]
+            self.decoder.append(DecoderLevel(inputs, width, settings, attention[level], up=level > 0))
             channels = width
         self.norm = nn.GroupNorm(layers.group_count(channels), channels, eps=1e-6)
         self.output = layers.conv3x3(channels, 1, scale=1e-10)
@@ -129,8 +111,7 @@ class StructureNetwork(nn.Module):
     def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Return x^{p1}, (B, 1, H, W) in [-1, 1], from the noisy target x_t (B, 1, H, W) at steps t (B,), 0 .. T-1.
 
-        `conditions` (B, n, H, W) are the other contrasts in [-1, 1], in the order of the settings; the latent
-        vector z (B, latent) is standard normal.
+        `conditions` (B, n, H, W) are in [-1, 1] and in the order of the settings, z (B, latent) is standard normal.
         """
         f_c = torch.cat(self.mapper(x_t, conditions), dim=1)  # f_c^1, Eq. 1
         return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 2

@@ -9,14 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
-
-
-def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
-    """Embed time steps t (B,) in sines, then cosines, with wavelengths up to 10000: (B, width), `width` even."""
-    half = width // 2
-    rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
-    angles = t.float()[:, None] * rates  # (B, half)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+from mudiff.settings import Settings
 
 
 def _fir_kernel(x: Tensor) -> Tensor:
@@ -57,14 +50,16 @@ def fir_up(x: Tensor) -> Tensor:
     return _Resample.apply(x, True)
 
 
-def fir_blur(x: Tensor) -> Tensor:
-    """Low-pass filter at full size, one pixel larger: (B, C, H, W) -> (B, C, H+1, W+1)."""
-    return F.conv2d(x, _fir_kernel(x), padding=2, groups=x.shape[1])
-
-
 def channels_last(x: Tensor) -> Tensor:
     """Return images (B, C, H, W) in the memory format in which the CPU's convolutions are fastest."""
     return x.to(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def check_size(settings: Settings, what: str, factor: int, least: int = 1) -> None:
+    """Refuse an image size that is no multiple of `factor` or lies below `least`."""
+    size, least = settings.image_size, factor * math.ceil(least / factor)
+    if size % factor or size < least:
+        raise MudiffError(f"setting image_size = {size}: {what} takes multiples of {factor}, from {least} pixels up.")
 
 
 def group_count(channels: int) -> int:
@@ -103,7 +98,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
                 nn.init.uniform_(layer.bias, -bias, bias, generator)
     for layer in module.modules():
         if isinstance(layer, Modulation):
-            nn.init.ones_(layer.linear.bias[: layer.channels])
+            nn.init.ones_(layer.linear.bias[: layer.linear.out_features // 2])
 
 
 class Modulation(nn.Module):
@@ -111,7 +106,6 @@ class Modulation(nn.Module):
 
     def __init__(self, channels: int, vector: int) -> None:
         super().__init__()
-        self.channels = channels
         self.linear = nn.Linear(vector, 2 * channels)
         self.linear.init_fan = "out"
 
@@ -184,11 +178,11 @@ class PyramidStep(nn.Module):
 
     def forward(self, p: Tensor) -> Tensor:
         """Return (B, outputs, H/2, W/2) from p (B, inputs, H, W)."""
-        return self.conv(fir_blur(p))
+        return self.conv(F.conv2d(p, _fir_kernel(p), padding=2, groups=p.shape[1]))
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal time embedding of `width` numbers, then two linear layers with the activation between them."""
+    """`width` sines and cosines of t, wavelengths up to 10000, then two linear layers and an activation between."""
 
     def __init__(self, width: int, embedding: int, activation: Callable[[Tensor], Tensor] = F.silu) -> None:
         super().__init__()
@@ -198,7 +192,10 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return (B, embedding) from integer steps t (B,)."""
-        return self.linear2(self.activation(self.linear1(sinusoidal_embedding(t, self.width))))
+        half = self.width // 2
+        rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
+        angles = t.float()[:, None] * rates  # (B, half)
+        return self.linear2(self.activation(self.linear1(torch.cat([angles.sin(), angles.cos()], dim=1))))
 
 
 class LatentEmbedding(nn.Module):

@@ -42,9 +42,6 @@ def mask_loss(x_1: Tensor, x_2: Tensor, mask_1: Tensor, mask_2: Tensor, reductio
 
 
 def r1_penalty(logit: Tensor, x_before: Tensor) -> Tensor:
-    """R1: squared norm of the gradient of the logit (B,) at the true x_{t-1}, mean over the batch (A-5).
-
-    Mescheder et al. 2018; the caller multiplies by gamma / 2. `x_before` (B, 1, H, W) requires grad.
-    """
+    """R1 (Mescheder et al. 2018, A-5) without gamma / 2: mean squared norm of the logit's gradient at x_{t-1}."""
     (gradient,) = torch.autograd.grad(logit.sum(), x_before, create_graph=True)
     return gradient.flatten(1).square().sum(dim=1).mean()

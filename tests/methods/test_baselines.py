@@ -168,9 +168,9 @@ SIZES = [
     ("pgan", {"image_size": 20}, "multiples of 4, from 24"),
     ("hinet", {"image_size": 36}, "multiples of 8"),
     ("hinet", {"image_size": 32}, "from 40 pixels"),
-    ("syndiff", {"multipliers": (1,) * 8}, "multiples? of 128"),
+    ("syndiff", {"multipliers": (1,) * 8}, "multiples of 128"),
     ("mmgan", {"levels": 1}, "2 or more"),
-    ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, "image_size = 36: .* of 8 with 4 multipliers"),
+    ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, "= 36: .* 4 multipliers takes multiples of 8"),
 ]
 
 

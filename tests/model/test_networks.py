@@ -235,9 +235,9 @@ def test_critic_of_the_text_has_four_blocks_and_no_minibatch_statistics():
 
 
 def test_sizes_and_widths_that_the_networks_cannot_take_are_named():
-    with pytest.raises(MudiffError, match="multiple of 64"):
+    with pytest.raises(MudiffError, match="multiples of 64"):
         Critic(Settings(**SMALL | {"image_size": 96}))
-    with pytest.raises(MudiffError, match="multiple of 8"):
+    with pytest.raises(MudiffError, match="multiples of 8"):
         StructureNetwork(Settings(**SMALL | {"image_size": 68, "multipliers": (1, 1, 1, 1)}), 1)
     with pytest.raises(MudiffError, match="equal groups"):
         StructureNetwork(Settings(**SMALL | {"width": 24, "multipliers": (1, 2, 4)}), 3)
