@@ -145,10 +145,7 @@ def compare_steps(trained: Trained, steps: Sequence[int], count: int = 64, untra
 
 
 def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
-    """Return f1, f2 (predictions of the last step) and mutual (the result) of a test subject, kept.
-
-    Each is float32 (n, S, S) in [0, 1]. All come from one trajectory, that of the synthetic slices.
-    """
+    """Return a subject's f1, f2 (predictions of the last step) and mutual (the result), (n, S, S) in [0, 1], kept."""
 
     def compute() -> dict[str, np.ndarray]:
         last: dict[str, list[Tensor]] = {"x_p1": [], "x_p2": []}

@@ -62,15 +62,12 @@ class Synthesis:
 
 
 class Explorer:
-    """A run (from `analyses.attention.open_run`) and its test slices.
-
-    `seed` is that of all syntheses: equal noise, so that a change of the conditions alone makes a difference.
-    """
+    """A run (from `analyses.attention.open_run`), its test slices, and the seed of all syntheses: equal noise."""
 
     def __init__(self, method: Method, slices: Slices, seed: int = 0) -> None:
         self.method, self.slices, self.seed = method, slices, seed
         self.names = method.settings.conditions
-        self.variants = tuple(variants(method))
+        self.variants = variants(method)
         self._sampled = functools.lru_cache(KEPT)(self._sample)
         self._moved = functools.lru_cache(1)(self._motion)
         self._scale: tuple[float, float] | None = None
@@ -111,8 +108,7 @@ class Explorer:
         brain = self.slices.brain([index])[0]
         for name in view.off:
             image = images[self.names.index(name)]
-            level = image[brain].mean() if view.replacement == "mean" and brain.any() else 0.0
-            image[:] = np.where(brain, level, 0.0)
+            image[:] = brain * (image[brain].mean() if view.replacement == "mean" and brain.any() else 0.0)
         return images
 
     def _motion(self, subject: str, contrast: str, strength: float) -> np.ndarray:
@@ -141,7 +137,7 @@ class Explorer:
             shape = step["x_t"].shape[1:]
             before = [schedule.posterior_sample(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
             for j, (_, middle) in enumerate(self.method.judge(before, t, step["x_t"]), start=1):
-                for name, layer in variants(self.method).items():
+                for name, layer in self.variants.items():
                     mask = attentive_mask(middle, self.slices.image_size, layer)
                     masks[name, j, step["t"]] = mask[0, 0].cpu().numpy()
         return Synthesis(images, image, masks)

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# What stands in place of the widgets where a notebook is only read:
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
 LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
-_DPI = 80  # of the picture: sharp enough, and small in the notebook's file
 
 
 def changes(view: View) -> str:
@@ -122,8 +120,8 @@ class Panel:
         self.controls = _controls(explorer, view or explorer.first())
         self.picture = ipywidgets.Image(format="png")
         self.numbers = ipywidgets.HTML()
-        left = ipywidgets.VBox(list(self.controls.values()))
-        self.box = ipywidgets.HBox([left, ipywidgets.VBox([self.picture, self.numbers])])
+        columns = list(self.controls.values()), [self.picture, self.numbers]
+        self.box = ipywidgets.HBox([ipywidgets.VBox(column) for column in columns])
         for control in self.controls.values():
             control.observe(self._on_change, names="value")
         self.refresh()
@@ -143,7 +141,7 @@ class Panel:
             self.numbers.value = f"<b>{html.escape(str(error))}</b>"
             return
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
+        figure.savefig(buffer, format="png", dpi=80)  # sharp enough, and small in the notebook's file
         self.picture.value = buffer.getvalue()
 
     def _on_change(self, change: Any) -> None:

@@ -40,10 +40,7 @@ def matrix(frame: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure":
-    """Draw Fig. 2b: CKA between all layers of both encoders, and of both decoders; below, of counterparts.
-
-    `frame` and `untrained` are of `analyses.mutual.compare_steps`, one and the same step.
-    """
+    """Draw Fig. 2b: CKA of both encoders and of both decoders at one step (`compare_steps`); below, counterparts."""
     parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
     side = max(2.6, 0.36 * min(ANNOTATED, max(map(len, parts.values()))))  # inches
     t, slices = frame[["t", "slices"]].iloc[0]

@@ -104,8 +104,10 @@ def test_features_of_a_layer_are_those_that_flow_on():
 
 def test_inputs_are_those_of_training_and_depend_on_their_slice_alone(trained):
     method, slices, t = trained.method, trained.slices, 1
-    x_t, _, steps, z = mutual.inputs(method, slices, np.array([3, 14]), t)
+    x_t, y, steps, z = mutual.inputs(method, slices, np.array([3, 14]), t)
     assert (steps == t).all() and not torch.equal(z[0], z[1])
+    images = [slices.images([3, 14], contrast) for contrast in method.settings.conditions]
+    assert torch.allclose(y, torch.from_numpy(np.stack(images, axis=1)))
     x_0 = torch.from_numpy(slices.images([3, 14], "t1ce"))[:, None]
     noise = (x_t - method.schedule.sqrt_alpha_bar[t + 1] * x_0) / method.schedule.sigma[t + 1]  # Eq. 6
     assert abs(noise.mean()) < 0.2 and abs(noise.std() - 1) < 0.15

@@ -52,8 +52,7 @@ def made(cohort, tmp_path, monkeypatch, write_subject):
     return explorer
 
 
-def change(view, **fields):
-    return dataclasses.replace(view, **fields)
+change = dataclasses.replace
 
 
 def test_switched_off_conditions_are_replaced(made):
