@@ -28,9 +28,8 @@ def synthesise(cohort, rng, chosen=METHODS):
         for level, method in zip((0.3, 0.2, 0.1), methods, strict=False):
             folder = cohort.folder(target, method)
             folder.mkdir(parents=True)
-            record = {"run": folder.name, "weights": WEIGHTS, "data": slices.info["data_hash"]}
-            record |= {"split": "test", "seed": 0}
-            paths.write_json(folder / "synthetic.json", record)
+            record = {"run": folder.name, "weights": WEIGHTS, "data": slices.info["data_hash"], "split": "test"}
+            paths.write_json(folder / "synthetic.json", record | {"seed": 0})
             for subject in slices.subjects:
                 truth = (slices.images(slices.subject(subject), target) + 1) / 2
                 noisy = np.clip(truth + level * rng.random(truth.shape), 0, 1)
@@ -48,8 +47,7 @@ def known(cohort, tmp_path, monkeypatch, rng):
     synthesise(found, rng)
     for target, methods in METHODS.items():
         for method in methods:
-            run = paths.run("smoke", found.folder(target, method).name)
-            paths.write_text(run / "weights.safetensors", "{}")
+            paths.write_text(paths.run("smoke", found.folder(target, method).name) / "weights.safetensors", "{}")
     return found
 
 
@@ -66,9 +64,6 @@ def manifest_of(tmp_path, text):
     return tmp_path / "mine.csv"
 
 
-# The cohort
-
-
 def test_subjects_of_a_folder_are_drawn_without_those_that_were_trained_on(known, others):
     found = cohorts.unseen("smoke", "brats", others, subjects=3)
     drawn = manifests.read_manifest("brats", paths.unseen("smoke", "brats") / "manifest.csv")
@@ -77,8 +72,6 @@ def test_subjects_of_a_folder_are_drawn_without_those_that_were_trained_on(known
     assert found.slices().subjects == sorted(drawn.subject)
     assert found.words == "3 subjects of others"
     assert any("not in the manifest" in note for note in found.notes)
-    again = cohorts.unseen("smoke", "brats", others, subjects=3)
-    assert again.slices().subjects == found.slices().subjects
     assert len(cohorts.unseen("smoke", "brats", others).slices().subjects) == cohorts.SUBJECTS["smoke"]
 
 
@@ -137,21 +130,12 @@ def test_phantoms_of_another_seed_and_scanner_by_default(known, monkeypatch, wri
     assert "no patients" in found.words
 
 
-# Runs and scores
-
-
 def test_runs_are_those_of_the_profile_or_the_targets_named():
     every = cohorts.runs("smoke", "brats")
     assert every["t1ce"] == profiles.profile("smoke").runs["brats", "t1ce"] and len(every) == 4
     assert list(cohorts.runs("smoke", "brats", ["T1CE", "flair"])) == ["t1ce", "flair"]
     with pytest.raises(MudiffError, match="no such run on healthy"):
         cohorts.runs("smoke", "healthy", ["t1ce"])
-
-
-def test_what_a_profile_affords_exists():
-    for name, targets in cohorts.TARGETS.items():
-        assert cohorts.runs(name, "brats", targets).keys() == set(targets)
-    assert cohorts.SUBJECTS.keys() <= profiles.PROFILES.keys()
 
 
 def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
@@ -161,10 +145,6 @@ def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
     mine, theirs = cohorts.score(copied, METHODS), cohorts.score(known, METHODS)
     assert set(mine.region) == {"brain", "lesion"} and mine.psnr.notna().any()
     pd.testing.assert_frame_equal(mine, theirs)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("scores_*.csv")}
-    assert len(kept) == 2 * sum(map(len, METHODS.values()))
-    pd.testing.assert_frame_equal(cohorts.score(copied, METHODS), mine)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_examples_are_two_subjects_of_one_target_or_one_of_each(known, others, rng):
@@ -176,9 +156,6 @@ def test_examples_are_two_subjects_of_one_target_or_one_of_each(known, others, r
     assert list(rows[0].synthetic) == list(METHODS["t1ce"]) and rows[0].lesion.any()
     (one,) = cohorts.examples(known, {"flair": ["mudiff"]})  # there is one test subject
     assert np.isfinite(one.ssim["mudiff"]).any()
-
-
-# Known beside unseen
 
 
 def scores(values, method="mudiff"):
@@ -205,11 +182,6 @@ def test_changes_put_both_cohorts_side_by_side():
     assert len(slices) == len(metrics.METRICS) and slices[["low", "high"]].isna().all(axis=None)
 
 
-def test_methods_without_a_counterpart_are_left_out():
-    both = pd.concat([scores([20.0, 21.0]), scores([19.0, 18.0], "linear")])
-    assert set(cohorts.changes(both, scores([18.0, 19.0])).method) == {"mudiff"}
-
-
 @pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
 def test_no_interval_where_there_is_none(few):
     frame = cohorts.changes(*map(scores, few))
@@ -217,14 +189,11 @@ def test_no_interval_where_there_is_none(few):
 
 
 def test_the_table_has_a_block_per_region_protocol_and_target():
-    known = pd.concat([scores([20.0, 21.0, 22.0]), scores([19.0, 19.5, 20.0], "linear")])
+    known = pd.concat([scores([20.0, 21.0, 22.0]), scores([19.0, 19.5, 20.0], "linear"), scores([9.0], "pgan")])
     frame = cohorts.changes(known, pd.concat([scores([19.0]), scores([18.0], "linear")]))
     shown = cohorts.wide(frame)
-    assert list(shown) == [
-        "T1CE, whole brain, masked (3 + 1 subjects)",
-        "T1CE, whole brain, released (3 + 1 slices)",
-    ]
     block = shown["T1CE, whole brain, masked (3 + 1 subjects)"]
+    assert len(shown) == 2 and "T1CE, whole brain, released (3 + 1 slices)" in shown
     assert list(block.index) == ["MU-Diff", "Linear"] and len(block.columns) == 3 * len(metrics.METRICS)
     assert block.iloc[0, :3].tolist() == ["21.00 ± 1.00", "19.00 ± NA", "−2.00"]
     frame = cohorts.changes(scores([20.0, 22.0, 24.0]), scores([18.0, 19.0]))

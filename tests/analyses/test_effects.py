@@ -1,12 +1,10 @@
 """Effects of the differences: the statistics, the metric steps by hand, and a miniature of the trainings."""
 
-import io
 import math
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from PIL import Image
 
 from mudiff.analyses import effects
 from mudiff.analyses import training_effects as training
@@ -22,16 +20,12 @@ TINY = training.Extent(
 )  # fmt: skip
 
 
-# Intervals
-
-
 def test_a_change_is_compared_with_the_same_seeds_and_with_the_spread_of_all():
     one = training.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
     assert (one["base"], one["changed"], one["difference"]) == (1.0, 2.5, 1.5)
     assert (one["n"], one["seeds"], one["repeats"]) == (4, 3, 1)
     # t(0.975, 2 degrees of freedom) = 4.30265; s = 1
-    assert one["high"] - one["difference"] == pytest.approx(4.30265 * math.sqrt(2), rel=1e-5)
-    assert one["difference"] - one["low"] == pytest.approx(4.30265 * math.sqrt(2), rel=1e-5)
+    assert [one["high"] - 1.5, 1.5 - one["low"]] == pytest.approx([4.30265 * math.sqrt(2)] * 2, rel=1e-5)
     two = training.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
     assert (two["base"], two["changed"]) == (1.5, 3.0)
     assert two["high"] - two["low"] == pytest.approx(2 * 4.30265, rel=1e-5)
@@ -44,16 +38,6 @@ def test_another_seed_alone_leaves_out_zero_in_one_of_twenty_cases_at_most(rng, 
     assert 0.02 < np.mean([row["low"] > 0 or row["high"] < 0 for row in rows]) < 0.06
 
 
-def test_psnr_is_pooled_per_subject():
-    real = np.full((3, 8, 8), 0.5)
-    error = np.array([0.1, 0.3, 0.2])[:, None, None]
-    brain = np.ones((3, 8, 8), bool)
-    brain[0, :4] = False
-    value = training.psnr(real, real + error, brain, np.array(["a", "a", "b"]))
-    pooled = (32 * 0.01 + 64 * 0.09) / 96
-    assert value == pytest.approx(np.mean([-10 * np.log10(pooled), -10 * np.log10(0.04)]))
-
-
 def test_slices_return_to_the_scale_of_the_base(rng):
     signal = rng.uniform(0, 1, (3, 16, 16))
     own, common = 0.5 * signal, np.clip((signal - 0.1) / 0.8, 0, 1)
@@ -61,9 +45,6 @@ def test_slices_return_to_the_scale_of_the_base(rng):
     result = training.rescaled(guess, own, common, subjects)
     np.testing.assert_allclose(result, np.clip((2 * guess - 0.1) / 0.8, 0, 1), atol=1e-6)
     assert training.rescaled(guess, own, own, subjects) is guess
-
-
-# Metrics
 
 
 @pytest.fixture
@@ -131,12 +112,6 @@ def test_jpeg_rings_into_the_background(slices):
     after = effects.jpeg(image)
     assert after.dtype == np.uint8 and after.shape == image.shape
     assert (after[image == 0] > 0).mean() > 0.02
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=75)  # the default, which the released code leaves as it is
-    assert np.array_equal(after, np.asarray(Image.open(file)))
-
-
-# What is changed
 
 
 def test_a_change_is_one_difference_of_the_register_and_can_be_built():
@@ -166,15 +141,6 @@ def test_what_changes_results_is_measured_or_said_not_to_be():
     assert "**Not measured**, though marked: F-10 (what was not released cannot be run), and B-1 and B-2" in book
 
 
-def test_profiles_train_changes_that_exist():
-    for chosen in training.EXTENTS.values():
-        assert set(chosen.changes) <= set(training.CHANGES)
-    assert not training.extent("paper").changes and training.extent("paper").steps == 1000
-
-
-# A miniature of the whole
-
-
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory):
     """A project with the tiny cohort and its trainings, and their effects."""
@@ -186,12 +152,7 @@ def miniature(tmp_path_factory):
 
 def test_effects_are_measured_against_the_base_and_kept(miniature):
     place = training.folder("smoke") / "trainings"
-    assert {path.parent.name for path in place.glob("*/score.csv")} == {
-        "base_0",
-        "base_1",
-        "betas_0",
-        "minmax_0",
-    }
+    assert {path.parent.name for path in place.glob("*/score.csv")} == {"base_0", "base_1", "betas_0", "minmax_0"}
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/*")}
     assert training.training_effects("smoke").equals(miniature)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
@@ -243,17 +204,3 @@ def test_images_are_the_slices_with_lesions(miniature):
     real, synthetic, brain, lesion = effects.images("smoke")
     assert real.shape == synthetic.shape == brain.shape == lesion.shape == (1, 32, 32)
     assert synthetic.min() >= 0 and synthetic.max() <= 1
-
-
-class Six:
-    """Stands for six slices: brain in four of them, lesions in two."""
-
-    __len__ = lambda self: 6  # noqa: E731
-    brain = lambda self, indices: np.isin(indices, (0, 1, 3, 4))[:, None, None] * np.ones((1, 2, 2), bool)  # noqa: E731
-    lesion = lambda self, indices: np.isin(indices, (1, 4))[:, None, None] * np.ones((1, 2, 2))  # noqa: E731
-
-
-def test_slices_with_lesions_are_preferred(monkeypatch):
-    assert effects.chosen_slices(Six(), 5).tolist() == [1, 4]
-    monkeypatch.setattr(Six, "lesion", lambda self, indices: np.zeros((6, 2, 2)))
-    assert effects.chosen_slices(Six(), 2).tolist() == [0, 4]
