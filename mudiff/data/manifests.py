@@ -32,8 +32,7 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
     except FileNotFoundError:
         raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
     except (OSError, ValueError) as error:  # of pandas and of UTF-8, too
-        reason = " ".join(str(error).split())
-        raise MudiffError(f"{path}: cannot be read as CSV ({reason}); save it as UTF-8 text.") from None
+        raise MudiffError(f"{path}: no readable CSV ({' '.join(str(error).split())}); save it as UTF-8.") from None
     lines = lines.fillna("").apply(lambda column: column.str.strip())  # short lines end in NaN
     table = lines[1:].set_axis(lines.iloc[0].str.lower().tolist(), axis=1)
     if not {"subject", "split"} <= set(table.columns):

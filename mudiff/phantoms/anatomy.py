@@ -103,8 +103,8 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
     """Draw subject `number` of "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion)."""
     template = load_template(grid.spacing)
     where = _deform(grid, rng)  # (3, X, Y, Z), MNI coordinates
-    plan = {"brats": _plan_tumours, "isles": _plan_strokes, "healthy": lambda *_: []}[dataset]
-    lesions = plan(number, template, grid, rng)
+    plan = {"brats": _plan_tumours, "isles": _plan_strokes, "healthy": lambda *_: []}
+    lesions = plan[dataset](number, template, grid, rng)
     distances = []  # of each voxel from the lesion's outline in mm, positive inside, (X, Y, Z)
     for lesion in lesions:
         away = (where - lesion.centre.reshape(3, 1, 1, 1)) / lesion.axes.reshape(3, 1, 1, 1)

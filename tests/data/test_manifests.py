@@ -61,10 +61,10 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
         ("subject,split\n..,val\n", r"'\.\.' is no subject id"),
         ("subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n", "Brats18_A_1 and BraTS19_A_1 are"),
         ("subject,split\nA,excluded\n", "lists no subject"),
-        ("", "cannot be read as CSV"),
-        ("subject,split\nA,train\nB,train,x\n", "cannot be read as CSV .*line 3"),
+        ("", "no readable CSV"),
+        ("subject,split\nA,train\nB,train,x\n", "no readable CSV .*line 3"),
         ("subject;split\nA;train\n", "has columns subject;split; expected"),
-        ('subject,split\n"A,train\n', "cannot be read as CSV"),
+        ('subject,split\n"A,train\n', "no readable CSV"),
     ],
 )
 def test_bad_manifests_name_file_and_line(tmp_path, text, says):
@@ -81,9 +81,8 @@ def test_a_missing_manifest_is_named(tmp_path):
 
 
 def test_subjects_are_matched_across_releases():
-    manifest = pd.DataFrame(
-        {"subject": ["BraTS19_A_1", "BraTS19_B_1", "BraTS19_C_1"], "split": ["train", "excluded", "test"]}
-    )
+    listed = {"subject": [f"BraTS19_{name}_1" for name in "ABC"], "split": ["train", "excluded", "test"]}
+    manifest = pd.DataFrame(listed)
     splits, missing, unlisted = manifests.assign(["Brats18_A_1", "Brats17_B_1", "Brats18_X_1"], manifest)
     assert (splits, missing, unlisted) == ({"Brats18_A_1": "train"}, ["BraTS19_C_1"], ["Brats18_X_1"])
     with pytest.raises(MudiffError, match="Brats17_A_1 and Brats18_A_1 are one subject"):

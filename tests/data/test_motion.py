@@ -68,15 +68,10 @@ def test_the_table_is_enough_to_draw_the_same_again():
         "translation_x", "translation_y", "translation_z",
     ]  # fmt: skip
     assert list(frame["segment"]) == [1, 2, 3, 4, 5] * 2
-    second = frame[frame.strength == 2]
-    drawn = motion.draw("A", 2)
-    order = [1, 0, 2, 3]  # the third segment is mid-scan, and its pose has the first one
-    moved = second[second["segment"] != 3]
-    np.testing.assert_array_equal(moved[["degrees_x", "degrees_y", "degrees_z"]], drawn.degrees[order])
-    np.testing.assert_array_equal(moved.filter(like="translation_"), drawn.translation[order])
-    assert not second[second["segment"] == 3].filter(regex="degrees|translation").any(axis=None)
-    np.testing.assert_array_equal(second.begin, [0, *drawn.times])
-    np.testing.assert_array_equal(second.end, [*drawn.times, 1])
+    second, drawn = frame[frame.strength == 2], motion.draw("A", 2)
+    poses = np.hstack([drawn.degrees, drawn.translation])[[1, 0, 2, 3]]  # mid-scan is at rest, the first has its pose
+    np.testing.assert_array_equal(second.filter(regex="degrees|translation"), np.insert(poses, 2, 0, axis=0))
+    np.testing.assert_array_equal(second[["begin", "end"]].T, [[0, *drawn.times], [*drawn.times, 1]])
     assert list(motion.table([])) == list(frame)
 
 
