@@ -9,17 +9,15 @@ import pandas as pd
 import typer
 
 from mudiff import __version__, cache, paths
-from mudiff.data import datasets
+from mudiff.data import datasets, manifests
+from mudiff.data import prepare as preparing
+from mudiff.data import verify as checks
 from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Synthetic MRI with MU-Diff.",
-)
+_PLAIN = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+app = typer.Typer(help="Synthetic MRI with MU-Diff.", **_PLAIN)
 
 Dataset = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.DATASETS)}.")]
 Root = Annotated[Path, typer.Option(help="Folder of the NIfTI files.")]
@@ -34,28 +32,19 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 def _device(name: str | None):
     import torch
 
-    if name is None:
-        return None
     try:
-        torch.empty(1, device=name)
+        return None if name is None else torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise MudiffError(f"--device {name}: not usable here ({str(error).splitlines()[0]}).") from None
-    return torch.device(name)
 
 
 @app.command()
 def verify(
-    dataset: Dataset,
-    data_root: Root,
-    manifest: Manifest = None,
+    dataset: Dataset, data_root: Root, manifest: Manifest = None, workers: Workers = 2,
     write_manifest: Annotated[Path | None, typer.Option(help="Draft a seeded split here and stop.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the drafted split.", min=0)] = 1024,
-    workers: Workers = 2,
-) -> None:
+) -> None:  # fmt: skip
     """Check a data folder against its manifest; exit code 1 if anything is missing, odd or unreadable."""
-    from mudiff.data import manifests
-    from mudiff.data import verify as checks
-
     if write_manifest is not None:
         manifests.draft_manifest(dataset, data_root, write_manifest, seed)
         print(f"{write_manifest}: written; look at it, then pass it with --manifest.")
@@ -75,19 +64,14 @@ def phantom(profile: ProfileName = "demo", dataset: Dataset = "brats", workers: 
     counts = profiles.profile(profile).phantoms.get(datasets.dataset(dataset).name)
     if counts is None:
         raise MudiffError(f"profile {profile!r} has no {dataset} phantoms; it works on real data.")
-    folder = paths.phantoms(profile, dataset)
-    print(phantoms.write_cohort(dataset, folder, counts, workers=workers))
+    print(phantoms.write_cohort(dataset, paths.phantoms(profile, dataset), counts, workers=workers))
 
 
 @app.command()
 def prepare(
-    dataset: Dataset,
-    data_root: Root,
-    profile: ProfileName = "paper",
-    manifest: Manifest = None,
-    changes: Changes = None,
-    workers: Workers = 2,
-) -> None:
+    dataset: Dataset, data_root: Root, profile: ProfileName = "paper", manifest: Manifest = None,
+    changes: Changes = None, workers: Workers = 2,
+) -> None:  # fmt: skip
     """Turn NIfTI volumes into the slice cache."""
     fields = _fields(changes)
     for name in fields.keys() - {"image_size", "slices", "normalisation"}:
@@ -101,7 +85,6 @@ def prepare(
 
 
 def _fields(changes: list[str] | None) -> dict[str, str]:
-    """Split each ``field=value`` of --set."""
     for change in (change for change in changes or [] if "=" not in change):
         raise MudiffError(f"--set {change}: expected field=value.")
     return dict(map(str.strip, change.split("=", 1)) for change in changes or [])
@@ -110,16 +93,12 @@ def _fields(changes: list[str] | None) -> dict[str, str]:
 def _prepared(profile: str, preparation: Preparation) -> Path:
     """Return the folder of the slices: the profile's own, or one beside it."""
     usual = preparation == profiles.preparation(profile, preparation.dataset)
-    name = preparation.dataset if usual else f"{preparation.dataset}-{preparation.fingerprint()}"
-    return paths.prepared(profile, name)
+    return paths.prepared(profile, preparation.dataset + ("" if usual else f"-{preparation.fingerprint()}"))
 
 
 def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
-    from mudiff.data import manifests
-    from mudiff.data import prepare as data
-
     listed = manifests.read_manifest(preparation.dataset, manifest)
-    report = data.prepare(preparation, root, listed, folder, workers=workers)
+    report = preparing.prepare(preparation, root, listed, folder, workers=workers)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     report.check()
@@ -127,19 +106,14 @@ def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder
 
 @app.command()
 def train(
-    dataset: Dataset,
-    target: Target,
+    dataset: Dataset, target: Target, profile: ProfileName = "paper", manifest: Manifest = None,
+    changes: Changes = None, device: Device = None, workers: Workers = 2,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(datasets.METHODS)}.")] = "mudiff",
-    profile: ProfileName = "paper",
     variant: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.VARIANTS)}.")] = "released",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the NIfTI files, prepared first.")] = None,
-    manifest: Manifest = None,
-    changes: Changes = None,
     run: Annotated[Path | None, typer.Option(help="Folder; default results/<profile>/runs/...")] = None,
-    device: Device = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the networks (on a GPU).")] = False,
-    workers: Workers = 2,
-) -> None:
+) -> None:  # fmt: skip
     """Train one run, or resume it where it stopped; under torchrun in several processes."""
     from mudiff.training import loop, processes
 
@@ -152,10 +126,8 @@ def train(
     if data_root is None and not (slices / "prepared.json").is_file():
         usual = vars(profiles.preparation(profile, dataset))
         sets = "".join(f" --set {k}={v}" for k, v in vars(preparation).items() if v != usual[k])
-        raise MudiffError(
-            f"{slices}: holds no prepared slices; add --data-root DIR, or first run "
-            f"`mudiff prepare --dataset {dataset} --profile {profile}{sets} --data-root DIR`."
-        )
+        command = f"mudiff prepare --dataset {dataset} --profile {profile}{sets} --data-root DIR"
+        raise MudiffError(f"{slices}: holds no prepared slices; add --data-root DIR, or first run `{command}`.")
     with processes.joined():
         if data_root is not None and processes.rank() == 0:
             _prepare(preparation, data_root, manifest, slices, workers)
@@ -170,14 +142,12 @@ def train(
 def synthesize(
     run: Annotated[Path, typer.Option(help="Folder of a trained or imported run.")],
     subject: Annotated[Path, typer.Option(help="Folder of the subject's contrasts.")],
-    target: Target,
-    output: Annotated[Path, typer.Option(help="NIfTI file to write.")],
+    target: Target, output: Annotated[Path, typer.Option(help="NIfTI file to write.")],
+    device: Device = None, seed: Annotated[int, typer.Option(help="Seed of all slices.")] = 0,
     samples: Annotated[int, typer.Option(help="Volumes to draw and average.")] = 1,
     uncertainty: Annotated[Path | None, typer.Option(help="NIfTI file for the samples' deviation.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all slices.")] = 0,
-    device: Device = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the run's.")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make a subject's missing contrast as a whole volume on the grid of the others."""
     from mudiff.synthesis.sample import synthesize_volume
 

@@ -5,17 +5,11 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mudiff.errors import MudiffError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR,
-    errno.ENAMETOOLONG,
-)  # fmt: skip
 
 
 def root() -> Path:
@@ -34,34 +28,17 @@ def results(profile: str) -> Path:
     return root() / "results" / profile
 
 
-def phantoms(profile: str, dataset: str) -> Path:
-    """Return the folder of a generated phantom cohort."""
-    return results(profile) / "phantoms" / dataset
+def _part(part: str) -> Callable[[str, str], Path]:
+    return lambda profile, name: results(profile) / part / name
 
 
-def prepared(profile: str, dataset: str) -> Path:
-    """Return the folder of a prepared dataset (the slice cache)."""
-    return results(profile) / "prepared" / dataset
-
-
-def run(profile: str, name: str) -> Path:
-    """Return the folder of one training run."""
-    return results(profile) / "runs" / name
-
-
-def synthetic(profile: str, name: str) -> Path:
-    """Return the folder of the synthetic test slices of one run."""
-    return results(profile) / "synthetic" / name
-
-
-def unseen(profile: str, dataset: str) -> Path:
-    """Return the folder of a test cohort that no training of the profile saw: its slices and syntheses."""
-    return results(profile) / "unseen" / dataset
-
-
-def analysis(profile: str, name: str) -> Path:
-    """Return the folder where an analysis keeps what took long to compute."""
-    return results(profile) / "analyses" / name
+# Folders of a profile and, in this order, of
+phantoms = _part("phantoms")  # a dataset: its generated cohort
+prepared = _part("prepared")  # a dataset: the slice cache
+run = _part("runs")  # a run, by its name
+synthetic = _part("synthetic")  # a run: its synthetic test slices
+unseen = _part("unseen")  # a test cohort that no training of the profile saw: its slices and syntheses
+analysis = _part("analyses")  # an analysis: what took long to compute
 
 
 def figures(profile: str) -> Path:
@@ -77,17 +54,16 @@ def manifests() -> Path:
 
 
 @contextlib.contextmanager
-def clear_os_errors(path: Path, among: tuple[int, ...] = (*_FULL, *_FORBIDDEN)) -> Iterator[None]:
+def clear_os_errors(path: Path, full_disk_only: bool = False) -> Iterator[None]:
     """Turn a full disk or a place that cannot be written, met while `path` is written, into a `MudiffError`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in among:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full_disk_only and not full:
             raise
-        if error.errno in _FULL:
-            raise MudiffError(f"{path}: the disk is full; free some space and run it again.") from error
-        why = f"cannot be written ({os.strerror(error.errno)}); choose a folder that you may write to"
-        raise MudiffError(f"{path}: {why}.") from error
+        why = f"cannot be written ({error.strerror or error}); choose a folder that you may write to"
+        raise MudiffError(f"{path}: {'the disk is full; free some space' if full else why}.") from error
 
 
 @contextlib.contextmanager
@@ -104,7 +80,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with clear_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
-        with clear_os_errors(path, _FULL):
+        with clear_os_errors(path, full_disk_only=True):
             yield temporary
         with clear_os_errors(path):
             with temporary.open("rb") as file:

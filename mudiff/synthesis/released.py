@@ -38,10 +38,7 @@ def _in_order(network: StructureNetwork | TextureNetwork) -> Iterator[nn.Module]
     yield from (h.middle1, h.middle_attention, h.middle2)
     for level in h.decoder:
         yield from level.blocks
-        if level.attention is not None:
-            yield level.attention
-        if level.up is not None:
-            yield level.up
+        yield from filter(None, (level.attention, level.up))
     yield from (h.norm, h.output)
 
 
@@ -67,12 +64,11 @@ def _layers(module: nn.Module) -> dict[str, nn.Module]:
 
 def _parameters(layers: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Return released key -> parameter of layers by their released names."""
-    keys = {}
-    for released, layer in layers.items():
-        for name, parameter in layer.named_parameters():
-            stored = {"weight": "W", "bias": "b"}[name] if ".NIN_" in released else name
-            keys[f"{released}.{stored}"] = parameter
-    return keys
+    nin = {"weight": "W", "bias": "b"}
+    return {
+        f"{released}.{nin[name] if '.NIN_' in released else name}": parameter
+        for released, layer in layers.items() for name, parameter in layer.named_parameters()
+    }  # fmt: skip
 
 
 def network_keys(network: StructureNetwork | TextureNetwork) -> dict[str, nn.Parameter]:
@@ -104,17 +100,14 @@ def fill(names: dict[str, nn.Parameter], weights: dict[str, Tensor], source: str
     """Copy weights into the parameters of the same released key: every key used, every shape checked."""
     missing, unused = sorted(names.keys() - weights.keys()), sorted(weights.keys() - names.keys())
     if missing or unused:
-        raise MudiffError(
-            f"{source}: not the weights of this network: {len(missing)} keys are missing {missing[:1]}, "
-            f"{len(unused)} are unknown {unused[:1]}; pass the file of the right generator, task and image size."
-        )
+        wrong = f"{len(missing)} keys are missing {missing[:1]}, {len(unused)} are unknown {unused[:1]}"
+        advice = "pass the file of the right generator, task and image size"
+        raise MudiffError(f"{source}: not the weights of this network: {wrong}; {advice}.")
     for key, parameter in names.items():
         value = weights[key].T if key.endswith(".W") else weights[key]
         if value.shape != parameter.shape:
-            raise MudiffError(
-                f"{source}: {key} has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}; "
-                "pass the file of the right generator and width."
-            )
+            shapes = f"has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"
+            raise MudiffError(f"{source}: {key} {shapes}; pass the file of the right generator and width.")
         with torch.no_grad():
             parameter.copy_(value)
 
@@ -170,10 +163,8 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
     settings, n_conditions = _infer(_read(generator_1), str(generator_1))
     settings = settings.replace(dataset=dataset, target=target)
     if n_conditions != (expected := len(settings.conditions)):
-        raise MudiffError(
-            f"{generator_1}: takes {n_conditions} conditions, but {dataset} {target} has {expected}; "
-            "pass the --dataset and --target of these weights."
-        )
+        wrong = f"takes {n_conditions} conditions, but {dataset} {target} has {expected}"
+        raise MudiffError(f"{generator_1}: {wrong}; pass the --dataset and --target of these weights.")
     f1, f2 = load_networks(generator_1, generator_2)
     weights = nn.ModuleDict({"f1": f1, "f2": f2}).state_dict()
     runs.claim(folder, settings, data_hash="published weights")

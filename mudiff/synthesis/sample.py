@@ -27,13 +27,9 @@ def _unit(x: Tensor) -> np.ndarray:
 
 
 def sample_slices(
-    method: Method,
-    slices: dataset.Slices,
-    indices: np.ndarray,
-    seed: int = 0,
-    replaced: Mapping[str, np.ndarray] | None = None,
-    callback: Callback | None = None,
-) -> np.ndarray:
+    method: Method, slices: dataset.Slices, indices: np.ndarray, seed: int = 0,
+    replaced: Mapping[str, np.ndarray] | None = None, callback: Callback | None = None,
+) -> np.ndarray:  # fmt: skip
     """Synthesise the prepared slices `indices` (N,), float32 (N, S, S) in [0, 1].
 
     `seed`, subject and slice number decide a slice's random numbers. `replaced` maps conditions to images
@@ -47,8 +43,7 @@ def sample_slices(
         y = {c: slices.images(indices[part], c) for c in method.settings.conditions}
         y |= {c: stack[part] for c, stack in (replaced or {}).items() if c in y}
         conditions = torch.from_numpy(np.stack(list(y.values()), axis=1).astype(np.float32))  # (B, n, S, S)
-        x = method.synthesize(conditions.to(method.device), torch.tensor(seeds[part]), callback)
-        output[part] = _unit(x)
+        output[part] = _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds[part]), callback))
     return output
 
 
@@ -82,8 +77,7 @@ def synthesize_split(
             with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.round(images * 65535).astype(np.uint16), allow_pickle=False)
     if count:
-        seconds = (time.monotonic() - began) / count
-        paths.write_json(record, key | {"seconds_per_slice": round(seconds, 4)})
+        paths.write_json(record, key | {"seconds_per_slice": round((time.monotonic() - began) / count, 4)})
     return folder
 
 
@@ -99,31 +93,15 @@ def read_synthetic(folder: Path, subject: str) -> np.ndarray:
 
 
 def synthesize_volume(
-    run: Path,
-    subject: Path,
-    target: str,
-    output: Path,
-    *,
-    samples: int = 1,
-    uncertainty: Path | None = None,
-    device: torch.device | None = None,
-    precision: str | None = None,
-    seed: int = 0,
-) -> Path:
+    run: Path, subject: Path, target: str, output: Path, *, samples: int = 1, uncertainty: Path | None = None,
+    device: torch.device | None = None, precision: str | None = None, seed: int = 0,
+) -> Path:  # fmt: skip
     """Synthesise a subject's missing contrast as a whole volume on the grid of its other contrasts.
 
-    In this order: normalise each condition; cut it into axial slices, pad and resize; sample all slices;
-    average the samples; resize and pad back; set voxels where every condition is background to 0.
-
-    Parameters
-    ----------
-    subject : Path
-        Folder of the subject, in any of the layouts that `mudiff prepare` reads.
-    output, uncertainty : Path
-        NIfTI files on the input's grid, in [0, 1] of the normalised target: mean and, where it is given,
-        standard deviation of the samples (two or more).
-    precision : str, optional
-        ``float32`` or ``bfloat16``; by default that of the run.
+    In this order: normalise each condition; cut it into axial slices, pad and resize; sample all slices; average the
+    samples; resize and pad back; set voxels where every condition is background to 0. `subject` is a folder in any
+    layout that `mudiff prepare` reads; `output` and `uncertainty` are NIfTI files on its grid, in [0, 1] of the
+    normalised target: mean and standard deviation of the samples. `precision` is by default that of the run.
     """
     method = runs.load(run, device or runs.default_device(), precision)
     settings = method.settings

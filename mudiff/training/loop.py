@@ -25,15 +25,9 @@ from mudiff.training import processes, runs
 
 
 def train(
-    settings: Settings,
-    prepared: Path,
-    folder: Path,
-    *,
-    device: torch.device | None = None,
-    compiled: bool = False,
-    progress: bool = True,
-    save_seconds: float = 60.0,
-) -> Path:
+    settings: Settings, prepared: Path, folder: Path, *, device: torch.device | None = None,
+    compiled: bool = False, progress: bool = True, save_seconds: float = 60.0,
+) -> Path:  # fmt: skip
     """Train a run on `prepared` slices to its end, from where it stopped; a complete run is left alone.
 
     A run of other settings or data in `folder` is moved aside. The device is by default that of
@@ -60,15 +54,13 @@ def train(
 def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
     from tqdm.auto import tqdm
 
-    settings, method, average = training.settings, training.method, training.average
+    settings, method = training.settings, training.method
     slices, per_epoch, total = training.slices, training.per_epoch, training.total
-    log_every = max(1, per_epoch // 10)
     began, saved = time.monotonic() - training.seconds, time.monotonic()
     quiet = None if progress and processes.rank() == 0 else True  # None: where the output is no terminal
     bar = tqdm(total=total, initial=training.step, desc=settings.run_name, unit="step", disable=quiet)
     with bar, _stop_signal() as stop:
         while training.step < total:
-            # One step, at the learning rates of this epoch, on this process's part of the batch.
             epoch, place = divmod(training.step, per_epoch)
             for name, optimiser in method.optimisers.items():
                 for group in optimiser.param_groups:
@@ -77,25 +69,19 @@ def _loop(training: "_Training", progress: bool, save_seconds: float) -> None:
             indices, places = processes.own_part(order, place, settings.batch_size)
             batch = make_batch(slices, indices, settings, training.step, places).to(method.device)
             losses = method.training_step(batch, training.step)
-
-            # Average the weights, add up the losses.
-            average.update(training.step)
+            training.average.update(training.step)
             training.step += 1
             training.seconds = time.monotonic() - began
             for name, value in processes.average(losses).items():
                 training.sums[name] = training.sums.get(name, 0) + value
                 training.counts[name] = training.counts.get(name, 0) + 1
             bar.update()
-
-            # At the end of an epoch: validate, keep the best weights. In between: log.
             epoch, place = divmod(training.step, per_epoch)
             validates = training.step == total or (place == 0 and epoch % settings.validate_every == 0)
             if validates:
                 bar.set_postfix(psnr=f"{training.validate():.2f} dB")
-            elif training.step % log_every == 0:
+            elif training.step % max(1, per_epoch // 10) == 0:
                 training.log()
-
-            # Save what a resumed run needs; stop if asked to.
             stopped = processes.any_process(stop.is_set())
             if validates or stopped or time.monotonic() - saved > save_seconds:
                 training.save()
@@ -109,8 +95,7 @@ class _Training:
 
     def __init__(self, settings: Settings, prepared: Path, folder: Path, device: torch.device, compiled: bool):
         self.settings, self.folder = settings, folder
-        self.slices = dataset.open_slices(prepared, "train")
-        self.validation = dataset.open_slices(prepared, "val")
+        self.slices, self.validation = (dataset.open_slices(prepared, split) for split in ("train", "val"))
         self.method = build(settings).to(device)
         processes.check(self.method)
         self.method.prepare_training()
@@ -131,32 +116,31 @@ class _Training:
             self.method.load_state_dict(state["weights"])
             for name, optimiser in self.method.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][name])
-            device = self.method.device
-            self.average.weights = {k: v.to(device) for k, v in state["average"].items()}
-            self.sums = {k: v.to(device) for k, v in state["sums"].items()}
+            for tensors in (state["average"], state["sums"]):
+                tensors.update({k: v.to(self.method.device) for k, v in tensors.items()})
+            self.average.weights, self.sums, self.counts = state["average"], state["sums"], state["counts"]
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-            self.counts = state["counts"]
         if processes.rank() == 0:
             runs.cut_log(self.folder, self.step)
         self.method.distribute()
 
     def save(self) -> None:
-        """Write the state that `resume` takes up."""
+        """Write the state that `resume` takes up, in one move."""
         if processes.rank() == 0:
             state = {name: getattr(self, name) for name in ("step", "best", "seconds", "sums", "counts")}
             state |= {"weights": self.method.state_dict(), "average": self.average.weights}
             state["optimisers"] = {name: o.state_dict() for name, o in self.method.optimisers.items()}
-            runs.save_state(self.folder, state)
+            with paths.atomic_write(self.folder / "state.pt") as temporary:
+                torch.save(state, temporary)
 
     def log(self, **extra: float) -> None:
         """Append the mean losses since the last line."""
         means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
         self.sums, self.counts = {}, {}
         for name in (name for name, value in means.items() if not math.isfinite(value)):
-            raise MudiffError(
-                f"{self.folder}: the loss {name!r} is no number at step {self.step}: training has diverged; "
-                "lower learning_rate (--set learning_rate=...) or choose another seed."
-            )
+            what = f"the loss {name!r} is no number at step {self.step}: training has diverged"
+            advice = "lower learning_rate (--set learning_rate=...) or choose another seed"
+            raise MudiffError(f"{self.folder}: {what}; {advice}.")
         if processes.rank() > 0:
             return
         epochs, place = divmod(self.step, self.per_epoch)
@@ -190,21 +174,20 @@ class _Training:
         elif best.is_file():  # it is gone if a crash came after this line
             best.replace(weights)
         record = runs.provenance(self.settings, data_hash, self.method.device, self.seconds)
-        seen = self.settings.epochs * len(self.slices)
-        record |= {"steps": self.step, "slices_seen": seen, "processes": processes.count()}
-        paths.write_json(self.folder / "provenance.json", record | {"best_validation_psnr": self.best})
+        record |= {"slices_seen": self.settings.epochs * len(self.slices), "best_validation_psnr": self.best}
+        record |= {"steps": self.step, "processes": processes.count()}
+        paths.write_json(self.folder / "provenance.json", record)
         for leftover in ("state.pt", "best.safetensors"):
             (self.folder / leftover).unlink(missing_ok=True)
 
 
 def learning_rate(start: float, settings: Settings, epoch: int) -> float:
     """Return the learning rate of an epoch (A-4); "linear" would reach 0 in the first epoch after the last."""
-    if settings.schedule == "cosine" and start > settings.final_learning_rate:
-        final = settings.final_learning_rate
-        return final + (start - final) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    final, epochs = settings.final_learning_rate, settings.epochs
+    if settings.schedule == "cosine" and start > final:
+        return final + (start - final) * (1 + math.cos(math.pi * epoch / epochs)) / 2
     if settings.schedule == "linear":
-        constant = settings.constant_part * settings.epochs
-        return start * min(1.0, (settings.epochs - epoch) / (settings.epochs - constant))
+        return start * min(1.0, (epochs - epoch) / (epochs - settings.constant_part * epochs))
     return start
 
 
@@ -218,15 +201,11 @@ def make_batch(
     slices: dataset.Slices, indices: np.ndarray, settings: Settings, step: int, places: range | None = None
 ) -> Batch:
     """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch."""
-    images = {c: torch.from_numpy(slices.images(indices, c)) for c in (settings.target, *settings.conditions)}
-    return Batch(
-        target=images[settings.target][:, None],
-        conditions=torch.stack([images[c] for c in settings.conditions], dim=1),
-        brain=torch.from_numpy(slices.brain(indices))[:, None],
-        seeds=torch.tensor(
-            [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
-        ),
-    )
+    contrasts = (settings.target, *settings.conditions)
+    target, *conditions = (torch.from_numpy(slices.images(indices, c)) for c in contrasts)
+    seeds = [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
+    brain = torch.from_numpy(slices.brain(indices))
+    return Batch(target[:, None], torch.stack(conditions, dim=1), brain[:, None], torch.tensor(seeds))
 
 
 def validation_psnr(method: Method, slices: dataset.Slices) -> float:

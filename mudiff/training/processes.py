@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor, distributed
 
 from mudiff import paths
@@ -50,11 +50,7 @@ def rank() -> int:
 
 def any_process(flag: bool) -> bool:
     """Return whether any process says so, once all have said."""
-    if count() == 1:
-        return flag
-    said = torch.tensor(int(flag))
-    distributed.all_reduce(said)
-    return bool(said)
+    return bool(average({"said": torch.tensor(float(flag))})["said"])
 
 
 def barrier() -> None:
@@ -77,8 +73,8 @@ def check(method: Method) -> None:
     if count() > 1 and not method.several_processes:
         raise MudiffError(f"method {name}: trains in one process only; start it without torchrun.")
     if size % count():
-        split = f"does not split evenly over {count()} processes; choose a multiple (--set batch_size=...)"
-        raise MudiffError(f"setting batch_size = {size}: {split}.")
+        advice = "choose a multiple (--set batch_size=...)"
+        raise MudiffError(f"setting batch_size = {size}: does not split evenly over {count()} processes; {advice}.")
 
 
 def own_part(order: np.ndarray, number: int, size: int) -> tuple[np.ndarray, range]:
@@ -103,16 +99,13 @@ def claimed_device(device: torch.device | None = None) -> Iterator[torch.device]
     gpus, local = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
     if local is not None and int(local) >= gpus:
         raise MudiffError(f"LOCAL_RANK is {local}, but there are {gpus} GPUs: use --nproc-per-node {gpus}.")
-    lock, index = (None, int(local or 0)) if local is not None or gpus == 1 else _free_gpu(gpus)
-    try:
+    lock, index = (contextlib.nullcontext(), int(local or 0)) if local is not None or gpus == 1 else _free_gpu(gpus)
+    with lock:
         torch.cuda.set_device(index)  # else torch opens a context on GPU 0 as well
         yield torch.device("cuda", index)
-    finally:
-        if lock is not None:
-            lock.release()
 
 
-def _free_gpu(count: int) -> tuple[FileLock, int]:
+def _free_gpu(count: int) -> tuple[AcquireReturnProxy, int]:
     folder = Path(tempfile.gettempdir()) / f"mudiff-gpus-{os.getuid()}"
     with paths.clear_os_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -121,7 +114,7 @@ def _free_gpu(count: int) -> tuple[FileLock, int]:
     for tries in itertools.count():
         for index, name in enumerate(names):
             with contextlib.suppress(Timeout):
-                return FileLock(folder / f"{name}.lock").acquire(timeout=0).lock, index
+                return FileLock(folder / f"{name}.lock").acquire(timeout=0), index
         if tries == 0:
             print(f"All {count} GPUs are held by other trainings of yours; waiting for one.", file=sys.stderr)
         time.sleep(SECONDS_BETWEEN_TRIES)

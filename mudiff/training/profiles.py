@@ -89,8 +89,6 @@ VARIANTS = ("released", "text", "published", *ABLATIONS)
 ABLATED = ("brats", "t1ce")
 """Dataset and target of the section "Ablation study"."""
 
-RUN_LABELS = datasets.METHODS | {f"mudiff_{name}": label for name, label in ABLATION_LABELS.items()}
-"""Method or ablation, as in ``mudiff_abl1`` -> its name in figures that say that the ablations are MU-Diff's."""
 # fmt: on
 
 
@@ -183,7 +181,7 @@ def profile(name: str) -> Profile:
 def label(run: str) -> str:
     """Return the name in figures of a method (``mudiff``) or of a variant of MU-Diff (``mudiff_abl1``)."""
     method, _, variant = run.partition("_")
-    return f"{datasets.METHODS[method]}, {RUN_LABELS.get(run, variant)}" if variant else datasets.METHODS[run]
+    return datasets.METHODS[method] + (f", {ABLATION_LABELS.get(variant, variant)}" if variant else "")
 
 
 def preparation(profile_name: str, dataset: str) -> Preparation:

@@ -1,8 +1,7 @@
 """A run's folder: settings, log and weights, each written so that a crash loses nothing.
 
 ``settings.json`` (settings, data and recipe), ``log.jsonl``, ``weights.safetensors`` (the chosen checkpoint),
-``provenance.json`` (written last: its presence means that the run is complete) and, while it is not,
-``state.pt`` and ``best.safetensors``.
+``provenance.json`` (written last: the run is complete) and, until then, ``state.pt`` and ``best.safetensors``.
 """
 
 import contextlib
@@ -29,8 +28,7 @@ from mudiff.settings import Settings
 
 def default_device() -> torch.device:
     """Return torch's current GPU (a training sets it), or the CPU where there is none."""
-    gpu = torch.cuda.is_available()
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextlib.contextmanager
@@ -77,12 +75,6 @@ def is_complete(folder: Path) -> bool:
     return (folder / "provenance.json").is_file() and (folder / "weights.safetensors").is_file()
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write what a resumed run needs, in one move."""
-    with paths.atomic_write(folder / "state.pt") as temporary:
-        torch.save(state, temporary)
-
-
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
     path, advice = folder / "state.pt", "it is damaged: delete it to start this run anew"
@@ -104,20 +96,16 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
 
     path, recorded = Path(folder) / "weights.safetensors", Path(folder) / "settings.json"
     if not recorded.is_file() or not path.is_file():
-        raise MudiffError(
-            f"{folder}: no trained run here (settings.json and weights.safetensors expected); "
-            "train it with `mudiff train` or import one with `mudiff import-released`."
-        )
+        advice = "train it with `mudiff train` or import one with `mudiff import-released`"
+        raise MudiffError(f"{folder}: no trained run here (settings.json and weights.safetensors); {advice}.")
     settings = Settings.from_dict(paths.read_json(recorded)["settings"])
     method = build(settings)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
-    expected = {
-        k: v.shape for k, v in method.state_dict().items() if k in weights or not k.startswith(method.training_only)
-    }
-    found = {k: v.shape for k, v in weights.items()}
+    found, own = ({k: v.shape for k, v in state.items()} for state in (weights, method.state_dict()))
+    expected = {k: v for k, v in own.items() if k in found or not k.startswith(method.training_only)}
     if wrong := [k for k in expected | found if found.get(k) != expected.get(k)]:
         differ = f"{len(wrong)} tensors differ, such as {min(wrong)}"
         raise MudiffError(f"{path}: weights of other settings than settings.json ({differ}); train the run again.")
@@ -129,36 +117,33 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
 
 def append_log(folder: Path, line: dict[str, Any]) -> None:
     """Append one line to ``log.jsonl``."""
-    path = folder / "log.jsonl"
-    with paths.clear_os_errors(path), path.open("a", encoding="utf-8") as file:
+    with paths.clear_os_errors(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; a last line cut off by a crash is left out."""
-    path, lines = Path(folder) / "log.jsonl", []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return lines
+    path = Path(folder) / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def cut_log(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again."""
-    kept = [line for line in read_log(folder) if line["step"] <= step]
-    paths.write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
+    paths.write_text(folder / "log.jsonl", "".join(kept))
 
 
 def provenance(settings: Settings, data_hash: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Return what made a run: versions, data, seed, hardware, duration and peak memory."""
     packages = ("torch", "numpy", "scipy", "scikit-image", "nibabel", "safetensors", "monai")
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    cpu = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     mebibyte = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
     vgg16 = {"vgg16_sha256": cache.file_hash(Path(settings.vgg16))} if settings.vgg16 else {}
     return vgg16 | {
         "mudiff": __version__, "recipe": cache.RECIPE_VERSION, "data": data_hash, "seed": settings.seed,
         "python": platform.python_version(), "versions": {name: metadata.version(name) for name in packages},
-        "device": gpu or f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "machine": f"{platform.system()} {platform.machine()}", "seconds": round(seconds, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // mebibyte,
     }  # fmt: skip
