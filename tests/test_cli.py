@@ -54,8 +54,7 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
     run = tmp_path / "project/results/smoke/runs/brats_t1ce_mudiff"
     assert out.strip().endswith(str(run)) and (run / "weights.safetensors").is_file()
 
-    subject = root / "Brats18_E_1"
-    made = tmp_path / "out.nii.gz"
+    subject, made = root / "Brats18_E_1", tmp_path / "out.nii.gz"
     request = ["--run", run, "--subject", subject, "--target", "t1ce", "--output", made]
     code, out, err = mudiff("synthesize", *request, "--device", "cpu")
     assert code == 0, err
@@ -144,19 +143,6 @@ def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):
     assert err.count("\n") == 1 and err.startswith("mudiff: ") and words in err
 
 
-def test_volumes_that_cannot_be_used(mudiff, tmp_path, rng):
-    good, holes = head(rng), head(rng).astype(np.float32)
-    holes[3, 4, 5] = np.nan
-    real, bad = write_nifti(tmp_path / "good.nii.gz", good), tmp_path / "bad.nii.gz"
-    for data, words in [
-        (good[..., 0], "axes"), (np.stack([good] * 2, axis=-1), "axes"), (good * 0, "every voxel is 0"),
-        (holes, "NaN"), (head(rng, (20, 26, 14)), "one grid"), (None, "bad.nii.gz"),
-    ]:  # fmt: skip
-        bad.write_text("no volume") if data is None else write_nifti(bad, data)
-        code, out, err = mudiff("evaluate", "--real", real, "--synthetic", bad, "--mask", real)
-        assert code == 2 and not out and err.count("\n") == 1 and words in err, err
-
-
 def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
     settings = Settings(image_size=64, width=8, embedding=16)
     files = []
@@ -166,11 +152,7 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
         files.append(tmp_path / f"gen_diffusive_{number}.pth")
         torch.save(state, files[-1])
     run, made = tmp_path / "run", tmp_path / "t1ce.nii.gz"
-    for first, output, words in [
-        (0, run, ""),
-        (0, run, "exists already"),
-        (1, tmp_path / "other", "gen_diffusive"),
-    ]:
+    for first, output, words in [(0, run, ""), (0, run, "exists already"), (1, tmp_path / "other", "gen_diffusive")]:
         weights = ["--generator-1", files[first], "--generator-2", files[1 - first]]
         code, _, err = mudiff("import-released", *weights, "--target", "T1CE", "--output", output)
         assert code == (2 if words else 0) and words in err, err
@@ -183,6 +165,4 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
 
 def test_info_names_versions_and_profiles(mudiff):
     code, out, _ = mudiff("info")
-    assert code == 0
-    for word in ("mudiff 0.1.0", "torch", "profile demo", "devices"):
-        assert word in out
+    assert code == 0 and all(word in out for word in ("mudiff 0.1.0", "torch", "profile demo", "devices"))

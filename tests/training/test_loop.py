@@ -51,22 +51,13 @@ def test_a_run_leaves_what_the_contract_says(prepared, tmp_path):
     assert loop.validation_psnr(runs.load(folder), slices) == pytest.approx(best, abs=1e-4)
 
 
-class PulledPlugError(Exception):
-    pass
+RESUMED = [
+    {}, {"ema_decay": 0.9, "order": "shuffled", "checkpoint": "last"}, {"method": "linear"}, {"method": "hinet"},
+    {"method": "pgan", "dropout": 0.5}, {"method": "ddpm", "ema_decay": 0.9, "steps": 25},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"ema_decay": 0.9, "order": "shuffled", "checkpoint": "last"},
-        {"method": "linear"},
-        {"method": "pgan", "dropout": 0.5},
-        {"method": "hinet"},  # running statistics
-        {"method": "ddpm", "ema_decay": 0.9, "steps": 25},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("change", RESUMED, ids=str)
 def test_resumed_and_uninterrupted_runs_are_bit_identical(change, prepared, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", prepared, **change)
     read, taken = loop.make_batch, []
@@ -74,12 +65,12 @@ def test_resumed_and_uninterrupted_runs_are_bit_identical(change, prepared, tmp_
     def fails_now_and_then(slices, indices, settings, step, places):
         taken.append(step)
         if len(taken) % 4 == 0:
-            raise PulledPlugError
+            raise KeyboardInterrupt
         return read(slices, indices, settings, step, places)
 
     monkeypatch.setattr(loop, "make_batch", fails_now_and_then)
     for _ in range(5):  # a complete run is left alone
-        with contextlib.suppress(PulledPlugError):
+        with contextlib.suppress(KeyboardInterrupt):
             parts = fit(tmp_path / "parts", prepared, **change)
     assert len(taken) > 9  # it was interrupted
     assert equal(whole, parts)
@@ -101,15 +92,14 @@ loop.train(settings, Path({prepared!r}), Path({folder!r}), device=torch.device("
 def start(prepared: Path, folder: Path, **changes) -> subprocess.Popen:
     values = Settings(**SMALL | changes).to_dict()
     code = _SCRIPT.format(settings=values, prepared=str(prepared), folder=str(folder))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], **pipes, env=environment)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    process = subprocess.Popen([sys.executable, "-c", code], **options)
     assert process.stdout.readline() == b"start\n"
     return process
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.005)
@@ -124,8 +114,7 @@ def test_kill_9_at_any_moment_then_the_same_command(prepared, tmp_path):
         time.sleep(delay)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    process = start(prepared, folder, epochs=6)
-    assert process.wait() == 0
+    assert start(prepared, folder, epochs=6).wait() == 0
     assert equal(load_file(folder / "weights.safetensors"), whole)
     assert not list(folder.glob("state.pt"))
 
@@ -181,11 +170,10 @@ def test_settings_that_cannot_be_trained_displace_no_run(prepared, tmp_path):
 
 def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(prepared, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    saved, calls = torch.save, []
+    saved, calls = torch.save, iter(range(3))
 
     def full(value, path):
-        calls.append(1)
-        if len(calls) == 3:
+        if next(calls) == 2:
             path.write_bytes(b"half a checkpoint")
             raise OSError(errno.ENOSPC, "No space left on device")
         saved(value, path)
@@ -233,10 +221,8 @@ def test_the_average_is_that_of_its_definition_and_leaves_the_critic_out():
     present = {name: value.clone() for name, value in method.state_dict().items()}
     with average.applied():
         for name, value in method.state_dict().items():
-            if name.startswith("critic."):
-                assert torch.equal(value, present[name])
-            elif name.startswith("f1."):
-                torch.testing.assert_close(value, expected[name])
+            if name.startswith(("critic.", "f1.")):
+                torch.testing.assert_close(value, (present if name.startswith("critic.") else expected)[name])
     assert equal(method.state_dict(), present)
 
 
