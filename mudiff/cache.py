@@ -30,8 +30,7 @@ def file_hash(path: Path) -> str:
 
 def digest(*values: Any) -> str:
     """Return a short hash of plain values; what JSON does not know counts by its text."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
@@ -45,11 +44,9 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     code = file_hash(module) if module.is_file() else inspect.getsource(function)  # the latter in a notebook
     key = digest(RECIPE_VERSION, code, *inputs)
     read, write = (_read_frame, _frame_bytes) if path.suffix == ".csv" else (_read_arrays, _array_bytes)
-    # Damaged or missing: computed anew.
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged or missing
         return read(path, key)
-    result = compute()
-    # Where nothing can be written it is computed each time.
+    result = compute()  # each time, where nothing can be written
     with contextlib.suppress(MudiffError), paths.atomic_write(path) as temporary:
         temporary.write_bytes(write(result, key))
     return result

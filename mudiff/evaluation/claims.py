@@ -38,19 +38,11 @@ def paired(
 ) -> Finding:
     """Decide "better in every one of these comparisons" by paired t-tests.
 
-    Supported if every comparison is significantly above the margin (an intersection-union test, which needs no
-    correction); contradicted if one is significantly below it after Holm's correction over all of them. The
-    weakest comparison, that with the smallest t, is the one that is reported.
-
-    Parameters
-    ----------
-    differences : mapping of str to sequence of float
-        Name of a comparison -> for each subject ours minus theirs, positive where ours is better; what is not
-        finite is left out.
-    margin : float
-        What the mean difference must exceed, such as -1 dB for "keeps its score".
-    trainings : bool
-        Whether the statement is about a part of the method, of which one training decides nothing.
+    `differences` maps a comparison to ours minus theirs of each subject, positive where ours is better (not finite:
+    left out), whose mean must exceed the margin, such as -1 dB for "keeps its score". Supported if each comparison is
+    significantly above it (an intersection-union test, which needs no correction); contradicted if one is
+    significantly below it after Holm's correction over all. Reported is the weakest one, with the smallest t.
+    `trainings`: the statement is about a part of the method, of which one training decides nothing.
     """
     found = {name: np.asarray(values, float) - margin for name, values in differences.items()}
     tests = {name: statistics.paired(values[np.isfinite(values)]) for name, values in found.items()}
@@ -64,9 +56,9 @@ def paired(
         verdict = SUPPORTED
     else:
         verdict = CONTRADICTED if (below < LEVEL).any() else OPEN
-    detail = f"{(frame.difference > 0).sum()} of {len(tests)} comparisons; weakest: {weakest.name}"
-    detail = detail if len(tests) > 1 else ""
+    several = f"{(frame.difference > 0).sum()} of {len(tests)} comparisons; weakest: {weakest.name}"
     numbers = (float(weakest[key]) + margin for key in ("difference", "low", "high"))
+    detail = several if len(tests) > 1 else ""
     return Finding(*numbers, unit, int(weakest.n), detail, ONE_TRAINING if trainings else verdict)
 
 
@@ -95,8 +87,7 @@ def record(profile: str, notebook: str, found: Sequence[tuple[str, str, Finding]
 def read(profile: str) -> pd.DataFrame:
     """Return the statements of all notebooks: those of `record` with the column ``notebook``, in order."""
     files = sorted((paths.results(profile) / "claims").glob("*.csv"))
-    options = {"keep_default_na": False, "na_values": "NA"}
-    frames = [pd.read_csv(file, **options).assign(notebook=file.stem) for file in files]
+    frames = [pd.read_csv(f, keep_default_na=False, na_values="NA").assign(notebook=f.stem) for f in files]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -114,6 +105,5 @@ def shown(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
 def _number(row: object) -> str:
     if pd.isna(row.value):
         return "NA"
-    interval = f"{row.value:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
-    value = f"{row.value:.3g}" if pd.isna(row.low) else interval
+    value = f"{row.value:.3g}" if pd.isna(row.low) else f"{row.value:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
     return f"{value} {row.unit}" + (f", n = {row.n}" if row.n else "")

@@ -49,8 +49,7 @@ class Inception(nn.Module):
         # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
         paths.read_tensors(weights, "Inception weights", advice)
         try:
-            options = {"feature_extractor_weights_path": str(weights)}
-            self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], **options)
+            self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], str(weights))
         except Exception as error:  # torch raises many kinds for files that hold something else
             reason = str(error).splitlines()[:1]
             raise MudiffError(f"{weights}: no Inception weights ({reason}); {advice}.") from None
@@ -64,11 +63,10 @@ class Inception(nn.Module):
 def of_run(
     slices: Slices, target: str, folder: Path, network: nn.Module, indices: np.ndarray | None = None
 ) -> Distance:
-    """Return the distance between real slices and those in which the target is synthetic (`folder`).
+    """Return the distance between real slices and those in which the target is synthetic (`folder`): all, or `indices`.
 
     The network gives features and has ``num_features`` and ``label``. To the segmentation network an image is all
-    contrasts, of which three are real in both sets; to `Inception` it is the target alone. All slices are compared,
-    or those of `indices`: one of the `halves` has as many as `reference`.
+    contrasts, of which three are real in both sets; to `Inception` it is the target alone.
     """
     chosen = np.arange(len(slices)) if indices is None else indices
     return _distance(slices, target, network, (chosen, None), (chosen, folder))
@@ -97,9 +95,8 @@ def _distance(slices: Slices, target: str, network: nn.Module, *sets: tuple[np.n
     with torch.inference_mode():
         for (indices, folder), real in zip(sets, (True, False), strict=True):
             for stack in _stacks(slices, indices, target, folder):
-                alone = stack[:, [slices.contrasts.index(target)]]
-                images = alone if isinstance(network, Inception) else stack
-                metric.update(torch.from_numpy(images).to(device), real=real)
+                seen = stack[:, [slices.contrasts.index(target)]] if isinstance(network, Inception) else stack
+                metric.update(torch.from_numpy(seen).to(device), real=real)
         images = min(len(indices) for indices, _ in sets)
         # There is no covariance of one image. Rounding can make a distance of 0 negative.
         value = max(float(metric.compute()), 0.0) if images > 1 else math.nan

@@ -23,6 +23,9 @@ PROTOCOLS = ("released", "masked")
 METRICS = ("psnr", "ssim", "mae")
 """Decibel, no unit, and fraction of the intensity range."""
 
+Scores = dict[str, float]
+"""One number for each of the `METRICS`."""
+
 WINDOW = 7
 """Side of the uniform SSIM window in pixels, the default of scikit-image (F-9: the paper states none)."""
 
@@ -39,9 +42,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.floor(255 * scaled + 0.5).astype(np.uint8)
 
 
-def released_protocol(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False
-) -> dict[str, float]:
+def released_protocol(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False) -> Scores:
     """Return the `METRICS` of a pair of images as the authors' released code has them, faults included.
 
     The images are uint8 (S, S) as saved (`to_uint8`); the mask is above 0 inside, `dilate`d as by `lesion_mask`.
@@ -61,7 +62,8 @@ def released_protocol(
     # F-5: pixels of the box outside the mask are set to 0 on both sides and stay in every mean.
     stretched = [_stretch(image) for image in (real, synthetic)]
     unit = [image[box] * inside[box] for image in stretched]
-    scaled = [_over_mean(image)[box] * inside[box] for image in stretched]
+    # F-2: divided by the mean of the whole image; a black one (0/0 in the released code) stays black.
+    scaled = [(image / (image.mean() or 1.0))[box] * inside[box] for image in stretched]
     # F-4: the data range depends on the prediction; a hot pixel raises the PSNR.
     data_range = max(x.max() for x in scaled) - min(x.min() for x in scaled)
     # F-8: at the image border the box can stay below the window, where the released code crashes.
@@ -81,11 +83,6 @@ def _stretch(image: np.ndarray) -> np.ndarray:
     return (image - image.min()) / max(np.ptp(image), np.finfo(float).tiny)
 
 
-def _over_mean(image: np.ndarray) -> np.ndarray:
-    """Divide by the mean of the whole image (F-2); a black one (0/0 in the released code) stays black."""
-    return image / image.mean() if image.any() else image
-
-
 def _bounding_box(inside: np.ndarray) -> tuple[slice, slice]:
     """Return the box of the mask, widened to the SSIM window as far as the image reaches."""
     box = []
@@ -96,9 +93,7 @@ def _bounding_box(inside: np.ndarray) -> tuple[slice, slice]:
     return box[0], box[1]
 
 
-def masked_protocol(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False
-) -> dict[str, float]:
+def masked_protocol(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, dilate: bool = False) -> Scores:
     """Return the `METRICS` of float images inside a mask, without the faults of the released code.
 
     Nothing is normalised here: the data range is 1. Errors and the SSIM map are averaged over the voxels of the
@@ -109,10 +104,10 @@ def masked_protocol(
     return _pool(_error_maps(real, synthetic, mask, inside), inside)
 
 
-def _error_maps(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, inside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return errors, and SSIM maps of the slices with a mask."""
+Maps = tuple[np.ndarray, np.ndarray]  # errors, and SSIM of the slices with a mask
+
+
+def _error_maps(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> Maps:
     _check_shapes(real, synthetic, mask)
     real, synthetic = _check_unit("real", real), _check_unit("synthetic", synthetic)
     if min(real.shape[-2:]) < WINDOW:
@@ -127,18 +122,18 @@ def _error_maps(
     return synthetic - real, similarity
 
 
-def _pool(maps: tuple[np.ndarray, np.ndarray], inside: np.ndarray) -> dict[str, float]:
+def _pool(maps: Maps, inside: np.ndarray) -> Scores:
     """Average error and SSIM maps over the mask."""
     if not inside.any():
         return dict.fromkeys(METRICS, math.nan)
     error, similarity = (x[inside] for x in maps)
-    psnr = _psnr(np.mean(error**2), 1.0)
-    return {"psnr": psnr, "ssim": float(similarity.mean()), "mae": float(np.mean(np.abs(error)))}
+    mae = float(np.mean(np.abs(error)))
+    return {"psnr": _psnr(np.mean(error**2), 1.0), "ssim": float(similarity.mean()), "mae": mae}
 
 
 def score_subject(
     real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, protocol: str = "masked", dilate: bool = False
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> tuple[list[Scores], Scores]:
     """Return the `METRICS` of a subject's slices (Z, S, S) in [0, 1], one by one and as a whole.
 
     The whole is pooled over all mask voxels under ``masked``, and the mean over the slices that have a mask under
@@ -154,20 +149,14 @@ def score_subject(
         maps = _error_maps(real, synthetic, mask, inside)
         slices = [_pool((maps[0][z], maps[1][z]), inside[z]) for z in range(len(inside))]
         return slices, _pool(maps, inside)
-    real, synthetic = _check_unit("real", real), _check_unit("synthetic", synthetic)
-    triples = zip(map(to_uint8, real), map(to_uint8, synthetic), inside, strict=True)
-    slices = [released_protocol(*triple) for triple in triples]
+    saved = ([*map(to_uint8, _check_unit(*image))] for image in (("real", real), ("synthetic", synthetic)))
+    slices = [*map(released_protocol, *saved, inside)]
     defined = {name: [s[name] for s in slices if not math.isnan(s[name])] for name in METRICS}
     return slices, {name: float(np.mean(v)) if v else math.nan for name, v in defined.items()}
 
 
 def evaluate(
-    real: Path,
-    synthetic: Path,
-    mask: Path,
-    protocol: str = "masked",
-    dilate: bool = False,
-    normalisation: str = "percentile",
+    real: Path, synthetic: Path, mask: Path, protocol: str, dilate: bool, normalisation: str
 ) -> dict[str, object]:
     """Score a synthetic NIfTI volume slice by slice at its native size, as plain values for JSON.
 
@@ -190,13 +179,13 @@ def evaluate(
         )
     affine = loaded["real"].affine
     stacks = [to_slices(data, affine)[0] for data in (truth, fake)]
-    inside, _ = to_slices(loaded["mask"].data, affine, order=0)
-    slices, subject = score_subject(*stacks, inside, protocol, dilate)
+    stacks.append(to_slices(loaded["mask"].data, affine, order=0)[0])
+    slices, subject = score_subject(*stacks, protocol, dilate)
     rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
     return {"protocol": protocol, "dilated": dilate, "subject": _plain(subject), "slices": rows}
 
 
-def _plain(scores: dict[str, float]) -> dict[str, object]:
+def _plain(scores: Scores) -> dict[str, object]:
     return {k: None if math.isnan(v) else "inf" if math.isinf(v) else v for k, v in scores.items()}
 
 

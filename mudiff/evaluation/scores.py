@@ -29,10 +29,8 @@ def prepared_runs(profile: str) -> list[tuple[str, str]]:
     """Return the profile's (dataset, target) pairs whose dataset is prepared, of which there must be one."""
     runs = [run for run in profiles.profile(profile).runs if paths.prepared(profile, run[0]).is_dir()]
     if not runs:
-        raise MudiffError(
-            f"{paths.results(profile) / 'prepared'}: no dataset is prepared; run "
-            f"`snakemake --config profile={profile}`, or `mudiff prepare` on your own data."
-        )
+        command = f"`snakemake --config profile={profile}`, or `mudiff prepare` on your own data"
+        raise MudiffError(f"{paths.results(profile) / 'prepared'}: no dataset is prepared; run {command}.")
     return runs
 
 
@@ -42,24 +40,17 @@ def score_runs(
     runs: Sequence[tuple[str, str]] | None = None,
     methods: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Score the synthetic test slices of a profile's runs under both protocols.
+    """Score the synthetic test slices of a profile's runs under both protocols, in one of the `REGIONS`.
 
-    Parameters
-    ----------
-    profile : str
-        Its prepared data and synthetic slices must exist.
-    region : {"brain", "lesion"}
-        For ``lesion``, datasets without lesion masks are left out and the ISLES masks are dilated (section
-        "Evaluation procedure").
-    runs, methods : sequence, optional
-        Which (dataset, target) and methods; by default those of `prepared_runs` and all that the profile trains.
+    `runs` are (dataset, target), by default the `prepared_runs`; methods by default all that the profile trains. For
+    lesions, datasets without their masks are left out, those of ISLES dilated (section "Evaluation procedure").
 
     Returns
     -------
     DataFrame
         One row per score: dataset, target, method, region, protocol, unit ("slice" or "subject"), subject,
-        slice (number in the volume; missing for subjects), psnr, ssim, mae, run (its folder's name) and
-        weights (their SHA-256). NaN where there is no lesion. No rows where no dataset has lesions.
+        slice (number in the volume; missing for subjects), psnr, ssim, mae (NaN where there is no lesion), run
+        (its folder's name) and weights (their SHA-256).
     """
     frames = [pd.DataFrame(columns=[*_RUN, *_SCORES, "run", "weights"])]
     for name, target in prepared_runs(profile) if runs is None else runs:
@@ -78,10 +69,7 @@ def score_runs(
 def score_run(
     profile: str, settings: Settings, slices: dataset.Slices, region: str, folder: Path | None = None
 ) -> pd.DataFrame:
-    """Return the `score_slices` of one run, with the columns run and weights.
-
-    The syntheses lie in `folder`, by default in that of the profile's own test slices.
-    """
+    """Return the `score_slices` of a run, of the profile's test slices or those in `folder`, with run and weights."""
     folder = folder or paths.synthetic(profile, settings.run_name)
     record = check_record(folder, paths.run(profile, settings.run_name), slices.info["data_hash"], profile)
     dilate = region == "lesion" and datasets.dataset(settings.dataset).dilate
@@ -102,18 +90,12 @@ def check_record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[
         present["weights"] = file_hash(weights)
     for what, now in present.items():
         if record.get(what) != now:
-            remedy = f"make it again with {command}"
-            raise MudiffError(f"{folder}: made from other {what} than are there now; {remedy}.")
+            raise MudiffError(f"{folder}: made from other {what} than are there now; make it again with {command}.")
     return record
 
 
-def score_slices(
-    slices: dataset.Slices, folder: Path, target: str, region: str, dilate: bool = False
-) -> pd.DataFrame:
-    """Score the syntheses in `folder` of one contrast of true slices, lesions `dilate`d or not.
-
-    Columns are protocol, unit, subject, slice, psnr, ssim and mae, as in `score_runs`.
-    """
+def score_slices(slices: dataset.Slices, folder: Path, target: str, region: str, dilate: bool) -> pd.DataFrame:
+    """Score the syntheses in `folder` of one contrast; columns are those of `score_runs` from protocol to mae."""
     from mudiff.synthesis import sample  # loads torch, which scores that are kept do not need
 
     rows = []
@@ -145,10 +127,7 @@ class Example:
 
 
 def example(slices: dataset.Slices, target: str, subject: str, folders: Mapping[str, Path]) -> Example:
-    """Return the slice of a subject that is shown (`Slices.example`) beside its syntheses.
-
-    `folders` maps a method or variant to its syntheses; the subject names the row.
-    """
+    """Return the slice of a subject that is shown (`Slices.example`) beside its syntheses (name -> folder)."""
     from mudiff.synthesis import sample
 
     index = slices.example(subject)

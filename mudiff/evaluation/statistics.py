@@ -22,7 +22,6 @@ PROTOCOLS = {"subject": "masked", "slice": "released"}
 
 SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that a positive difference always means better
 
-_PAIRED = ("difference", "low", "high", "cohens_dz", "t", "p", "p_wilcoxon")
 _TASK = ["region", "dataset", "target"]
 
 
@@ -37,10 +36,10 @@ def paired(ours: Sequence[float], others: Sequence[float] | float = 0.0) -> dict
 
     ours, others = np.asarray(ours, float), np.asarray(others, float)
     d = ours - others
-    result = dict.fromkeys(_PAIRED, math.nan) | {"n": len(d)}
-    if not len(d):
-        return result
-    result["difference"] = float(d.mean())
+    names = ("difference", "low", "high", "cohens_dz", "t", "p", "p_wilcoxon")
+    result = dict.fromkeys(names, math.nan) | {"n": len(d)}
+    if len(d):
+        result["difference"] = float(d.mean())
     if len(d) < 2:
         return result
     if (d != 0).any():  # Wilcoxon's own rule: zero differences speak for neither side
@@ -64,23 +63,11 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def effective(values: Sequence[float], subjects: Sequence[str]) -> tuple[float, float]:
-    """Return how alike the values of one subject are, and how many independent values they amount to.
+    """Return how alike the values (one per slice) of one subject are, and how many independent ones they amount to.
 
-    Parameters
-    ----------
-    values : sequence of float
-        One value per slice.
-    subjects : sequence of str
-        The subject of each.
-
-    Returns
-    -------
-    icc : float
-        Intraclass correlation of a one-way analysis of variance, not below 0; NaN with fewer than two
-        subjects, one slice each, or no variation.
-    n_effective : float
-        Number of slices over the design effect 1 + (m - 1) icc; m is the number of slices of a subject,
-        averaged over the slices.
+    The first is the intraclass correlation (icc) of a one-way analysis of variance, not below 0; the second the
+    number of slices over the design effect 1 + (m - 1) icc, with m the number of slices of a subject, averaged over
+    the slices. NaN with fewer than two subjects, one slice each, or no variation.
     """
     groups = pd.Series(np.asarray(values, float)).groupby(np.asarray(subjects))
     sizes, total = groups.size().to_numpy(), len(np.asarray(values))
@@ -112,20 +99,14 @@ def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFr
 def compare(scores: pd.DataFrame, protocols: Mapping[str, str] = PROTOCOLS) -> pd.DataFrame:
     """Compare MU-Diff with the best baseline of every task, region and metric, on the same units.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        From `scores.score_runs`, one or both regions; rows of other datasets than `COHORTS` are ignored.
-    protocols : mapping of str to str
-        Unit ("subject", "slice") -> protocol of its scores.
+    Scores are of `scores.score_runs`, one or both regions; other datasets than `COHORTS` are left out.
 
     Returns
     -------
     DataFrame
         One row per unit, region, dataset, target and metric that have MU-Diff and a baseline: those names,
-        protocol, best_baseline, n (pairs), difference (positive means that MU-Diff is better, also for MAE),
-        low and high (95 % interval), cohens_dz, t, p, p_holm, p_wilcoxon, icc and n_effective (slices only).
-        `p_holm` corrects for all tests of a unit: every task, region and metric.
+        protocol, best_baseline, what `paired` returns (a positive difference means that MU-Diff is better, also for
+        MAE), p_holm (corrected for all tests of a unit), and of slices icc and n_effective (`effective`).
     """
     rows = []
     for unit, protocol in protocols.items():

@@ -14,7 +14,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 
 UNITS = {"released": "slice", "masked": "subject"}
-"""Protocol -> what mean and standard deviation are taken over (F-7)."""
+"""Protocol -> what mean and standard deviation are taken over, n - 1 below subjects and n below slices (F-7)."""
 
 FLOOR = "linear"
 """The method that is shown but not ranked: it is ours, no method of the paper."""
@@ -55,14 +55,9 @@ def origin(profile: str) -> str:
 def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     """Return mean and standard deviation of every method, target and metric of the `scores.score_runs` of a region.
 
-    ``released`` counts slices and divides by n, ``masked`` counts subjects and divides by n - 1.
-
-    Returns
-    -------
-    DataFrame
-        Tidy, in the order of `scores`: dataset, target, method, region, protocol, unit, metric, mean, sd, n
-        (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean under
-        ``released``, NaN where unknown), run and weights that the numbers come from.
+    Rows are in the order of `scores`, with the columns dataset, target, method, region, protocol, unit, metric, mean,
+    sd (see `UNITS`), n (units with a defined value), rank (1 is best; missing for the floor), paper (the paper's mean
+    under ``released``, NaN where unknown), run and weights that the numbers come from.
     """
     chosen = scores[(scores.protocol == protocol) & (scores.unit == UNITS.get(protocol))]
     if chosen.empty:
@@ -77,26 +72,21 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
             mean = values.mean() if len(values) else math.nan
             defined = len(values) > _DDOF[protocol] and np.isfinite(values).all()
             sd = values.std(ddof=_DDOF[protocol]) if defined else math.nan
-            rows.append(
-                dict(zip(_RUN, key, strict=True))
-                | {"protocol": protocol, "unit": UNITS[protocol], "metric": metric, "mean": mean, "sd": sd}
-                | {"n": len(values), "rank": pd.NA, "paper": paper}
-                | source
-            )
+            names = dict(zip(_RUN, key, strict=True)) | {"protocol": protocol, "unit": UNITS[protocol]}
+            found = {"mean": mean, "sd": sd, "n": len(values), "rank": pd.NA, "paper": paper}
+            rows.append(names | {"metric": metric} | found | source)
     frame = pd.DataFrame(rows)
     # "Larger is better" for all but MAE; equal means share a rank.
     merit = frame["mean"].where(frame.metric != "mae", -frame["mean"])[frame.method != FLOOR]
-    ranks = merit.groupby([frame[name] for name in ("dataset", "target", "metric")]).rank(
-        method="min", ascending=False
-    )
-    return frame.assign(rank=ranks.astype("Int64"))
+    tasks = merit.groupby([frame[name] for name in ("dataset", "target", "metric")])
+    return frame.assign(rank=tasks.rank(method="min", ascending=False).astype("Int64"))
 
 
 def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = None) -> str:
     """Return the caption of a `table`: title, what the cells hold, n, data and profile."""
     protocol = frame.protocol.iloc[0]
-    counts = frame.groupby("dataset", sort=False).n.max()
-    n = ", ".join(f"{datasets.dataset(name).label} {count}" for name, count in counts.items())
+    counts = frame.groupby("dataset", sort=False).n.max().items()
+    n = ", ".join(f"{datasets.dataset(name).label} {count}" for name, count in counts)
     return (
         f"{title}. Protocol {protocol}: mean ± standard deviation over {UNITS[protocol]}s (n: {n}). Best in bold, "
         f"second best underlined; {datasets.METHODS[FLOOR]}, the floor, is not ranked. {about(profile, data)}"
@@ -190,15 +180,9 @@ def latex(tables: Tables, text: str) -> str:
     """Return tables as LaTeX (packages amssymb, booktabs, graphicx): one tabular each, `text` as caption."""
     lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
     for title, frame in _named(tables):
-        lines += [
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}",
-            r"\toprule",
-            " & ".join(map(_escape, [title, *frame.columns])) + r" \\",
-            r"\midrule",
-            *(" & ".join(map(_escape, row)) + r" \\" for row in frame.itertuples(name=None)),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\medskip",
-        ]
+        heads, *rows = (
+            " & ".join(map(_escape, row)) + r" \\" for row in [[title, *frame.columns], *frame.itertuples(name=None)]
+        )
+        lines += [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}", r"\toprule"]
+        lines += [heads, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}", r"\par\medskip"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"

@@ -25,8 +25,8 @@ def fig1a(counts: pd.DataFrame, tasks: Sequence[tuple[str, str]]) -> "Figure":
         middles = {}
         for name in counts.index:
             rows = [y for y, task in enumerate(tasks) if task[0] == name]
-            middles[datasets.dataset(name).label] = sum(rows) / len(rows)
-            _bar(left, sum(rows) / len(rows), counts.loc[name], len(rows))
+            middle = middles[datasets.dataset(name).label] = sum(rows) / len(rows)
+            _bar(left, middle, counts.loc[name], len(rows))
             for axis in (left, right):
                 axis.axhline(rows[-1] + 0.5, color="0.85", lw=0.8)
         left.set(xlabel="subjects", ylim=(len(tasks) - 0.5, -0.5))

@@ -23,14 +23,8 @@ def publish(
 ) -> None:
     """Write an artefact's files ``folder/name.*``, the same bytes on every run, and show it where a notebook runs.
 
-    Parameters
-    ----------
-    figure : Figure, optional
-        Written as ``.png`` and ``.svg``; its caption (`style.caption`) as ``.txt`` and in the SVG.
-    frame : DataFrame, optional
-        The numbers, tidy, written as ``.csv``.
-    table : DataFrame of str, or mapping of str to such, optional
-        What a reader sees, written with `caption` as ``.md`` and ``.tex``; with several, each under its title.
+    A figure becomes ``.png`` and ``.svg``, with its caption (`style.caption`) in ``.txt`` and the SVG; `frame`, the
+    tidy numbers, ``.csv``; `table`, what a reader sees, ``.md`` and ``.tex`` with `caption`.
     """
     path = Path(folder) / name
     if frame is not None:

@@ -120,8 +120,7 @@ def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure
     lesions = any(example.lesion.any() for example in examples)
     side = min(1.7, 10 / (1 + len(methods)))  # inches of an image
     with style():
-        height = (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25
-        figure = new_figure(side * (1 + len(methods)) + 0.35, height)
+        figure = new_figure(side * (1 + len(methods)) + 0.35, (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25)
         axes = figure.subplots(len(examples), 1 + len(methods), squeeze=False)
         for row, example in zip(axes, examples, strict=True):
             _panel(row[0], example, example.truth, sides=True)
@@ -133,8 +132,7 @@ def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure
                     continue
                 _panel(axis, example, example.synthetic[method])
                 brain, lesion = ("–" if np.isnan(s) else f"{s:.3f}" for s in example.ssim[method])
-                words = f"SSIM$_B$ {brain}" + (f"\nSSIM$_T$ {lesion}" if lesions else "")
-                axis.set_xlabel(words, fontsize=7, labelpad=2)
+                axis.set_xlabel(f"SSIM$_B$ {brain}" + f"\nSSIM$_T$ {lesion}" * lesions, fontsize=7, labelpad=2)
         for axis, title in zip(axes[0], ["Ground truth", *(names[m] for m in methods)], strict=True):
             axis.set_title(title, fontsize=8.5)
     return figure
@@ -155,18 +153,18 @@ def _panel(axis: "Axes", example: Example, image: np.ndarray, sides: bool = Fals
         show(inset, image, example.target)
         crop(inset, zoom)
         inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
-        corner = (zoom[1] - zoom[2], zoom[0] - zoom[2])
-        axis.add_patch(Rectangle(corner, 2 * zoom[2], 2 * zoom[2], fill=False, ec=MARK, lw=0.8))
+        row, column, half = zoom
+        axis.add_patch(Rectangle((column - half, row - half), 2 * half, 2 * half, fill=False, ec=MARK, lw=0.8))
 
 
 def _zoom(lesion: np.ndarray, head: Square) -> Square | None:
     """Return the square that is enlarged: around the core of the largest lesion, else around all of it."""
     from scipy import ndimage
 
+    if not lesion.any():
+        return None
     core = np.isin(lesion, (1, 4))  # of a tumour; what is around it is oedema, label 2
     area = core if core.any() else lesion > 0
-    if not area.any():
-        return None
     labels, _ = ndimage.label(area)
     row, column, half = square(labels == np.bincount(labels[labels > 0]).argmax(), 1.3)
     # At least 1.4 times enlarged: of a large lesion the middle is shown.
@@ -176,8 +174,7 @@ def _zoom(lesion: np.ndarray, head: Square) -> Square | None:
 def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
     """Draw box plots of scores: a panel per metric (column -> label with unit), groups along x, a colour per method.
 
-    Boxes are the quartiles, whiskers reach 1.5 interquartile ranges; what lies beyond is not drawn, since one
-    slice with a lesion of a single pixel would set the scale. Undefined and infinite scores are left out.
+    Points beyond the whiskers (1.5 interquartile ranges) would set the scale: not drawn, nor are infinite scores.
     """
     import seaborn
 
@@ -194,10 +191,11 @@ def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
             axis.set(xlabel="", ylabel=label)
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.set_axisbelow(True)
-        handles, _ = axes[0].get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         axes[0].get_legend().remove()
-        titles = [datasets.METHODS[m] for m in methods]
-        figure.legend(handles, titles, loc="outside upper center", ncols=min(len(methods), 4))
+        figure.legend(
+            handles, [datasets.METHODS[m] for m in names], loc="outside upper center", ncols=min(len(names), 4)
+        )
     return figure
 
 
@@ -215,13 +213,10 @@ def dots(axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[s
 
 
 def intervals(axis: "Axes", rows: pd.DataFrame, shift: float = 0.0, **marks: object) -> None:
-    """Draw one row per line of `rows` (difference, low, high; its index is the height), with a line at zero.
-
-    A missing interval leaves the mark alone. `shift` moves the rows down; `marks` are of matplotlib's ``errorbar``.
-    """
+    """Draw a row per line of `rows` (difference, low, high; index: height), `shift` lower, and a line at zero."""
     reach = np.abs(rows[["low", "high"]].to_numpy(float).T - rows.difference.to_numpy(float))
-    options = {"fmt": "o", "ms": 4, "lw": 1.1, "color": COLOURS[0]} | marks
-    axis.errorbar(rows.difference, rows.index + shift, xerr=np.nan_to_num(reach), **options)
+    marks = {"fmt": "o", "ms": 4, "lw": 1.1, "color": COLOURS[0]} | marks  # of matplotlib's errorbar
+    axis.errorbar(rows.difference, rows.index + shift, xerr=np.nan_to_num(reach), **marks)
     axis.axvline(0, color="0.4", lw=0.8, zorder=0)
     axis.grid(axis="x", lw=0.4, color="0.88")
     axis.set_axisbelow(True)

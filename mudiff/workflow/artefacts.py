@@ -101,49 +101,44 @@ def at_hand(profile: str) -> list[str]:
 
 def files(notebook: str | None = None, available: Collection[str] | None = None) -> list[str]:
     """Return the files that a notebook (or all) writes into the figures' folder from the `available` datasets."""
-    return [
-        file
-        for name, one in ARTEFACTS.items()
-        if notebook in (None, one.notebook) and (available is None or not set(one.datasets).isdisjoint(available))
-        for file in one.files(name)
-    ]
+    there = {*datasets.DATASETS, _U} if available is None else {*available}
+    chosen = {k: a for k, a in ARTEFACTS.items() if notebook in (None, a.notebook) and there & {*a.datasets}}
+    return [file for name, artefact in chosen.items() for file in artefact.files(name)]
 
 
 def code(start: str) -> list[str]:
     """Return the files of the package that a notebook or module imports, directly or not."""
-    root = paths.root()
-    found, waiting = set(), [root / start]
+    found, waiting = set(), [start]
     while waiting:
-        new = _imports(waiting.pop(), root) - found
+        new = _imports(waiting.pop(), paths.root()) - found
         found |= new
         waiting += new
-    return sorted(str(path.relative_to(root)) for path in found)
+    return sorted(found)
 
 
-def _imports(path: Path, root: Path) -> set[Path]:
+def _imports(file: str, root: Path) -> set[str]:
     """Return the files of the package that one notebook or module imports, anywhere in it."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-        text = "\n".join("".join(cell["source"]) for cell in cells)
+    text = (root / file).read_text(encoding="utf-8")
+    if file.endswith(".ipynb"):
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    wanted = (root / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py"))
-    return {file for file in wanted if file.is_relative_to(root / "mudiff") and file.is_file()}
+    own = [name.replace(".", "/") for name in names if f"{name}.".startswith("mudiff.")]
+    return {path for name in own for path in (f"{name}.py", f"{name}/__init__.py") if (root / path).is_file()}
 
 
 def check_figures(folder: Path, available: Collection[str] | None = None) -> None:
     """Refuse a figures' folder without an artefact that the datasets suffice for, or with a file of no notebook."""
     there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     expected = set(files(available=available))
-    if there - expected:
-        raise MudiffError(f"{folder}: no notebook writes {', '.join(sorted(there - expected))}; delete it.")
-    if expected - there:
-        raise MudiffError(f"{folder}: {', '.join(sorted(expected - there))} missing; run make reproduce.")
+    if stale := ", ".join(sorted(there - expected)):
+        raise MudiffError(f"{folder}: no notebook writes {stale}; delete it.")
+    if missing := ", ".join(sorted(expected - there)):
+        raise MudiffError(f"{folder}: {missing} missing; run make reproduce.")
 
 
 def gallery(folder: Path) -> Any:
@@ -153,11 +148,9 @@ def gallery(folder: Path) -> Any:
     tiles = []
     for name, artefact in ARTEFACTS.items():
         there = [path for file in artefact.files(name) if (path := Path(folder) / file).exists()]
-        title, picture = html.escape(artefact.title), ""
-        for path in there:
-            if path.suffix == ".png":
-                data = base64.b64encode(path.read_bytes()).decode()
-                picture = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+        title = html.escape(artefact.title)
+        data = [base64.b64encode(path.read_bytes()).decode() for path in there if path.suffix == ".png"]
+        picture = "".join(f'<img alt="{title}" src="data:image/png;base64,{png}">' for png in data)
         names = " ".join(f'<code class="file">{path.name}</code>' for path in there) or "not made"
         tiles.append(
             f'<figure class="tile">{picture}<figcaption><b>{title}</b><br>{names}<br>'

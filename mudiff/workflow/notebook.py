@@ -1,10 +1,9 @@
 """Notebooks run strictly, and the workflow around them.
 
-papermill lets mistakes pass in silence: a parameter that the notebook does not have, a lost ``parameters`` tag,
-a value of another type, an output that got lost on its way from the kernel. Here each of them is an error.
+Here it is an error what papermill lets pass in silence: a parameter that the notebook does not have, a lost
+``parameters`` tag, a value of another type, an output that got lost on its way from the kernel.
 
     python -m mudiff.workflow.notebook run notebooks/04_whole_brain_metrics.ipynb out.ipynb -p profile demo
-    python -m mudiff.workflow.notebook workflow demo
 """
 
 import argparse
@@ -43,17 +42,14 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
         raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
     if not defaults:
         raise MudiffError(f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git.")
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, text in values.items():
         if name not in defaults:
-            known = ", ".join(defaults)
-            raise MudiffError(f"{source}: parameter {name!r} is unknown; choose one of {known}.")
-        default = defaults[name]
-        value, kind = text if isinstance(default, str) else _literal(text), type(default)
-        if not (default is None or type(value) is kind or (kind is float and type(value) is int)):
-            expected = kind.__name__
-            raise MudiffError(f"{source}: parameter {name} = {text!r}: expected a value of type {expected}.")
-        checked[name] = value
+            raise MudiffError(f"{source}: parameter {name!r} is unknown; choose one of {', '.join(defaults)}.")
+        kind = type(defaults[name])
+        checked[name] = text if kind is str else _literal(text)
+        if type(checked[name]) not in {type(None): (type(checked[name]),), float: (float, int)}.get(kind, (kind,)):
+            raise MudiffError(f"{source}: parameter {name} = {text!r}: expected a value of type {kind.__name__}.")
     return checked
 
 
@@ -86,20 +82,19 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
             )  # fmt: skip
             book = nbformat.read(temporary, as_version=4)
             book.metadata.pop("widgets", None)  # progress bars and the like are dead in a file
-            for cell in book.cells:
-                if cell.cell_type == "code":
-                    view = "application/vnd.jupyter.widget-view+json"
-                    cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+            view = "application/vnd.jupyter.widget-view+json"
+            for cell in (cell for cell in book.cells if cell.cell_type == "code"):
+                cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
             nbformat.write(book, temporary)
         except papermill.PapermillExecutionError as error:
             temporary.replace(failed)
             if error.ename == "MudiffError":
                 raise MudiffError(error.evalue) from None
-            last = (error.evalue.strip().splitlines() or [""])[-1]
+            last = error.evalue.strip().rpartition("\n")[2]
             raise NotebookFailedError(f"{error.ename}: {last} (the whole story: {failed})") from None
         except DeadKernelError:
-            cause = "most often for lack of memory; free some and run it again"
-            raise MudiffError(f"{source}: the kernel died, {cause}.") from None
+            what = "the kernel died, most often for lack of memory; free some and run it again"
+            raise MudiffError(f"{source}: {what}.") from None
         except CellTimeoutError as error:
             raise NotebookFailedError(f"{source}: outputs were lost ({str(error).splitlines()[0]})") from None
     failed.unlink(missing_ok=True)
@@ -110,24 +105,22 @@ def start(profile: str, *packages: str) -> None:
     """Begin a notebook: show errors of the reader's making as one line, print versions and the profile."""
     from IPython import get_ipython
 
+    def show(shell: Any, kind: type, value: Exception, _trace: Any, tb_offset: Any = None) -> None:
+        shell._showtraceback(kind, value, [f"{kind.__name__}: {value}"])
+
     if shell := get_ipython():
-        shell.set_custom_exc((MudiffError,), _show_one_line)
+        shell.set_custom_exc((MudiffError,), show)
     changes = ", ".join(f"{name} = {value}" for name, value in profiles.profile(profile).overrides.items())
-    names = ("mudiff", "torch", "numpy", *packages)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    print(f"Python {platform.python_version()}, {versions}")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("mudiff", "torch", "numpy", *packages)]
+    print(f"Python {platform.python_version()}, {', '.join(versions)}")
     print(f"Profile {profile!r}: {changes or 'the published settings'}")
-
-
-def _show_one_line(shell: Any, kind: type, value: Exception, _trace: Any, tb_offset: Any = None) -> None:
-    shell._showtraceback(kind, value, [f"{kind.__name__}: {value}"])
 
 
 def require(path: Path, profile: str) -> Path:
     """Return `path` if it exists, else raise a `MudiffError` that names the command that makes it."""
     if not Path(path).exists():
-        made_by = {"demo": "make reproduce", "smoke": "make smoke"}
-        command = made_by.get(profile, f"snakemake --config profile={profile}")
+        short = {"demo": "make reproduce", "smoke": "make smoke"}
+        command = short.get(profile, f"snakemake --config profile={profile}")
         raise MudiffError(f"{path} does not exist yet; make it with: {command}")
     return Path(path)
 
@@ -157,8 +150,8 @@ def workflow(profile: str, arguments: list[str]) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        advice = "wait for it, or stop it with Ctrl-C"
-        raise MudiffError(f"{Path.cwd()}: another run works in this folder; {advice}.") from None
+        what = "another run works in this folder; wait for it, or stop it with Ctrl-C"
+        raise MudiffError(f"{Path.cwd()}: {what}.") from None
     snakemake = [sys.executable, "-m", "snakemake", f"--config=profile={profile}"]
     if any((memory / "locks").glob("*")):
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
@@ -172,8 +165,7 @@ def _pass_sigterm_on(received: list[int]) -> None:
 
     def handler(number: int, _frame: object) -> None:
         received.append(number)
-        kernels = psutil.Process().children()
-        for kernel in kernels:
+        for kernel in (kernels := psutil.Process().children()):
             kernel.terminate()
         if not kernels:  # nothing has begun, or all is done
             sys.exit(STOPPED)
@@ -185,17 +177,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its code: 2 for the user's errors, 1 for a notebook's own, 143 at SIGTERM."""
     parser = argparse.ArgumentParser("python -m mudiff.workflow.notebook", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="execute one notebook")
-    one.add_argument("source", type=Path, help="the notebook")
-    one.add_argument("output", type=Path, help="the executed copy")
+    one = commands.add_parser("run", help="execute a notebook (source) and write the executed copy (output)")
+    for name in ("source", "output"):
+        one.add_argument(name, type=Path)
     one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="values")
     every = commands.add_parser("workflow", help="run everything with Snakemake")
     every.add_argument("profile", help=" or ".join(profiles.PROFILES))
     chosen, rest = parser.parse_known_args(argv)
     if rest and chosen.command == "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    stopped: list[int] = []
-    _pass_sigterm_on(stopped)
+    _pass_sigterm_on(stopped := [])
     try:
         if chosen.command == "workflow":
             workflow(chosen.profile, rest)

@@ -33,27 +33,20 @@ BEGIN, END = "<!-- register: begin -->", "<!-- register: end -->"
 
 @dataclass(frozen=True)
 class Difference:
-    """What the paper says, what the released code does, what is done here.
-
-    `fields` maps a field of `Settings` to its value in variant ``released`` and in variant ``text``; empty where no
-    field stands for the difference, and then `here` says why.
-    """
+    """What the paper says, what the released code does, what is done here."""
 
     id: str  # letter of the chapter and number, such as "A-2"
     severity: str  # of `SEVERITIES`
     paper: str
     code: str
-    here: str
-    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    here: str  # and why, where there is no field
+    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # of `Settings` -> values: released, text
 
     @property
     def setting(self) -> str:
         """The fields and their values as Markdown, ``released`` first; a dash where there is none."""
-        words = [
-            f"`{name}` {_value(released)}" + ("" if released == text else f" → {_value(text)}")
-            for name, (released, text) in self.fields.items()
-        ]
-        return "; ".join(words) or "–"
+        both = {name: dict.fromkeys(map(_value, values)) for name, values in self.fields.items()}  # equal ones once
+        return "; ".join(f"`{name}` {' → '.join(values)}" for name, values in both.items()) or "–"
 
 
 def _value(value: Any) -> str:
@@ -97,14 +90,10 @@ def markdown(register: Iterable[Difference]) -> str:
     for letter, title in CHAPTERS.items():
         part = [one for one in register if one.id[0] == letter]
         if part:
-            columns = {
-                "paper": [one.paper for one in part],
-                "released code": [one.code for one in part],
-                "setting: `released` → `text`": [one.setting for one in part],
-                "here": [one.here for one in part],
-            }
+            columns = ["paper", "released code", "setting: `released` → `text`", "here"]
             names = [f"**{one.id}**" if one.severity == "results" else one.id for one in part]
-            frame = pd.DataFrame(columns, index=names).replace("-", "–")
+            rows = [(one.paper, one.code, one.setting, one.here) for one in part]
+            frame = pd.DataFrame(rows, index=names, columns=columns).replace("-", "–")
             blocks.append(tables.markdown({"id": frame}, f"### {letter}. {title}", align="---"))
     return "\n".join(blocks)
 

@@ -20,8 +20,6 @@ from mudiff.errors import MudiffError
 from mudiff.training import profiles
 from mudiff.workflow import artefacts
 
-_OBJECT = re.compile(r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function ")  # text that stands for an object or a widget
-
 
 def render_mathematics(text: str, keep: Callable[[str], str]) -> str:
     r"""Replace ``$...$`` and ``$$...$$`` of a Markdown text, outside code, by what `keep` returns for its MathML."""
@@ -61,10 +59,10 @@ def render_notebook(path: Path) -> tuple[str, str]:
             cell.source = render_mathematics(cell.source, keep)
             continue
         cell.outputs = [output for output in cell.get("outputs", []) if not _is_dead(output.get("data", {}))]
-        for output in cell.outputs:
-            if "text/markdown" in output.get("data", {}):
-                output.data["text/markdown"] = render_mathematics(output.data["text/markdown"], keep)
-    titles = re.findall(r"^# (.+)$", book.cells[0].source, flags=re.MULTILINE) if book.cells else []
+        for data in (output.get("data", {}) for output in cell.outputs):
+            if "text/markdown" in data:
+                data["text/markdown"] = render_mathematics(data["text/markdown"], keep)
+    titles = re.findall(r"^# (.+)$", book.cells[0].source, flags=re.MULTILINE)
     body, _ = _exporter().from_notebook_node(book)
     body = re.sub("\ue000(\\d+)\ue001", lambda match: kept[int(match[1])], body)
     body = body.replace("No description has been provided for this image", "Output of the code above")
@@ -87,21 +85,19 @@ def _exporter() -> Any:
 
 def _is_dead(data: dict[str, str]) -> bool:
     """Tell whether an output is nothing but a name for an object, such as a widget that needs a kernel."""
-    return set(data) == {"text/plain"} and bool(_OBJECT.match(data["text/plain"]))
+    name = r"\w+\(|<[\w. ]+ at 0x[0-9a-f]+>$|<function "
+    return set(data) == {"text/plain"} and bool(re.match(name, data["text/plain"]))
 
 
 def build(profile: str) -> Path:
-    """Write ``results/<profile>/report/``, a page per executed notebook and the artefacts; return ``index.html``.
-
-    Everything that the pages show lies in that folder; they need neither a network nor a script.
-    """
+    """Write ``results/<profile>/report/``, a page per executed notebook and the artefacts; return ``index.html``."""
     from pygments.formatters import HtmlFormatter
 
     profiles.profile(profile)
     executed, figures = paths.results(profile) / "executed", paths.root() / "figures" / profile
     books = sorted(p for p in executed.glob("[0-9]*.ipynb") if not p.name.endswith(".failed.ipynb"))
-    if not (executed / "14_report.ipynb").exists():
-        raise MudiffError(f"{executed / '14_report.ipynb'} not found; run the notebooks with make reproduce.")
+    if not (last := executed / "14_report.ipynb").exists():
+        raise MudiffError(f"{last} not found; run the notebooks with make reproduce.")
     available = artefacts.at_hand(profile) or None
     artefacts.check_figures(figures, available)
     folder = paths.results(profile) / "report"
@@ -127,23 +123,22 @@ def _menu(pages: dict[str, str], here: str) -> str:
         groups.setdefault(_split(stem)[0], []).append(stem)
     parts = []
     for notebook, stems in groups.items():
-        number, _, name = notebook.partition("_")
-        heading = f"{number} {name.replace('_', ' ').capitalize()}"
-        shown = " open" if here in stems else ""
-        parts += [f"<details{shown}><summary>{heading}</summary>"] if len(stems) > 1 else []
+        heading = f"{notebook[:2]} {notebook[3:].replace('_', ' ').capitalize()}"
+        links = []
         for stem in stems:
             current = ' aria-current="page"' if stem == here else ""
-            words = _split(stem)[1] if len(stems) > 1 else heading
-            parts.append(f'<a href="{pages[stem]}"{current}>{html.escape(words)}</a>')
-        parts += ["</details>"] if len(stems) > 1 else []
+            words = html.escape(_split(stem)[1] if len(stems) > 1 else heading)
+            links.append(f'<a href="{pages[stem]}"{current}>{words}</a>')
+        shown = " open" if here in stems else ""
+        folded = [f"<details{shown}><summary>{heading}</summary>", *links, "</details>"]
+        parts += folded if len(stems) > 1 else links
     return "\n".join(parts)
 
 
 def _split(stem: str) -> tuple[str, str]:
     """Return the notebook of an executed copy, and its job as texts write it: 02_training_brats_t1 -> BraTS T1."""
     notebook, *job = re.split(rf"_(?=(?:{'|'.join(datasets.DATASETS)})(?:_|$))", stem, maxsplit=1)
-    names = {name: cohort.label for name, cohort in datasets.DATASETS.items()}
-    names |= datasets.LABELS | datasets.METHODS
+    names = datasets.LABELS | datasets.METHODS | {k: cohort.label for k, cohort in datasets.DATASETS.items()}
     return notebook, " ".join(names.get(part, part) for part in "".join(job).split("_"))
 
 
@@ -160,7 +155,7 @@ def _relink(body: str, pages: dict[str, str]) -> str:
 
 
 class _Sources(HTMLParser):
-    """Collects what a page loads, where it links to, and its anchors."""
+    """What a page loads, where it links to, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -178,13 +173,11 @@ class _Sources(HTMLParser):
 
 def check_pages(folder: Path) -> None:
     """Refuse pages that load a script or anything from outside, or link to a file or anchor that is not there."""
-    parsed = {}
-    for page in sorted(folder.glob("*.html")):
-        text = page.read_text(encoding="utf-8")
-        parsed[page.name] = _Sources(text)
-        if re.search(r"url\(\s*['\"]?(?!data:)|@import", text[: text.find("</head>")]):
-            raise MudiffError(f"{page}: the style loads something from outside.")
+    texts = {page.name: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.html"))}
+    parsed = {name: _Sources(text) for name, text in texts.items()}
     for name, sources in parsed.items():
+        if re.search(r"url\(\s*['\"]?(?!data:)|@import", texts[name].partition("</head>")[0]):
+            raise MudiffError(f"{folder / name}: the style loads something from outside.")
         for target in sources.loaded:
             if not target.startswith("data:") and (":" in target or not (folder / target).exists()):
                 raise MudiffError(f"{folder / name}: loads {target!r}, which is not in the report.")
@@ -192,10 +185,9 @@ def check_pages(folder: Path) -> None:
             file, _, anchor = target.partition("#")
             if ":" in file:  # a link to the web is the reader's choice
                 continue
-            file = urllib.parse.unquote(file or name)
-            anchors = parsed[file].anchors if file in parsed else {anchor}
-            known = not anchor or not anchors.isdisjoint((anchor, urllib.parse.unquote(anchor)))
-            if not (folder / file).exists() or not known:
+            file = urllib.parse.unquote(file) or name
+            known = {"", *parsed[file].anchors} if file in parsed else {anchor}
+            if not (folder / file).exists() or known.isdisjoint((anchor, urllib.parse.unquote(anchor))):
                 raise MudiffError(f"{folder / name}: the link to {target!r} leads nowhere.")
 
 
