@@ -63,7 +63,7 @@ class Inception(nn.Module):
 def of_run(
     slices: Slices, target: str, folder: Path, network: nn.Module, indices: np.ndarray | None = None
 ) -> Distance:
-    """Return the distance between real slices and those in which the target is synthetic (`folder`): all, or `indices`.
+    """Return the distance between real slices (all, or `indices`) and those whose target is synthetic (`folder`).
 
     The network gives features and has ``num_features`` and ``label``. To the segmentation network an image is all
     contrasts, of which three are real in both sets; to `Inception` it is the target alone.
