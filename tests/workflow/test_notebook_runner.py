@@ -41,14 +41,7 @@ def outputs(path: Path) -> list:
 
 
 def test_texts_of_the_command_line_become_the_type_of_the_default(tmp_path):
-    texts = {
-        "profile": "1",
-        "repeats": "3",
-        "scale": "2",
-        "folder": "out",
-        "methods": "['a']",
-        "quick": "true",
-    }
+    texts = {"profile": "1", "repeats": "3", "scale": "2", "folder": "out", "methods": "['a']", "quick": "true"}
     values = {"profile": "1", "repeats": 3, "scale": 2, "folder": "out", "methods": ["a"], "quick": True}
     assert notebook.check(write(tmp_path / "a.ipynb"), texts) == values
 
@@ -133,17 +126,7 @@ raise SystemExit(143)"""
 @pytest.mark.parametrize("cell, saves", [(SAVING, True), (SAVING.replace("signal.signal", "#"), False)])
 def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell, saves):
     source, output = write(tmp_path / "a.ipynb", cell), tmp_path / "executed.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "mudiff.workflow.notebook",
-        "run",
-        source,
-        output,
-        "-p",
-        "folder",
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "mudiff.workflow.notebook", "run", source, output, "-p", "folder", tmp_path]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "began").exists():
         assert process.poll() is None
@@ -158,11 +141,8 @@ def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell
 @pytest.fixture
 def toy_workflow(tmp_path, monkeypatch):
     """A folder with a Snakefile of a few rules, in the place of the project's."""
-    made = {
-        "all": "done.txt",
-        "train": "results/smoke/executed/02_training_brats_t1ce.ipynb",
-        "other": "other.txt",
-    }
+    first = "results/smoke/executed/02_training_brats_t1ce.ipynb"
+    made = {"all": "done.txt", "train": first, "other": "other.txt"}
     rules = [f"rule {name}:\n    output: '{file}'\n    shell: 'touch {{output}}'\n" for name, file in made.items()]
     (tmp_path / "Snakefile").write_text("".join(rules))
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))

@@ -41,9 +41,8 @@ def test_the_document_is_the_one_made_from_the_data(entries):
 
 
 def test_comments_of_the_settings_name_differences_of_the_register():
-    named = set()
-    for file in ("settings.py", "training/profiles.py"):
-        named |= set(re.findall(r"\b([A-L]-\d+)\b", (REPOSITORY / "mudiff" / file).read_text()))
+    texts = [(REPOSITORY / "mudiff" / file).read_text() for file in ("settings.py", "training/profiles.py")]
+    named = set(re.findall(r"\b([A-L]-\d+)\b", "".join(texts)))
     assert len(named) > 15 and named <= set(IDS)
 
 
@@ -78,17 +77,13 @@ ENTRY = '[[difference]]\nid = "A-2"\nseverity = "results"\npaper = "p"\ncode = "
 
 @pytest.mark.parametrize(
     "text, complaint",
-    [
-        ("", "cannot be read"),
-        ("[[difference]]\nid = ", "cannot be read"),
-        (ENTRY.replace("A-2", "Z-2"), "Z-2: expected a letter"),
-        (ENTRY.replace('paper = "p"\n', ""), "missing 1 required positional argument: 'paper'"),
-        (ENTRY + 'switch = "x"\n', "unexpected keyword argument 'switch'"),
-        (ENTRY.replace("results", "huge"), "severity is 'huge'"),
-        (ENTRY + "fields = { beta1 = [0.5, 0.3] }\n", r"not \[0.5, 0.3\]; correct the register"),
-        (ENTRY * 2, "A-2: expected .* each once"),
-    ],
-)
+    [("", "cannot be read"), ("[[difference]]\nid = ", "cannot be read"),
+     (ENTRY.replace("A-2", "Z-2"), "Z-2: expected a letter"), (ENTRY * 2, "A-2: expected .* each once"),
+     (ENTRY.replace('paper = "p"\n', ""), "missing 1 required positional argument: 'paper'"),
+     (ENTRY + 'switch = "x"\n', "unexpected keyword argument 'switch'"),
+     (ENTRY.replace("results", "huge"), "severity is 'huge'"),
+     (ENTRY + "fields = { beta1 = [0.5, 0.3] }\n", r"not \[0.5, 0.3\]; correct the register")],
+)  # fmt: skip
 def test_a_damaged_register_is_refused(tmp_path, text, complaint):
     (tmp_path / "d.toml").write_text(text)
     with pytest.raises(MudiffError, match=complaint):
