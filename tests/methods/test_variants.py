@@ -40,19 +40,6 @@ def test_an_ablation_trains_every_weight_it_has_and_samples(name):
     assert all(("x_p2" in step) == (name != "abl1") for step in seen)
 
 
-def test_a_single_network_has_no_second_and_two_unadapted_ones_are_alike():
-    single, twins = ablation("abl1"), ablation("abl2")
-    shapes = [[p.shape for p in f.parameters()] for f in (single.f1, twins.f1, twins.f2)]
-    assert single.f2 is None and shapes[0] == shapes[1] == shapes[2]
-    assert not torch.equal(*(next(iter(f.parameters())) for f in (twins.f1, twins.f2)))
-
-
-def test_both_readings_of_ablation_3_keep_one_adapter_each():
-    text, caption = ablation("abl3_text").f2, ablation("abl3_caption").f2
-    assert text.target_adapter is not None and text.contrast_adapter is None
-    assert caption.target_adapter is None and caption.contrast_adapter is not None
-
-
 def test_without_rho_the_first_prediction_tells_the_second_network_nothing():
     batch, z = some_slices(2, size=64), torch.zeros(2, TINY["latent"])
     t = torch.tensor([1, 2])
