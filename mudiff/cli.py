@@ -178,10 +178,8 @@ def evaluate(
 def import_released(
     generator_1: Annotated[Path, typer.Option(help="gen_diffusive_1.pth of the published weights.")],
     generator_2: Annotated[Path, typer.Option(help="gen_diffusive_2.pth of the same task.")],
-    target: Target,
-    output: Annotated[Path, typer.Option(help="Folder of the run to make.")],
-    dataset: Dataset = "brats",
-) -> None:
+    output: Annotated[Path, typer.Option(help="Folder of the run.")], target: Target, dataset: Dataset = "brats",
+) -> None:  # fmt: skip
     """Turn the authors' published weights into a run that `synthesize` takes."""
     from mudiff.synthesis.released import import_run
 
@@ -223,7 +221,3 @@ def main() -> None:
         print("mudiff: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -169,7 +169,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
 
 def _check(s: Settings) -> None:
     """Refuse values that no method can use; each network checks what it needs itself."""
-    datasets.method(s.method)
+    datasets.known("method", s.method, datasets.METHODS)
     datasets.dataset(s.dataset).conditions(s.target)
     rules = {f"{name} must be above 0": getattr(s, name) > 0 for name in _POSITIVE}
     for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part"):

@@ -1,7 +1,7 @@
 """Are synthetic contrasts as good as real ones to a segmentation network? Fig. 4c.
 
 One network, trained on real images, segments the test subjects with all four real contrasts ("complete") and with
-some of them replaced by synthetic ones (tasks A to F; section "Validation on lesion segmentation accuracy").
+some replaced by synthetic ones (tasks A to F; section "Validation on lesion segmentation accuracy").
 """
 
 import hashlib

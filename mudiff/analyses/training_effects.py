@@ -74,8 +74,7 @@ class Change(NamedTuple):
 
 
 CHANGES = {
-    "weights": Change("A-1", "loss weights of the README's figure",
-                      {"weight_supervised": 1.0, "weight_adversarial": 0.5}),
+    "weights": Change("A-1", "weights of the README's figure", {"weight_supervised": 1.0, "weight_adversarial": 0.5}),
     "betas": Change("A-2", "Adam β 0.1, 0.2", {"beta1": 0.1, "beta2": 0.2}),
     "constant": Change("A-4", "constant learning rates", {"schedule": "constant"}),
     "no_r1": Change("A-5", "no R1 penalty", {"r1_gamma": 0.0}),

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mudiff import paths
 from mudiff.data import dataset
-from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.model.diffusion import slice_seed
 from mudiff.synthesis import sample
@@ -69,13 +68,13 @@ class Features(nn.Module):
         return block(x).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
 
 
-def images(slices: Slices, indices: np.ndarray, **replaced: np.ndarray) -> np.ndarray:
+def images(slices: dataset.Slices, indices: np.ndarray, **replaced: np.ndarray) -> np.ndarray:
     """Return the network's input, float32 (N, 4, S, S) in [0, 1]; `replaced` contrasts are given as (N, S, S)."""
     stacks = [replaced[c] if c in replaced else (slices.images(indices, c) + 1) / 2 for c in slices.contrasts]
     return np.stack(stacks, axis=1)
 
 
-def truth(slices: Slices, subject: str) -> np.ndarray:
+def truth(slices: dataset.Slices, subject: str) -> np.ndarray:
     """Return the true classes of a subject, uint8 (Z, S, S): 1 necrotic, 2 oedema, 3 enhancing (3 or 4 in masks)."""
     labels = slices.lesion(slices.subject(subject))
     found = set(np.unique(labels).tolist())
@@ -110,7 +109,7 @@ def dice(predicted: np.ndarray, true: np.ndarray) -> pd.DataFrame:
     return frame.astype({"dice": float, "invented": "Int64"})
 
 
-def score(network: nn.Module, slices: Slices, **folders: Path) -> pd.DataFrame:
+def score(network: nn.Module, slices: dataset.Slices, **folders: Path) -> pd.DataFrame:
     """Return the `dice` of every subject (column subject); `folders` have the syntheses of replaced contrasts."""
     frames = []
     for subject in slices.subjects:
@@ -189,13 +188,13 @@ def _train(network: nn.Module, recipe: Recipe, prepared: Path) -> tuple[pd.DataF
     return pd.DataFrame(rows).assign(chosen=lambda frame: frame.epoch == chosen), weights
 
 
-def ill(slices: Slices) -> np.ndarray:
+def ill(slices: dataset.Slices) -> np.ndarray:
     """Return which slices show tumour, bool (N,)."""
     return np.concatenate([truth(slices, subject).any(axis=(1, 2)) for subject in slices.subjects])
 
 
 def _epoch(
-    network: nn.Module, adam: torch.optim.Optimizer, slices: Slices, order: np.ndarray, batch_size: int,
+    network: nn.Module, adam: torch.optim.Optimizer, slices: dataset.Slices, order: np.ndarray, batch_size: int,
     rng: np.random.Generator,
 ) -> float:  # fmt: skip
     """Train on the slices of one epoch, half of them mirrored left to right, and return the mean loss."""

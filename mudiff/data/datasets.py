@@ -74,8 +74,3 @@ def contrast(name: str) -> str:
     if name.lower() not in LABELS:
         raise MudiffError(f"target {name!r} is unknown: choose one of {', '.join(LABELS.values())}.")
     return name.lower()
-
-
-def method(name: str) -> str:
-    """Return `name` if a method is called so."""
-    return known("method", name, METHODS)

@@ -1,8 +1,7 @@
 """Statements of the paper beside what was found here: three rules, and the record that notebook 14 shows.
 
-A statement is decided where its number is made, by one rule and one metric (PSNR of protocol ``masked``, unless the
-statement is of another). Subjects are the unit. A statement on a part of the method (an ablation) is never decided:
-the random unit of "this part helps" is the training, and there is one.
+A statement is decided where its number is made, by one rule and one metric (PSNR of protocol ``masked``, unless it is
+of another). Subjects are the unit. A part of the method (an ablation) is never decided: its unit is the training.
 """
 
 from collections.abc import Mapping, Sequence

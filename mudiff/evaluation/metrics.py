@@ -1,11 +1,8 @@
-"""Masks, PSNR, SSIM and MAE under two protocols (section "Evaluation procedure").
+"""PSNR, SSIM and MAE under two protocols (section "Evaluation procedure").
 
-``released`` is the procedure of the authors' evaluation code with all its faults, so that the paper's
-numbers have a counterpart. ``masked`` is what the paper describes: background excluded, nothing else.
-Letters such as F-2 point to the register in DIFFERENCES.md.
-
-Two conventions hold everywhere. An empty mask gives NaN for every metric, never 0, and means skip it.
-Images that agree exactly inside the mask have PSNR infinity; a mean that contains one is infinite too.
+``released`` is the authors' evaluation code with all its faults, F-1 to F-9 of the register; ``masked`` is what the
+paper describes: background excluded, nothing else. An empty mask gives NaN for every metric, never 0, and means skip
+it. Images that agree exactly inside the mask have PSNR infinity; a mean that contains one is infinite too.
 """
 
 import math
@@ -15,6 +12,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from mudiff.data import volumes
+from mudiff.data.datasets import known
 from mudiff.data.masks import lesion_mask
 from mudiff.data.slices import normalise, to_slices
 from mudiff.errors import MudiffError
@@ -139,8 +137,7 @@ def score_subject(
     The whole is pooled over all mask voxels under ``masked``, and the mean over the slices that have a mask under
     ``released`` (F-7), which stretches each image to 8 bits first (`to_uint8`).
     """
-    if protocol not in PROTOCOLS:
-        raise MudiffError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
+    known("protocol", protocol, PROTOCOLS)
     if np.ndim(real) != 3:
         raise MudiffError(f"evaluation: expected stacks of slices (Z, S, S), got shape {np.shape(real)}.")
     _check_shapes(real, synthetic, mask)

@@ -35,10 +35,7 @@ def prepared_runs(profile: str) -> list[tuple[str, str]]:
 
 
 def score_runs(
-    profile: str,
-    region: str,
-    runs: Sequence[tuple[str, str]] | None = None,
-    methods: Sequence[str] | None = None,
+    profile: str, region: str, runs: Sequence[tuple[str, str]] | None = None, methods: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Score the synthetic test slices of a profile's runs under both protocols, in one of the `REGIONS`.
 

@@ -20,10 +20,7 @@ def _fir_kernel(x: Tensor) -> Tensor:
 
 
 class _Resample(torch.autograd.Function):
-    """Halving or doubling. Each is the adjoint of the other up to a factor of four, so any derivative follows.
-
-    Torch's transposed convolution gives the same numbers, but costs 14 % of a step or of sampling in bfloat16.
-    """
+    """Halving or doubling, each the other's adjoint times four (transposed convolutions cost 14 % in bfloat16)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: bool) -> Tensor:

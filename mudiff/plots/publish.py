@@ -14,13 +14,9 @@ if TYPE_CHECKING:
 
 
 def publish(
-    folder: Path | str,
-    name: str,
-    figure: "Figure | None" = None,
-    frame: pd.DataFrame | None = None,
-    table: tables.Tables | None = None,
-    caption: str = "",
-) -> None:
+    folder: Path | str, name: str, figure: "Figure | None" = None, frame: pd.DataFrame | None = None,
+    table: tables.Tables | None = None, caption: str = "",
+) -> None:  # fmt: skip
     """Write an artefact's files ``folder/name.*``, the same bytes on every run, and show it where a notebook runs.
 
     A figure becomes ``.png`` and ``.svg``, with its caption (`style.caption`) in ``.txt`` and the SVG; `frame`, the

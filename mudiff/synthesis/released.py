@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mudiff import cache, paths
 from mudiff.errors import MudiffError
 from mudiff.model.adapters import MapperBlock, TargetAdapter
-from mudiff.model.critic import Critic
 from mudiff.model.generators import EncoderDecoder, StructureNetwork, TextureNetwork
 from mudiff.model.layers import PyramidStep, ResidualBlock, SelfAttention
 from mudiff.settings import Settings
@@ -83,16 +82,6 @@ def network_keys(network: StructureNetwork | TextureNetwork) -> dict[str, nn.Par
         for (i, j), a, b, w in zip(tau.pairs, tau.gate_a, tau.gate_b, tau.extract, strict=True):
             pair = f"c{i + 1}{j + 1}"
             layers |= {f"feat_att1_{pair}": a, f"feat_att2_{pair}": b, f"feat_weight_c{i + 1}": w}
-    return _parameters(layers)
-
-
-def critic_keys(critic: Critic) -> dict[str, nn.Parameter]:
-    """Return released key -> parameter for the critic of the released code."""
-    layers = {"t_embed.main.0": critic.time.linear1, "t_embed.main.2": critic.time.linear2}
-    layers |= {"start_conv": critic.input, "final_conv": critic.final, "end_linear": critic.output}
-    for k, block in enumerate(critic.blocks, start=1):
-        layers |= {f"conv{k}.conv1.0": block.conv1, f"conv{k}.conv2.0": block.conv2}
-        layers |= {f"conv{k}.dense_t1": block.time, f"conv{k}.skip.0": block.shortcut}
     return _parameters(layers)
 
 

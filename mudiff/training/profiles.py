@@ -173,9 +173,7 @@ PROFILES = {
 
 def profile(name: str) -> Profile:
     """Return the profile called `name`, or raise a `MudiffError`."""
-    if name not in PROFILES:
-        raise MudiffError(f"profile {name!r} is unknown: choose one of {', '.join(PROFILES)}.")
-    return PROFILES[name]
+    return PROFILES[datasets.known("profile", name, PROFILES)]
 
 
 def label(run: str) -> str:
@@ -197,7 +195,11 @@ def settings(
     """Return the settings of one run (also of ``mudiff_abl1``): recipe, then variant, profile and `changes`."""
     chosen = profile(profile_name)
     method, _, named = method.partition("_")
-    method, variant, target = datasets.method(method), named or variant, datasets.contrast(target)
+    method, variant, target = (
+        datasets.known("method", method, datasets.METHODS),
+        named or variant,
+        datasets.contrast(target),
+    )
     own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
     if variant not in (choices := ["released", *own]):
         raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}.")

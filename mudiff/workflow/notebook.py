@@ -2,8 +2,6 @@
 
 Here it is an error what papermill lets pass in silence: a parameter that the notebook does not have, a lost
 ``parameters`` tag, a value of another type, an output that got lost on its way from the kernel.
-
-    python -m mudiff.workflow.notebook run notebooks/04_whole_brain_metrics.ipynb out.ipynb -p profile demo
 """
 
 import argparse

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE
+from torch import nn
+
+from mudiff.model.critic import Critic
+from mudiff.synthesis import released
 
 
 def needs(name: str) -> pytest.MarkDecorator:
@@ -36,3 +40,13 @@ def wave(shape: tuple[int, ...], p: float) -> torch.Tensor:
     """Return the image or vector number `p` of the reference values."""
     values = np.random.RandomState(round(10 * p) + 1000).standard_normal(shape)
     return torch.from_numpy(np.tanh(values).astype(np.float32))
+
+
+def critic_keys(critic: Critic) -> dict[str, nn.Parameter]:
+    """Return released key -> parameter for the critic of the released code."""
+    layers = {"t_embed.main.0": critic.time.linear1, "t_embed.main.2": critic.time.linear2}
+    layers |= {"start_conv": critic.input, "final_conv": critic.final, "end_linear": critic.output}
+    for k, block in enumerate(critic.blocks, start=1):
+        layers |= {f"conv{k}.conv1.0": block.conv1, f"conv{k}.conv2.0": block.conv2}
+        layers |= {f"conv{k}.dense_t1": block.time, f"conv{k}.skip.0": block.shortcut}
+    return released._parameters(layers)

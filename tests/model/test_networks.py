@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE
-from reference import needs, seeded_weights, wave
+from reference import critic_keys, needs, seeded_weights, wave
 from torch.nn import functional
 
 from mudiff.errors import MudiffError
@@ -43,7 +43,7 @@ def keys():
 @pytest.fixture(scope="module")
 def critic(keys):
     critic = Critic(Settings())
-    released.fill(released.critic_keys(critic), seeded_weights(keys["image_size_256"]["critic"]), "critic")
+    released.fill(critic_keys(critic), seeded_weights(keys["image_size_256"]["critic"]), "critic")
     return critic
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE
-from reference import needs, seeded_weight
+from reference import critic_keys, needs, seeded_weight
 
 from mudiff.methods import mudiff
 from mudiff.methods.base import Batch, build
@@ -74,7 +74,7 @@ def test_twelve_training_steps_are_the_released_ones(double, monkeypatch):
     for name in ("betas", "sqrt_alpha_bar", "sigma", "mean_x0", "mean_xt", "variance"):
         setattr(method.schedule, name, torch.from_numpy(truth[f"table_{name}"]))
     parameters = {name: released.network_keys(getattr(method, name)) for name in ("f1", "f2")}
-    parameters["critic"] = released.critic_keys(method.critic)
+    parameters["critic"] = critic_keys(method.critic)
     for part in parameters.values():
         shapes = {k: v.shape[::-1] if k.endswith(".W") else v.shape for k, v in part.items()}
         released.fill(part, {k: seeded_weight(k, tuple(s)).double() for k, s in shapes.items()}, "seeded")

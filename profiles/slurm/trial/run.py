@@ -1,7 +1,7 @@
 """Try profiles/slurm on a real SLURM: one node, started here for the occasion.
 
     apt-get install slurm-wlm munge          # Debian, as root; a container will do
-    python tests/slurm/run.py                # some three minutes on two cores
+    python profiles/slurm/trial/run.py       # some three minutes on two cores
 
 A copy of the checkout runs part of profile ``smoke``: preparation, one training, its sampling, a notebook. The
 training is cut off on its way and must go on from there; a second run must find nothing to do. The cluster
@@ -24,7 +24,7 @@ from pathlib import Path
 import cluster
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = Path("results/smoke")
 RUN = RESULTS / "runs" / "isles_t1_syndiff"  # the first that the job trains
 TARGETS = [RESULTS / f"executed/{name}.ipynb" for name in ("03_sampling_isles_t1", "00_overview")]
