@@ -195,11 +195,8 @@ def settings(
     """Return the settings of one run (also of ``mudiff_abl1``): recipe, then variant, profile and `changes`."""
     chosen = profile(profile_name)
     method, _, named = method.partition("_")
-    method, variant, target = (
-        datasets.known("method", method, datasets.METHODS),
-        named or variant,
-        datasets.contrast(target),
-    )
+    method = datasets.known("method", method, datasets.METHODS)
+    variant, target = named or variant, datasets.contrast(target)
     own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
     if variant not in (choices := ["released", *own]):
         raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}.")
