@@ -76,7 +76,7 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
             papermill.execute_notebook(
                 source, temporary, values, kernel_name="python3", progress_bar=False, cwd=paths.root(),
                 raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
-                iopub_timeout=60, start_timeout=180,  # seconds for outputs on their way, and for a busy machine's kernel
+                iopub_timeout=60, start_timeout=180,  # seconds, on a busy machine
             )  # fmt: skip
             book = nbformat.read(temporary, as_version=4)
             book.metadata.pop("widgets", None)  # progress bars and the like are dead in a file
