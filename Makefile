@@ -12,6 +12,10 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
+# Each step of a training asks for the same memory again: let glibc keep what was freed (other systems ignore this).
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+
 .PHONY: reproduce smoke test lab clean
 
 reproduce: .venv/.stamp
