@@ -19,11 +19,11 @@ PARAMETERS = 'profile = "demo"\nrepeats = 2\nscale = 0.5\nfolder = None\nmethods
 
 
 @pytest.fixture(autouse=True)
-def _process(monkeypatch):
+def _process(monkeypatch, tmp_path):
     """`main` is a process's own: undo what it does to signals and environment."""
     before = signal.getsignal(signal.SIGTERM)
     for name in ("JUPYTER_PREFER_ENV_PATH", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.setitem(os.environ, name, os.environ.get(name, str(tmp_path / "ipython")))
     yield
     signal.signal(signal.SIGTERM, before)
 
