@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics.image import fid as theirs  # before a stand-in for torch_fidelity is in its way
 
 from mudiff.errors import MudiffError
 from mudiff.evaluation import frechet
@@ -68,23 +69,14 @@ def test_agrees_with_the_closed_form_on_the_samples_moments(tmp_path):
     folder = write(slices, tmp_path, lambda subject, true: 3 * true - 0.3)  # moves the mean, widens the spread
     synthetic = slices.stack.copy()
     synthetic[:, 1] = 3 * synthetic[:, 1] - 0.3
+    real, found = (frechet.features(slices, "t1ce", Means(), made) for made in (None, folder))
+    np.testing.assert_allclose(found, synthetic.mean(axis=(2, 3)), atol=1e-4)
     expected = closed_form(slices.stack.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))
-    found = frechet.of_run(slices, "t1ce", folder, Means())
-    assert found == (pytest.approx(expected, rel=1e-3), 3 * COUNT, 3, "channel means")
-    same = write(slices, tmp_path, lambda subject, true: true)  # the other contrasts are real in both sets
-    assert frechet.of_run(slices, "t1ce", same, Means()).value < 1e-6
-
-
-def test_a_part_of_the_slices_on_request(tmp_path):
-    slices = FakeSlices()
-    late = (np.arange(COUNT) > 1)[:, None, None]
-    folder = write(slices, tmp_path, lambda subject, true: true + 0.1 * late * (subject == "b"))
-    distance = lambda indices: frechet.of_run(slices, "t1ce", folder, Means(), indices)  # noqa: E731
-    b = distance(slices.subject("b")[2:])
-    assert b.value == pytest.approx(0.01, rel=1e-2) and b.images == COUNT - 2 and b.subjects == 1
-    assert distance(slices.subject("b")[:2]).value < 1e-6
-    assert distance(slices.subject("a")).value < 1e-6
-    assert np.isnan(distance(slices.subject("a")[:1]).value)  # there is no covariance of one image
+    assert frechet.distance(real, found) == pytest.approx(expected, rel=1e-3)
+    first, second = (real[side] for side in frechet.halves(slices))
+    assert frechet.distance(first, second) == pytest.approx(closed_form(first.numpy(), second.numpy()), rel=1e-3)
+    assert frechet.distance(real, real) < 1e-6  # and not below 0
+    assert np.isnan(frechet.distance(real[:1], real))  # there is no covariance of one image
 
 
 @pytest.mark.parametrize("names", ["abc", "ab"])
@@ -94,15 +86,6 @@ def test_halves_share_no_subject_and_are_equally_large(names):
     subjects = [set(slices.index.subject.iloc[side]) for side in sides]
     assert not subjects[0] & subjects[1] and subjects[0] | subjects[1] == set(names)
     assert [len(set(side)) for side in sides] == [len(side) for side in sides] == [COUNT] * 2
-
-
-def test_the_reference_is_of_real_images_of_other_subjects():
-    slices = FakeSlices()
-    first, second = (slices.stack[side].mean(axis=(2, 3)) for side in frechet.halves(slices))
-    found = frechet.reference(slices, "t1ce", Means())
-    assert found.value == pytest.approx(closed_form(first, second), rel=1e-3)
-    assert found.images == COUNT and found.subjects == 1  # three subjects: two on one side, one on the other
-    assert np.isnan(frechet.reference(FakeSlices("a"), "t1ce", Means()).value)
 
 
 def test_inception_says_what_it_needs(monkeypatch, tmp_path):
@@ -118,8 +101,6 @@ def test_inception_says_what_it_needs(monkeypatch, tmp_path):
 @pytest.fixture
 def inception(monkeypatch, tmp_path):
     """Stand in for the network of torch-fidelity: the mean of each channel, of bytes."""
-    from torchmetrics.image import fid as theirs
-
     seen = []
 
     class Network(nn.Module):
@@ -143,11 +124,11 @@ def inception(monkeypatch, tmp_path):
 def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception, tmp_path):
     slices = FakeSlices()
     folder = write(slices, tmp_path, lambda subject, true: true + 0.2)
-    found = frechet.of_run(slices, "t1ce", folder, frechet.Inception(tmp_path / "weights.pth"))
-    assert found.value == pytest.approx(3 * 0.04, rel=0.05) and found.features.startswith("Inception")
+    found = frechet.features(slices, "t1ce", frechet.Inception(tmp_path / "weights.pth"), folder)
+    np.testing.assert_allclose(found[:, 2], slices.stack[:, 1].mean(axis=(1, 2)) + 0.2, atol=1e-2)
     first = inception[0]
     assert first.dtype == torch.uint8 and first.shape == (COUNT, 3, 8, 8)
-    expected = torch.from_numpy(slices.stack[:COUNT, 1] * 255).round()
+    expected = torch.from_numpy((slices.stack[:COUNT, 1] + 0.2) * 255).round()
     assert torch.equal(first[:, 0].float(), expected) and torch.equal(first[:, 0], first[:, 2])
 
 
