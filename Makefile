@@ -11,6 +11,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# Ctrl-C reaches make, too, which ends by itself: its shell waits, and make says nothing of its own.
+WORKFLOW = trap : INT; $(BIN)/python -m mudiff.workflow.notebook workflow
 
 # Each step of a training asks for the same memory again: let glibc keep what was freed (other systems ignore this).
 export MALLOC_MMAP_MAX_ := 0
@@ -19,11 +21,11 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 .PHONY: reproduce smoke test lab clean
 
 reproduce: .venv/.stamp
-	@$(BIN)/python -m mudiff.workflow.notebook workflow demo $(ARGS)
+	@$(WORKFLOW) demo $(ARGS) || [ $$? = 130 ]
 	@echo "Report: results/demo/report/index.html   Figures and tables: figures/demo/"
 
 smoke: .venv/.stamp
-	@$(BIN)/python -m mudiff.workflow.notebook workflow smoke $(ARGS)
+	@$(WORKFLOW) smoke $(ARGS) || [ $$? = 130 ]
 
 test: .venv/.stamp
 	@$(BIN)/python -m pytest

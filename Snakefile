@@ -94,7 +94,7 @@ for job, task in JOBS.items():
         threads: threads_of("train")
         resources: **resources_of("train")
         log: f"{RESULTS}/logs/02_training_{job}.log"
-        message: f"Training {job}: progress in {RESULTS}/runs/*/log.jsonl"
+        message: f"Training {job}"
         shell: TASK + f" -p vgg16 {shlex.quote(VGG16)}"
 
     rule:

@@ -1,4 +1,4 @@
-"""Notebooks run strictly, and the workflow around them.
+"""Notebooks run strictly.
 
 Here it is an error what papermill lets pass in silence: a parameter that the notebook does not have, a lost
 ``parameters`` tag, a value of another type, an output that got lost on its way from the kernel.
@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from mudiff import paths
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
+from mudiff.workflow import progress
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM stopped
 
@@ -117,9 +117,7 @@ def start(profile: str, *packages: str) -> None:
 def require(path: Path, profile: str) -> Path:
     """Return `path` if it exists, else raise a `MudiffError` that names the command that makes it."""
     if not Path(path).exists():
-        short = {"demo": "make reproduce", "smoke": "make smoke"}
-        command = short.get(profile, f"snakemake --config profile={profile}")
-        raise MudiffError(f"{path} does not exist yet; make it with: {command}")
+        raise MudiffError(f"{path} does not exist yet; make it with: {progress.command(profile)}")
     return Path(path)
 
 
@@ -129,32 +127,6 @@ def stop(reason: str) -> None:
 
     print(reason)
     get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])
-
-
-def workflow(profile: str, arguments: list[str]) -> None:
-    """Replace this process by Snakemake, on the graph of `profile`.
-
-    A lock that a crashed Snakemake left behind is cleared, but only if no other run lives (else `MudiffError`): each
-    run holds a file lock of its own, which the system drops when the process ends, however it ends.
-    """
-    import fcntl
-
-    # The first job is the one with the longest training: it starts first, the others fill the other core.
-    first = f"results/{profile}/executed/02_training_{next(iter(profiles.profile(profile).jobs()))}.ipynb"
-    os.chdir(paths.root())
-    memory = Path(".snakemake")
-    memory.mkdir(exist_ok=True)
-    handle = os.open(memory / "mudiff.lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        what = "another run works in this folder; wait for it, or stop it with Ctrl-C"
-        raise MudiffError(f"{Path.cwd()}: {what}.") from None
-    snakemake = [sys.executable, "-m", "snakemake", f"--config=profile={profile}"]
-    if any((memory / "locks").glob("*")):
-        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    os.set_inheritable(handle, True)  # Snakemake goes on holding it
-    os.execv(sys.executable, [*snakemake, *arguments, "--prioritize", first])  # takes whatever follows it
 
 
 def _pass_sigterm_on(received: list[int]) -> None:
@@ -184,10 +156,11 @@ def main(argv: list[str] | None = None) -> int:
     chosen, rest = parser.parse_known_args(argv)
     if rest and chosen.command == "run":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    _pass_sigterm_on(stopped := [])
+    stopped: list[int] = []
     try:
         if chosen.command == "workflow":
-            workflow(chosen.profile, rest)
+            return progress.workflow(chosen.profile, rest)
+        _pass_sigterm_on(stopped)
         with tempfile.TemporaryDirectory(prefix="mudiff-", ignore_cleanup_errors=True) as folder:
             # This interpreter's kernel, with none of the user's settings; no warning about frozen modules.
             own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

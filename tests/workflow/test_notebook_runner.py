@@ -1,6 +1,5 @@
-"""The strict papermill call and the workflow's lock."""
+"""The strict papermill call."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -136,40 +135,6 @@ def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell
     assert process.returncode == notebook.STOPPED == 143
     assert errors.endswith("Stopped by SIGTERM; the same command goes on from the last saved state.\n")
     assert (tmp_path / "saved").exists() == saves and not output.exists()
-
-
-@pytest.fixture
-def toy_workflow(tmp_path, monkeypatch):
-    """A folder with a Snakefile of a few rules, in the place of the project's."""
-    first = "results/smoke/executed/02_training_brats_t1ce.ipynb"
-    made = {"all": "done.txt", "train": first, "other": "other.txt"}
-    rules = [f"rule {name}:\n    output: '{file}'\n    shell: 'touch {{output}}'\n" for name, file in made.items()]
-    (tmp_path / "Snakefile").write_text("".join(rules))
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    return [sys.executable, "-m", "mudiff.workflow.notebook", "workflow", "smoke", "--cores", "1"]
-
-
-def test_the_workflow_clears_a_dead_lock_and_respects_a_living_one(toy_workflow, tmp_path):
-    locks = tmp_path / ".snakemake" / "locks"
-    locks.mkdir(parents=True)
-    (locks / "0.input.lock").write_text("\n")  # what a killed Snakemake leaves
-    (locks / "0.output.lock").write_text("done.txt\n")
-    alone = [sys.executable, "-m", "snakemake", "--cores", "1"]
-    assert subprocess.run(alone, cwd=tmp_path, capture_output=True).returncode != 0
-    with (tmp_path / ".snakemake" / "mudiff.lock").open("w") as living:
-        fcntl.flock(living, fcntl.LOCK_EX)
-        refused = subprocess.run(toy_workflow, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "another run works in this folder" in refused.stderr and refused.stderr.count("\n") == 1
-    assert len(list(locks.iterdir())) == 2
-    done = subprocess.run(toy_workflow, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "done.txt").exists()
-
-
-def test_the_workflow_may_be_given_a_target(toy_workflow, tmp_path):
-    subprocess.run([*toy_workflow[:-2], "other.txt", "--cores", "1"], capture_output=True, check=True)
-    assert (tmp_path / "other.txt").exists() and not (tmp_path / "done.txt").exists()
 
 
 def test_an_unknown_profile_is_one_clear_line(capsys):
