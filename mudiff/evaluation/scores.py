@@ -137,4 +137,5 @@ def example(slices: dataset.Slices, target: str, subject: str, folders: Mapping[
         name: tuple(metrics.masked_protocol(truth, image, mask)["ssim"] for mask in (brain, widened))
         for name, image in synthetic.items()
     }
-    return Example(f"{datasets.LABELS[target]}\n{subject}", target, truth, synthetic, brain, lesion, ssim)
+    name = f"subject {subject}" if str(subject).isdecimal() else subject
+    return Example(f"{datasets.LABELS[target]}\n{name}", target, truth, synthetic, brain, lesion, ssim)

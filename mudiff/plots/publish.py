@@ -33,7 +33,7 @@ def publish(
             svg = {"Date": None, "Creator": None, "Description": figure.get_label()}
             for kind, metadata in (("png", {"Software": None}), ("svg", svg)):
                 with paths.atomic_write(path.with_name(f"{name}.{kind}")) as temporary:
-                    figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+                    figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
         paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
         _display(figure, figure.get_label())
 

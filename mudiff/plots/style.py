@@ -25,14 +25,26 @@ COLOURS = (
 METHOD_COLOURS = dict(zip(datasets.METHODS, [COLOURS[k] for k in (1, 2, 3, 4, 5, 7, 0, 6)], strict=True))
 """Method -> its colour in every figure: MU-Diff is blue, the floor grey."""
 
+SHADES = ("#1b2a3a", "#6b7f93", "#c3ced8")
+"""Dark, middle and light slate, for what is no method: splits, units, contrasts. They differ in grey as well."""
+
+WIDTH = 7.2
+"""Inches of a figure over both columns of a journal (183 mm), whose letters are printed in the size given here."""
+
 AXES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE (fraction of range)"}
 """Metric -> label of its axis, with the unit."""
 
-MARK = "#ffb000"
-"""Colour of lesion boxes and outlines on grey images."""
+MARK = COLOURS[8]
+"""Colour of lesion boxes and outlines on grey images: yellow, which no method has."""
 
 ORIENTATION = "R, L: the patient's right and left."
 """Sentence for the captions of figures with `show`."""
+
+COMPARED = (
+    "Yellow: the lesion or its core, enlarged below (outlined in the truth) or in a corner. Numbers: SSIM in brain "
+    "and lesion, protocol masked; outside the brain nothing counts."
+)
+"""Sentences for the captions of a `comparison` with lesions."""
 
 
 @contextlib.contextmanager
@@ -44,7 +56,7 @@ def style() -> Iterator[None]:
         "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
         "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "legend.frameon": False,
-        "figure.dpi": 100, "svg.hashsalt": "mudiff", "image.interpolation": "nearest",
+        "figure.dpi": 100, "svg.hashsalt": "mudiff", "image.interpolation": "none",  # an SVG holds an image's pixels
     }  # fmt: skip
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -115,88 +127,134 @@ def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure
     """Draw test slices (rows) beside their syntheses (columns), lesions enlarged; a row names its missing methods.
 
     `names` maps methods or variants to titles, in the order of the columns; those without a synthesis are left out.
+    Lesions are enlarged below the images and outlined in the truth; more than four slices have them in a corner.
     """
     methods = [m for m in names if any(m in example.synthetic for example in examples)]
     lesions = any(example.lesion.any() for example in examples)
-    side = min(1.7, 10 / (1 + len(methods)))  # inches of an image
+    panels = 2 if lesions and len(examples) <= 4 else 1  # above each other, of one image
+    side = min(1.4, (WIDTH - 0.35) / (1 + len(methods)))  # inches of a panel
+    width, height = side * (1 + len(methods)) + 0.35, (panels * side + 0.14 + 0.11 * lesions) * len(examples) + 0.2
     with style():
-        figure = new_figure(side * (1 + len(methods)) + 0.35, (side + 0.24 + 0.12 * lesions) * len(examples) + 0.25)
-        axes = figure.subplots(len(examples), 1 + len(methods), squeeze=False)
-        for row, example in zip(axes, examples, strict=True):
-            _panel(row[0], example, example.truth, sides=True)
-            row[0].set_ylabel(example.label)
-            for axis, method in zip(row[1:], methods, strict=True):
-                if method not in example.synthetic:
-                    bare(axis)
-                    axis.text(0.5, 0.5, "not trained", transform=axis.transAxes, ha="center", color="0.45")
-                    continue
-                _panel(axis, example, example.synthetic[method])
-                brain, lesion = ("–" if np.isnan(s) else f"{s:.3f}" for s in example.ssim[method])
-                axis.set_xlabel(f"SSIM$_B$ {brain}" + f"\nSSIM$_T$ {lesion}" * lesions, fontsize=7, labelpad=2)
+        figure = new_figure(width, height)
+        axes = figure.subplots(panels * len(examples), 1 + len(methods), squeeze=False)
+        for example, rows in zip(examples, axes.reshape(len(examples), panels, -1), strict=True):
+            images = {"": example.truth, **example.synthetic}
+            for column, method in enumerate(["", *methods]):
+                _panels(rows[:, column], example, images.get(method), sides=not method)
+                scores = [f"{s:.3f}".replace("nan", "–") for s in example.ssim.get(method, ())]
+                scores = scores if method else ["SSIM, brain", "lesion"]
+                rows[-1, column].set_xlabel("\n".join(scores[: 1 + lesions]), fontsize=6.5, labelpad=2)
+            # The axis' own label makes room; the words may be longer than the panel and must not push the rows apart.
+            rows[0, 0].set_ylabel("I\nI", fontsize=6.5, alpha=0)
+            rows[0, 0].text(-0.06, 0.5, example.label, transform=rows[0, 0].transAxes, rotation=90, fontsize=6.5,
+                            ha="right", va="center", multialignment="center", in_layout=False)  # fmt: skip
         for axis, title in zip(axes[0], ["Ground truth", *(names[m] for m in methods)], strict=True):
-            axis.set_title(title, fontsize=8.5)
+            axis.set_title(title, fontsize=8)
     return figure
 
 
-def _panel(axis: "Axes", example: Example, image: np.ndarray, sides: bool = False) -> None:
-    """Show one image of an example, cropped to the head, with the middle of its lesion enlarged."""
-    head = square(example.brain)
-    zoom = _zoom(example.lesion, head)
-    # The inset lies in the corner across from the lesion, where it hides least of it.
-    lower, right = (zoom[0] < head[0], zoom[1] < head[1]) if zoom else (False, False)
-    show(axis, image, example.target, ("top" if lower else "bottom") if sides else "")
-    crop(axis, head)
+def _panels(axes: Sequence["Axes"], example: Example, image: np.ndarray | None, sides: bool) -> None:
+    """Show an image of an example, cropped to the head, and its lesion enlarged: on a second axis, or inside."""
+    for axis in axes:
+        bare(axis)
+    if image is None:
+        axes[0].text(0.5, 0.5, "not trained", transform=axes[0].transAxes, ha="center", color="0.45", fontsize=6.5)
+        return
+    head, core = square(example.brain), _core(example.lesion)
+    zoom = _zoom(core, example.brain) if core.any() else None
+    # An inset lies in the corner across from the lesion, where it hides least of it.
+    inside = zoom is not None and len(axes) == 1
+    lower, right = (zoom[0] < head[0], zoom[1] < head[1]) if inside else (False, False)
+    show(axes[0], image, example.target, ("top" if lower else "bottom") if sides else "")
+    crop(axes[0], head)
     if zoom:
         from matplotlib.patches import Rectangle
 
-        inset = axis.inset_axes([0.6 if right else 0.0, 0.0 if lower else 0.6, 0.4, 0.4])
+        inset = axes[0].inset_axes([0.62 * right, 0.62 * (not lower), 0.38, 0.38]) if inside else axes[1]
         show(inset, image, example.target)
         crop(inset, zoom)
         inset.spines[:].set(visible=True, color=MARK, linewidth=1.0)
+        if image is example.truth and not inside:
+            inset.contour(core, levels=[0.5], colors=MARK, linewidths=0.6)
         row, column, half = zoom
-        axis.add_patch(Rectangle((column - half, row - half), 2 * half, 2 * half, fill=False, ec=MARK, lw=0.8))
+        box = Rectangle((column - half, row - half), 2 * half, 2 * half, fill=False, ec=MARK, lw=0.8)
+        axes[0].add_patch(box)
 
 
-def _zoom(lesion: np.ndarray, head: Square) -> Square | None:
-    """Return the square that is enlarged: around the core of the largest lesion, else around all of it."""
+def _core(lesion: np.ndarray) -> np.ndarray:
+    """Return where the largest core is, without the oedema; the largest lesion where there is no core."""
     from scipy import ndimage
 
-    if not lesion.any():
-        return None
     core = np.isin(lesion, (1, 4))  # of a tumour; what is around it is oedema, label 2
-    area = core if core.any() else lesion > 0
-    labels, _ = ndimage.label(area)
-    row, column, half = square(labels == np.bincount(labels[labels > 0]).argmax(), 1.3)
-    # At least 1.4 times enlarged: of a large lesion the middle is shown.
-    return row, column, float(np.clip(half, 0.16 * head[2], 0.28 * head[2]))
+    labels, _ = ndimage.label(core if core.any() else lesion > 0, np.ones((3, 3)))
+    return labels == np.append(0, np.bincount(labels.ravel())[1:]).argmax() if lesion.any() else lesion > 0
+
+
+def _zoom(core: np.ndarray, brain: np.ndarray) -> Square:
+    """Return the square that is enlarged: around the core, moved inwards at the edge of the brain."""
+    from scipy import ndimage
+
+    (row, column, half), head = square(core, 1.3), square(brain)[2]
+    half = float(np.clip(half, 0.16 * head, 0.28 * head))  # of a large core the middle is shown
+    slack = max(0.5, 0.6 * (half - square(core, 1.0)[2]))  # the core stays well inside
+    y, x = np.indices(core.shape)
+    merit = ndimage.uniform_filter(brain.astype(float), 2 * round(half) + 1, mode="constant")
+    merit -= 0.2 * np.hypot(y - row, x - column) / half
+    merit[np.maximum(abs(y - row), abs(x - column)) > slack] = -np.inf
+    row, column = np.unravel_index(merit.argmax(), merit.shape)
+    return float(row), float(column), half
 
 
 def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
     """Draw box plots of scores: a panel per metric (column -> label with unit), groups along x, a colour per method.
 
-    Points beyond the whiskers (1.5 interquartile ranges) would set the scale: not drawn, nor are infinite scores.
+    The axis spans the whiskers (1.5 interquartile ranges): dots are values beyond them, a triangle at the end of the
+    axis stands for those beyond it. Infinite scores are left out; a group has the boxes of its own methods alone.
     """
-    import seaborn
+    from matplotlib.patches import Patch
 
-    frame = frame.replace([np.inf, -np.inf], np.nan)
     methods, groups = ordered(frame.method), list(dict.fromkeys(frame.group))
+    shape = (1, len(metrics)) if len(groups) < 3 else (len(metrics), 1)
+    values = frame.replace([np.inf, -np.inf], np.nan).groupby(["group", "method"])
     with style():
-        figure = new_figure(max(4.5, 0.17 * len(methods) * len(groups) + 1.2), 1.9 * len(metrics) + 0.4)
-        axes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True).ravel()
+        figure = new_figure(WIDTH, 1.9 * shape[0] + 0.6)
+        axes = figure.subplots(*shape, squeeze=False, sharex=True).ravel()
         for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            seaborn.boxplot(
-                frame, x="group", y=metric, hue="method", order=groups, hue_order=methods, palette=METHOD_COLOURS,
-                ax=axis, width=0.85, gap=0.1, linewidth=0.8, showfliers=False, saturation=1, legend=axis is axes[0],
-            )  # fmt: skip
-            axis.set(xlabel="", ylabel=label)
+            found = {key: part.dropna().to_numpy(float) for key, part in values[metric]}
+            found = {(g, m): found[g, m] for g in groups for m in methods if len(found.get((g, m), ()))}
+            _boxes(axis, found, 0.9 / len(methods))
+            axis.set_xticks(range(len(groups)), groups)
+            axis.set(ylabel=label, xlim=(-0.5, len(groups) - 0.5))
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.set_axisbelow(True)
-        handles, names = axes[0].get_legend_handles_labels()
-        axes[0].get_legend().remove()
+        handles = [Patch(fc=METHOD_COLOURS[m], ec="0.2", lw=0.8, label=datasets.METHODS[m]) for m in methods]
         figure.legend(
-            handles, [datasets.METHODS[m] for m in names], loc="outside upper center", ncols=min(len(names), 4)
-        )
+            handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7.5, handlelength=1.2,
+            columnspacing=1.2,
+        )  # fmt: skip
     return figure
+
+
+def _boxes(axis: "Axes", values: Mapping[tuple[str, str], np.ndarray], width: float) -> None:
+    """Draw a box for each (group, method), those of a group side by side about its place on the x axis."""
+    groups = [group for group, _ in values]
+    places = [
+        list(dict.fromkeys(groups)).index(group) + width * (k - groups.index(group) - (groups.count(group) - 1) / 2)
+        for k, group in enumerate(groups)
+    ]
+    look = {f"{part}props": {"color": "0.15", "lw": 0.8} for part in ("box", "whisker", "cap", "median")}
+    look["flierprops"] = {"marker": ".", "ms": 2.5, "mfc": "0.5", "mec": "none"}
+    drawn = axis.boxplot(list(values.values()), positions=places, widths=0.85 * width, patch_artist=True, **look)
+    for box, (_, method) in zip(drawn["boxes"], values, strict=True):
+        box.set_facecolor(METHOD_COLOURS[method])
+    ends = np.concatenate([cap.get_ydata() for cap in drawn["caps"]])
+    low, high = ends.min() - 0.04 * np.ptp(ends), ends.max() + 0.04 * np.ptp(ends)
+    axis.set_ylim(low, high)
+    for place, outliers in zip(places, drawn["fliers"], strict=True):
+        beyond = outliers.get_ydata()
+        for end, mark, there in ((low, "v", beyond < low), (high, "^", beyond > high)):
+            if there.any():
+                axis.plot(place, end, mark, ms=3.5, mfc="0.5", mec="none", clip_on=False)
 
 
 def dots(axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:

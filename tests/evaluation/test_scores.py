@@ -130,7 +130,7 @@ def test_only_prepared_datasets_count(runs):
 
 def test_an_example_is_the_shown_slice_with_its_scores(runs, tmp_path):
     found = scores.example(runs, "t1", "007", {"mudiff": tmp_path / "mudiff", "linear": tmp_path / "linear"})
-    assert found.label == "T1\n007" and found.lesion.max() == 4
+    assert found.label == "T1\nsubject 007" and found.lesion.max() == 4
     np.testing.assert_allclose(found.synthetic["mudiff"], np.clip(found.truth + 0.1, 0, 1), atol=1e-6)
     inside = lesion_mask(found.lesion, dilate=True)  # as for the ISLES scores
     expected = metrics.masked_protocol(found.truth, found.synthetic["linear"], inside)["ssim"]

@@ -104,11 +104,6 @@ def test_markdown_and_latex_show_the_same_cells(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"table1.md", "table1.tex"}
 
 
-def test_csv_has_six_digits_and_na(tmp_path):
-    tables.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1 / 3, np.nan], "n": [1, 2]}))
-    assert (tmp_path / "a.csv").read_bytes() == b"x,n\n0.333333,1\nNA,2\n"
-
-
 @pytest.mark.parametrize(
     "value, text",
     [(0.0004, "**< 0.001**"), (0.0123, "**0.012**"), (0.0497, "**0.0497**"), (0.2, "0.200"), (np.nan, "NA")],

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mudiff.evaluation.scores import Example
-from mudiff.plots import overview, style
+from mudiff.plots import style
 from mudiff.plots.publish import publish
 
 
@@ -19,8 +19,7 @@ def row(methods=("syndiff", "mudiff"), lesion=True, label="T1CE"):
     labels = 2 * disc(row=24, column=24, radius=9).astype(np.uint8) * lesion
     labels[disc(row=27, column=27, radius=3)] = 4 * lesion
     images = {m: 0.5 * brain.astype(float) for m in methods}
-    ssim = dict.fromkeys(methods, (0.9, 0.8 if lesion else np.nan))
-    return Example(label, "t1ce", brain * 0.6, images, brain, labels, ssim)
+    return Example(label, "t1ce", brain * 0.6, images, brain, labels, dict.fromkeys(methods, (0.9, 0.8)))
 
 
 def test_a_square_holds_the_mask_and_all_of_an_empty_one():
@@ -35,27 +34,40 @@ def test_a_comparison_has_a_panel_for_each_method_and_says_what_is_missing():
     assert titles == ["Ground truth", "SynDiff", "MU-Diff"]  # pGAN has no synthesis at all
     missing = [a for a in figure.axes if any(t.get_text() == "not trained" for t in a.texts)]
     assert len(missing) == 1
-    assert figure.axes[2].get_xlabel() == "SSIM$_B$ 0.900\nSSIM$_T$ 0.800"
+    assert figure.axes[5].get_xlabel() == "0.900\n0.800"  # below the enlarged lesion
+    assert figure.get_size_inches()[0] <= style.WIDTH
 
 
-def test_insets_enlarge_the_core_of_the_lesion():
-    figure = style.comparison([row()], {"mudiff": "MU-Diff"})
-    inset = figure.axes[0].child_axes[0]
-    assert np.mean(inset.get_xlim()) == pytest.approx(27) and np.mean(inset.get_ylim()) == pytest.approx(27)
-    assert not style.comparison([row(lesion=False)], {"mudiff": "MU-Diff"}).axes[0].child_axes
+def test_the_core_of_the_lesion_is_enlarged_below_or_in_a_corner_of_many_rows():
+    names = {"mudiff": "MU-Diff"}
+    below, corner = style.comparison([row()], names), style.comparison([row()] * 5, names)
+    for shown in (below.axes[2], corner.axes[0].child_axes[0]):
+        assert np.mean(shown.get_xlim()) == pytest.approx(27) and np.mean(shown.get_ylim()) == pytest.approx(27)
+    assert not below.axes[0].child_axes
+    healthy = style.comparison([row(lesion=False)], names)
+    assert len(healthy.axes) == 2 and healthy.axes[1].get_xlabel() == "0.900"
+    at_the_rim = row()
+    at_the_rim.lesion[:] = disc(row=14, column=32, radius=2)
+    bottom, top = style.comparison([at_the_rim], names).axes[2].get_ylim()
+    assert top < 13 < 15 < bottom and (top + bottom) / 2 > 14.5  # the brain lies further down
 
 
-def test_boxes_leave_infinite_scores_out_and_keep_the_order_of_methods(rng):
-    frame = pd.DataFrame({"group": "T1", "method": ["mudiff", "pgan"] * 6, "psnr": rng.normal(20, 1, 12)})
-    frame.loc[0, "psnr"] = np.inf
-    figure = style.boxes(frame, {"psnr": "PSNR (dB)"})
+def test_boxes_stand_about_their_group_and_outliers_do_not_stretch_the_axis(rng):
+    """T1 has one method of two; one score is infinite, one far off."""
+    frame = pd.DataFrame({"group": "T1CE", "method": ["mudiff", "pgan"] * 20, "psnr": rng.normal(20, 1, 40)})
+    frame.loc[0, "psnr"], frame.loc[2, "psnr"] = np.inf, 60
+    figure = style.boxes(pd.concat([frame, frame.iloc[::2].assign(group="T1")]), {"psnr": "PSNR (dB)"})
+    (axis,) = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pGAN", "MU-Diff"]
-    assert figure.axes[0].get_ylabel() == "PSNR (dB)"
+    middles = [box.get_path().vertices[:4, 0].mean() for box in axis.patches]
+    assert middles[0] == pytest.approx(-middles[1]) and middles[2] == pytest.approx(1)
+    top = axis.get_ylim()[1]
+    assert top < 25 and [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "^"] == [top, top]
 
 
-def test_every_method_has_a_colour_of_its_own():
-    assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS) == 8
-    assert style.METHOD_COLOURS["mudiff"] == style.COLOURS[0]
+def test_a_colour_of_a_method_means_nothing_else():
+    own = [*style.METHOD_COLOURS.values(), style.MARK, *style.SHADES]
+    assert len(set(own)) == 8 + 1 + 3 and style.METHOD_COLOURS["mudiff"] == style.COLOURS[0]
 
 
 def test_dots_and_intervals_leave_out_what_is_missing():
@@ -69,24 +81,17 @@ def test_dots_and_intervals_leave_out_what_is_missing():
     assert segments[0][:, 0] == pytest.approx([0.1, 0.9]) and segments[1][0, 0] == segments[1][1, 0]
 
 
-def test_the_overview_draws_the_given_tasks_alone():
-    counts = pd.DataFrame({"train": [3, 2], "val": [1, 1], "test": [1, 0]}, index=["brats", "healthy"])
-    figure = overview.fig1a(counts, [("brats", "t1ce"), ("isles", "t1"), ("healthy", "flair")])
-    texts = [text.get_text() for text in figure.axes[1].texts]
-    assert texts.count("✗") == 2 and texts.count("✓") == 3 + 2 and "T1CE" in texts
-
-
 def test_published_files_are_complete_and_the_same_on_every_run(tmp_path):
     for folder in ("one", "two"):
         figure = style.comparison([row()], {"mudiff": "MU-Diff"})
         style.caption(figure, "Syntheses.", "Data: phantoms; profile demo.")
-        table = pd.DataFrame({"PSNR": ["**20.0**"]}, index=["MU-Diff"])
-        publish(tmp_path / folder, "fig9", figure, pd.DataFrame({"x": [1 / 3]}), {"BraTS": table}, "A table.")
+        frame, table = pd.DataFrame({"x": [1 / 3, np.nan], "n": [1, 2]}), pd.DataFrame({"PSNR": ["**20.0**"]})
+        publish(tmp_path / folder, "fig9", figure, frame, {"BraTS": table}, "A table.")
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("one", "two"))
     assert one == two
     assert set(one) == {f"fig9.{suffix}" for suffix in ("png", "svg", "txt", "csv", "md", "tex")}
     assert one["fig9.txt"] == b"Syntheses. Data: phantoms; profile demo.\n"
-    assert b"Syntheses. Data: phantoms" in one["fig9.svg"] and one["fig9.csv"] == b"x\n0.333333\n"
+    assert b"Syntheses. Data: phantoms" in one["fig9.svg"] and one["fig9.csv"] == b"x,n\n0.333333,1\nNA,2\n"
 
 
 def test_pictures_keep_their_colours_and_resolution(tmp_path):
@@ -98,5 +103,5 @@ def test_pictures_keep_their_colours_and_resolution(tmp_path):
     style.caption(figure, "A bar.", "Data: none.")
     publish(tmp_path, "bar", figure)
     with Image.open(tmp_path / "bar.png") as image:
-        assert image.mode == "RGBA" and round(image.info["dpi"][0]) == 150
+        assert image.mode == "RGBA" and round(image.info["dpi"][0]) == 300
         assert len(set(image.getdata())) > 200
