@@ -149,7 +149,7 @@ def comparison(examples: Sequence[Example], names: Mapping[str, str]) -> "Figure
             rows[0, 0].text(-0.06, 0.5, example.label, transform=rows[0, 0].transAxes, rotation=90, fontsize=6.5,
                             ha="right", va="center", multialignment="center", in_layout=False)  # fmt: skip
         for axis, title in zip(axes[0], ["Ground truth", *(names[m] for m in methods)], strict=True):
-            axis.set_title(title, fontsize=8)
+            axis.set_title(title.replace(": ", ":\n"), fontsize=8)
     return figure
 
 
