@@ -1,7 +1,8 @@
 """Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel
@@ -10,9 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from mudiff import paths
 from mudiff.data import prepare
-from mudiff.methods.base import Batch
+from mudiff.data.dataset import Slices, open_slices
+from mudiff.methods.base import Batch, Method, build
 from mudiff.settings import Settings
+from mudiff.training import runs
 
 torch.set_num_threads(1)  # tests are small: threads that wait for each other on a busy machine cost minutes
 
@@ -82,6 +86,59 @@ def prepared(cohort: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
     root, manifest = cohort
     prepare.prepare(Settings(**SMALL).preparation(), root, manifest, tmp_path / "prepared", 1).check()
     return tmp_path / "prepared"
+
+
+LIVELY = {
+    "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
+    "critic_blocks": 4, "slices": 6, "batch_size": 3, "steps": 3,
+}  # fmt: skip
+
+
+def lively(**changes: object) -> Method:
+    """Return a method whose last layers are off zero, so that predictions and masks differ between places."""
+    method = build(Settings(**LIVELY | changes)).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for network in (method.f1, method.f2):
+            network.encoder_decoder.output.weight.normal_(0, 0.3, generator=generator)
+    return method
+
+
+@pytest.fixture
+def lively_slices(cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_subject) -> Slices:
+    """Return the prepared slices of three test subjects of profile smoke, the last without lesion."""
+    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
+    root, manifest = cohort
+    write_subject(root, "Brats18_F_1")
+    write_subject(root, "Brats18_G_1", seg=np.zeros(SHAPE, np.uint8))
+    more = pd.DataFrame([(f"BraTS19_{n}_1", "test", "") for n in "FG"], columns=manifest.columns)
+    folder = paths.prepared("smoke", "brats")
+    prepare.prepare(Settings(**LIVELY).preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
+    return open_slices(folder, "test")
+
+
+def save_run(method: Method, without: tuple[str, ...] = (), name: str = "brats_t1ce_mudiff") -> Path:
+    """Write a method as a run of profile smoke; `without` names the beginnings of weights that are left out."""
+    folder = paths.run("smoke", name)
+    runs.claim(folder, method.settings, "data")
+    kept = {k: v for k, v in method.state_dict().items() if not k.startswith(without)}
+    runs.save_weights(folder / "weights.safetensors", kept)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Return the system's Chromium, driven by Playwright; where there is none, what needs it is skipped."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not (chromium := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()
 
 
 def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:

@@ -162,10 +162,10 @@ class Explorer:
         psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
         mean = lambda a, where=inside: float(a[where].mean()) if where.any() else np.nan  # noqa: E731
         return {
-            "pixels": int(inside.sum()), "mask": mean(mask),
+            "pixels": int(inside.sum()), "mean of the mask": mean(mask),
             "standard deviation of the mask": float(mask[inside].std()) if inside.any() else np.nan,
-            "mask in the brain": mean(mask, brain),
-            "truth": mean(truth), "unchanged": mean(normal), "changed": mean(changed),
+            "mean of the mask in the brain": mean(mask, brain), "mean of the truth": mean(truth),
+            "mean of the unchanged": mean(normal), "mean of the changed": mean(changed),
             "PSNR of the unchanged": psnr(truth, normal), "PSNR of the changed": psnr(truth, changed),
             "PSNR between both": psnr(normal, changed),
         }  # fmt: skip

@@ -43,7 +43,7 @@ def draw(explorer: Explorer, view: View) -> "Figure":
             _grey(axis, image, name, datasets.LABELS[name] + off)
         _grey(axes[0, -1], explorer.truth(view), target, "truth")
         _grey(axes[1, 0], normal.image, target, "synthesis, unchanged")
-        _grey(axes[1, 1], changed.image, target, changes(view))
+        _grey(axes[1, 1], changed.image, target, "synthesis, changed")
         bar = draw_error(axes[1, 2], changed.image - normal.image, LARGEST)
         axes[1, 2].set_title("difference")
         brain = explorer.zone(view, "brain")
@@ -54,7 +54,9 @@ def draw(explorer: Explorer, view: View) -> "Figure":
         for axis in (axes[1, 1], axes[1, 3]):
             drawings.outline(axis, explorer.zone(view, view.region))
         for axis in axes.ravel():
-            if not axis.has_data():
+            if axis.has_data():
+                style.crop(axis, style.square(brain))
+            else:
                 axis.remove()
     return figure
 
@@ -116,12 +118,12 @@ class Panel:
     def __init__(self, explorer: Explorer, view: View | None = None) -> None:
         import ipywidgets
 
-        self.explorer, self._quiet = explorer, False
+        self.explorer = explorer
         self.controls = _controls(explorer, view or explorer.first())
         self.picture = ipywidgets.Image(format="png")
-        self.numbers = ipywidgets.HTML()
-        columns = list(self.controls.values()), [self.picture, self.numbers]
-        self.box = ipywidgets.HBox([ipywidgets.VBox(column) for column in columns])
+        self.numbers = ipywidgets.HTML().add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
+        shown = ipywidgets.VBox([self.picture, self.numbers])
+        self.box = ipywidgets.HBox([ipywidgets.VBox(list(self.controls.values()), layout={"flex": "none"}), shown])
         for control in self.controls.values():
             control.observe(self._on_change, names="value")
         self.refresh()
@@ -131,30 +133,32 @@ class Panel:
         return View(**{name: control.value for name, control in self.controls.items()})
 
     def refresh(self) -> None:
-        """Compute and show the present view."""
+        """Compute and show the present view; controls without effect on it are greyed."""
         view = self.view()
+        for name, used in {"replacement": view.off, "strength": view.moved}.items():
+            self.controls[name].disabled = not used
+        for name in ("rows", "columns"):
+            self.controls[name].disabled = view.region != "rectangle"
         try:
             figure = draw(self.explorer, view)
             found = pd.Series(self.explorer.statistics(view)).to_frame(view.region)
-            self.numbers.value = found.to_html(float_format="{:.4g}".format)
+            self.numbers.value = found.to_html(float_format="{:.4g}".format, border=0)
         except MudiffError as error:
             self.numbers.value = f"<b>{html.escape(str(error))}</b>"
             return
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=80)  # sharp enough, and small in the notebook's file
+        figure.savefig(buffer, format="png", dpi=120)  # the page shrinks it to its width
         self.picture.value = buffer.getvalue()
 
     def _on_change(self, change: Any) -> None:
         """Show the new view; another subject has other slices: go to the one with its largest lesion."""
-        if self._quiet:
-            return
         if change["owner"] is self.controls["subject"]:
             start, place = self.explorer.first(change["new"]), self.controls["place"]
-            self._quiet = True  # the slice's own change would draw a second time
+            place.unobserve(self._on_change, "value")  # it would draw a second time
             place.max = max(place.max, start.place)
             place.value = start.place
             place.max = len(self.explorer.slices.subject(start.subject)) - 1
-            self._quiet = False
+            place.observe(self._on_change, "value")
         self.refresh()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:

@@ -6,55 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import LIVELY, lively, save_run
 
 from mudiff import paths
 from mudiff.analyses import attention
-from mudiff.data import prepare
-from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.model import critic
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.plots import attention as drawings
-from mudiff.settings import Settings
-from mudiff.training import profiles, runs
+from mudiff.training import profiles
 
-SIZE = 32
-SMALL = {
-    "image_size": SIZE, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
-    "critic_blocks": 4, "slices": 6, "batch_size": 3, "steps": 3,
-}  # fmt: skip
-
-
-def lively(**changes):
-    """Return a method whose last layers are off zero, so that predictions and masks differ between places."""
-    method = build(Settings(**SMALL | changes)).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for network in (method.f1, method.f2):
-            network.encoder_decoder.output.weight.normal_(0, 0.3, generator=generator)
-    return method
-
-
-@pytest.fixture
-def prepared(cohort, tmp_path, monkeypatch, write_subject):
-    """Prepare three test subjects of profile smoke, the last without lesion."""
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    root, manifest = cohort
-    write_subject(root, "Brats18_F_1")
-    write_subject(root, "Brats18_G_1", seg=np.zeros((20, 26, 12), np.uint8))
-    more = pd.DataFrame([(f"BraTS19_{n}_1", "test", "") for n in "FG"], columns=manifest.columns)
-    folder = paths.prepared("smoke", "brats")
-    prepare.prepare(Settings(**SMALL).preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
-    return open_slices(folder, "test")
-
-
-def save(method, without=(), name="brats_t1ce_mudiff"):
-    folder = paths.run("smoke", name)
-    runs.claim(folder, method.settings, "data")
-    kept = {k: v for k, v in method.state_dict().items() if not k.startswith(tuple(without))}
-    runs.save_weights(folder / "weights.safetensors", kept)
-    return folder
+SIZE = LIVELY["image_size"]
 
 
 def test_zones_are_disjoint_and_make_up_the_brain():
@@ -73,17 +36,17 @@ def test_zones_are_disjoint_and_make_up_the_brain():
     assert [attention.reach(size) for size in (32, 64, 128, 256, 512)] == [1, 1, 2, 3, 6]
 
 
-def test_steps_are_those_of_training(prepared):
+def test_steps_are_those_of_training(lively_slices):
     method = lively()
-    seen = list(attention.observe(method, prepared, [2]))
+    seen = list(attention.observe(method, lively_slices, [2]))
     assert [s.t for s in seen] == [0, 1, 2]
     assert seen[0].logits.shape == (1, 3) and seen[0].middles[0].shape[1] == method.critic.middle_width
-    again = attention.observe(method, prepared, [2])
+    again = attention.observe(method, lively_slices, [2])
     assert all(torch.equal(a.logits, b.logits) for a, b in zip(seen, again, strict=True))
     # At t = 0 the true step is the truth, and the step back is the prediction (no noise and no x_t are left).
-    row = prepared.index.iloc[2]
+    row = lively_slices.index.iloc[2]
     noise = SliceNoise([slice_seed(0, "attention", row["subject"], row["slice"])], torch.device("cpu"))
-    truth, t = torch.from_numpy(prepared.images([2], "t1ce"))[None], torch.zeros(1, dtype=torch.long)
+    truth, t = torch.from_numpy(lively_slices.images([2], "t1ce"))[None], torch.zeros(1, dtype=torch.long)
     before = method.schedule.q_sample(truth, t, noise.normal(1, SIZE, SIZE))
     x_t = method.schedule.q_step(before, t, noise.normal(1, SIZE, SIZE))
     with torch.no_grad():
@@ -93,11 +56,11 @@ def test_steps_are_those_of_training(prepared):
 
 
 @torch.no_grad()
-def test_maps_are_the_magnitudes_that_enter_and_leave_tau(prepared):
+def test_maps_are_the_magnitudes_that_enter_and_leave_tau(lively_slices):
     method, heard = lively(), []
     tau = method.f2.contrast_adapter
     handle = tau.register_forward_hook(lambda _, given, out: heard.append((given[0], out)))
-    seen = list(attention.observe(method, prepared, [2]))[1]
+    seen = list(attention.observe(method, lively_slices, [2]))[1]
     handle.remove()
     for found, expected in zip((seen.adapted, seen.fused), heard[1], strict=True):
         torch.testing.assert_close(found, [b.abs().mean(dim=1) for b in expected])
@@ -119,56 +82,56 @@ def test_heads_are_the_masks_of_the_critic_and_draws_like_a_new_runs():
     assert attention.heads(lively(mask="channel_mean"), draws=2)[0] == ["channel_mean", "draw 0", "draw 1"]
 
 
-def test_means_agree_with_masks_made_one_by_one(prepared):
-    method, name = lively(), prepared.subjects[1]
-    means, logits = attention.measure(method, prepared, most=2)
-    chosen = [i for i in attention.chosen_slices(prepared, 2) if prepared.index.subject[i] == name]
+def test_means_agree_with_masks_made_one_by_one(lively_slices):
+    method, name = lively(), lively_slices.subjects[1]
+    means, logits = attention.measure(method, lively_slices, most=2)
+    chosen = [i for i in attention.chosen_slices(lively_slices, 2) if lively_slices.index.subject[i] == name]
     assert len(chosen) == 2 and list(logits) == ["subject", "t", "real", "fake_1", "fake_2"]
-    areas = attention.zones(prepared.lesion(chosen), prepared.brain(chosen))
+    areas = attention.zones(lively_slices.lesion(chosen), lively_slices.brain(chosen))
     own = means[means.subject == name].set_index(["name", "of", "t", "zone"])["mean"]
     for t, j, variant in ((0, 0, "channel_mean"), (2, 1, "convolution")):
         layer = attention.variants(method)[variant]
-        middles = [list(attention.observe(method, prepared, [i]))[t].middles[j] for i in chosen]
+        middles = [list(attention.observe(method, lively_slices, [i]))[t].middles[j] for i in chosen]
         masks = np.stack([critic.attentive_mask(m, SIZE, layer).detach().numpy()[0, 0] for m in middles])
         for z, zone in enumerate(attention.ZONES):
             found = own[variant, str(j + 1), t, zone]
             assert found == pytest.approx(masks[areas[:, z]].mean(), rel=1e-4)
-    flair = (prepared.images(chosen, "flair") + 1) / 2
+    flair = (lively_slices.images(chosen, "flair") + 1) / 2
     assert own["image", "flair", 0, "lesion"] == pytest.approx(flair[areas[:, 0]].mean(), rel=1e-4)
 
 
-def test_each_subject_has_a_row_per_zone_that_it_has(prepared, monkeypatch):
-    means, _ = attention.measure(lively(pairs="chain"), prepared, most=2)
+def test_each_subject_has_a_row_per_zone_that_it_has(lively_slices, monkeypatch):
+    means, _ = attention.measure(lively(pairs="chain"), lively_slices, most=2)
     masks = means[means.what == "mask"]
     assert masks.subject.nunique() == 2  # the one without lesion is left out
     assert len(masks) == (2 + attention.DRAWS) * 2 * 3 * 3 * 2
     assert set(means[means.name == "fused"].of) == {"flair", "t2"}  # the last begins no pair
-    monkeypatch.setattr(type(prepared), "lesion", lambda self, i: np.zeros((len(i), SIZE, SIZE), np.uint8))
-    means, logits = attention.measure(lively(), prepared, most=1)
+    monkeypatch.setattr(type(lively_slices), "lesion", lambda self, i: np.zeros((len(i), SIZE, SIZE), np.uint8))
+    means, logits = attention.measure(lively(), lively_slices, most=1)
     assert set(means.zone) == {"elsewhere"} and means.subject.nunique() == logits.subject.nunique() == 3
 
 
-def test_measurements_are_kept_until_the_weights_change(prepared, monkeypatch):
+def test_measurements_are_kept_until_the_weights_change(lively_slices, monkeypatch):
     calls, real = [], attention.measure
     monkeypatch.setattr(attention, "measure", lambda *a: calls.append(a) or real(*a))
-    folder = save(lively())
-    first = attention.measured("smoke", folder, prepared, most=1)
-    for before, again in zip(first, attention.measured("smoke", folder, prepared, most=1), strict=True):
+    folder = save_run(lively())
+    first = attention.measured("smoke", folder, lively_slices, most=1)
+    for before, again in zip(first, attention.measured("smoke", folder, lively_slices, most=1), strict=True):
         pd.testing.assert_frame_equal(before, again)
     assert len(calls) == 1  # once for both tables
-    save(lively(seed=5))
-    attention.measured("smoke", folder, prepared, most=1)
+    save_run(lively(seed=5))
+    attention.measured("smoke", folder, lively_slices, most=1)
     assert len(calls) == 2
 
 
-def test_runs_that_have_no_masks_are_refused(prepared):
+def test_runs_that_have_no_masks_are_refused(lively_slices):
     with pytest.raises(MudiffError, match="no weights of the critic"):
-        attention.open_run(save(lively(), without=("critic.", "attention.")))
+        attention.open_run(save_run(lively(), without=("critic.", "attention.")))
     with pytest.raises(MudiffError, match="no trained run here"):
         attention.open_run(paths.run("smoke", "absent"))
     other = build(profiles.settings("smoke", "brats", "t1ce", "linear"))
     with pytest.raises(MudiffError, match="a run of linear"):
-        attention.open_run(save(other, name="brats_t1ce_linear"))
+        attention.open_run(save_run(other, name="brats_t1ce_linear"))
 
 
 BRAIN, LESION = np.zeros((2, SIZE, SIZE), bool)

@@ -5,49 +5,27 @@ import json
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
+from conftest import LIVELY, lively
 
-from mudiff import paths
-from mudiff.data import prepare
-from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.explorer import state, widgets
-from mudiff.methods.base import build
-from mudiff.settings import Settings
 from mudiff.synthesis import sample
 
-SIZE = 32
-SMALL = {
-    "image_size": SIZE, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
-    "critic_blocks": 4, "slices": 6, "steps": 2,
-}  # fmt: skip
+SIZE = LIVELY["image_size"]
 
 
 @pytest.fixture
-def made(cohort, tmp_path, monkeypatch, write_subject):
-    """An explorer of two test subjects; motion, noted in `moved`, shifts by as many columns as its strength."""
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    root, manifest = cohort
-    write_subject(root, "Brats18_F_1")
-    settings = Settings().replace(**SMALL)
-    more = pd.DataFrame([("BraTS19_F_1", "test", "")], columns=manifest.columns)
-    folder = paths.prepared("smoke", "brats")
-    prepare.prepare(settings.preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
-    method = build(settings).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for network in (method.f1, method.f2):
-            network.encoder_decoder.output.weight.normal_(0, 0.3, generator=generator)
+def made(lively_slices, monkeypatch):
+    """An explorer; motion, noted in `moved`, shifts by as many columns as its strength."""
 
     def move(stack, movement, sides):
         explorer.moved.append((movement.subject, movement.strength, stack.shape, sides))
         return np.roll(stack, int(movement.strength), axis=2)
 
     monkeypatch.setattr(state.motion, "move_stack", move)
-    explorer = state.Explorer(method, open_slices(folder, "test"))
+    explorer = state.Explorer(lively(steps=2), lively_slices)
     explorer.moved = []
     return explorer
 
@@ -105,11 +83,11 @@ def test_statistics_are_those_of_the_region(made):
     masks = made.synthesis(view).masks
     assert set(masks) == {(v, j, t) for v in ("channel_mean", "convolution") for j in (1, 2) for t in (0, 1)}
     mask = masks["channel_mean", 1, 1]
-    assert found["pixels"] == 40 and found["mask"] == pytest.approx(mask[inside].mean())
+    assert found["pixels"] == 40 and found["mean of the mask"] == pytest.approx(mask[inside].mean())
     assert found["standard deviation of the mask"] == pytest.approx(mask[inside].std())
     truth, a, b = made.truth(view), made.synthesis(view.unchanged()).image, made.synthesis(view).image
-    assert found["unchanged"] == pytest.approx(a[inside].mean())
-    assert found["changed"] == pytest.approx(b[inside].mean())
+    assert found["mean of the unchanged"] == pytest.approx(a[inside].mean())
+    assert found["mean of the changed"] == pytest.approx(b[inside].mean())
     for name, pair in {"of the changed": (truth, b), "of the unchanged": (truth, a), "between both": (a, b)}.items():
         assert found[f"PSNR {name}"] == metrics.masked_protocol(*pair, inside)["psnr"]
 
@@ -118,7 +96,7 @@ def test_a_region_that_is_empty_has_no_numbers(made, monkeypatch):
     monkeypatch.setattr(made.slices, "lesion", lambda i: np.zeros((len(i), SIZE, SIZE), np.uint8))
     view = change(made.first(), region="lesion")
     found = made.statistics(view)
-    assert found["pixels"] == 0 and np.isnan(found["mask"]) and np.isnan(found["PSNR of the unchanged"])
+    assert found["pixels"] == 0 and np.isnan(found["mean of the mask"]) and np.isnan(found["PSNR of the unchanged"])
     assert view.place == len(made.slices.subject(view.subject)) // 2
     widgets.draw(made, view)
 
@@ -135,7 +113,7 @@ def test_the_picture_shows_the_change(made):
     np.testing.assert_array_equal(titled(figure, "difference").images[0].get_array(), after - before)
     assert not titled(figure, "T2 (off)").images[0].get_array().any()
     assert titled(figure, "FLAIR (moved)")
-    np.testing.assert_array_equal(titled(figure, "T2 off, FLAIR with motion 1").images[0].get_array(), after)
+    np.testing.assert_array_equal(titled(figure, "synthesis, changed").images[0].get_array(), after)
     mask, brain = titled(figure, "$M_2$").images[0], made.zone(view, "brain")
     np.testing.assert_allclose(mask.get_array()[brain], made.mask(view)[brain], rtol=1e-6)
     # Masks have one scale in all views: of another slice, step and network too.

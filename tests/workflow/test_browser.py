@@ -1,23 +1,15 @@
-"""The report in a real browser: pictures load, links lead somewhere, nothing is cut off, on screen and on paper.
-
-Skipped where no Chromium is installed.
-"""
+"""The report in a real browser: pictures load, links lead somewhere, nothing is cut off, on screen and on paper."""
 
 import base64
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
 from test_report import png, project  # noqa: F401  executed notebooks and figures
 
 from mudiff.workflow import report
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 PICTURE = base64.b64encode(png()).decode()
 A4 = 794 - 2 * 45  # px: 210 mm at 96 pixels an inch, less the margins of 12 mm in the report's style
@@ -48,12 +40,8 @@ class Tab:
 
 
 @pytest.fixture(scope="module")
-def tab():
-    options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield Tab(browser.new_page())
-        browser.close()
+def tab(browser):
+    return Tab(browser.new_page())
 
 
 @pytest.fixture
