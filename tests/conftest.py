@@ -13,10 +13,10 @@ import torch
 
 from mudiff import paths
 from mudiff.data import prepare
-from mudiff.data.dataset import Slices, open_slices
+from mudiff.data.dataset import Preparation, Slices, open_slices
 from mudiff.methods.base import Batch, Method, build
 from mudiff.settings import Settings
-from mudiff.training import runs
+from mudiff.training import profiles, runs
 
 torch.set_num_threads(1)  # tests are small: threads that wait for each other on a busy machine cost minutes
 
@@ -88,6 +88,18 @@ def prepared(cohort: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
+def prepare_subjects(write_subject, subjects, preparation: Preparation | None = None) -> Path:
+    """Write and prepare subjects, (split, given arrays) each, in ``MUDIFF_ROOT``, and return their folder."""
+    rows = []
+    for i, (split, given) in enumerate(subjects):
+        write_subject(paths.root() / "raw", f"Brats18_{i}_1", **given)
+        rows.append((f"Brats18_{i}_1", split, ""))
+    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
+    preparation, folder = preparation or profiles.preparation("smoke", "brats"), paths.prepared("smoke", "brats")
+    prepare.prepare(preparation, paths.root() / "raw", manifest, folder, 1, progress=False).check()
+    return folder
+
+
 LIVELY = {
     "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
     "critic_blocks": 4, "slices": 6, "batch_size": 3, "steps": 3,
@@ -105,21 +117,16 @@ def lively(**changes: object) -> Method:
 
 
 @pytest.fixture
-def lively_slices(cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_subject) -> Slices:
+def lively_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_subject) -> Slices:
     """Return the prepared slices of three test subjects of profile smoke, the last without lesion."""
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    root, manifest = cohort
-    write_subject(root, "Brats18_F_1")
-    write_subject(root, "Brats18_G_1", seg=np.zeros(SHAPE, np.uint8))
-    more = pd.DataFrame([(f"BraTS19_{n}_1", "test", "") for n in "FG"], columns=manifest.columns)
-    folder = paths.prepared("smoke", "brats")
-    prepare.prepare(Settings(**LIVELY).preparation(), root, pd.concat([manifest, more]), folder, workers=1).check()
-    return open_slices(folder, "test")
+    subjects = [("train", {}), ("test", {}), ("test", {}), ("test", {"seg": np.zeros(SHAPE, np.uint8)})]
+    return open_slices(prepare_subjects(write_subject, subjects, Settings(**LIVELY).preparation()), "test")
 
 
-def save_run(method: Method, without: tuple[str, ...] = (), name: str = "brats_t1ce_mudiff") -> Path:
-    """Write a method as a run of profile smoke; `without` names the beginnings of weights that are left out."""
-    folder = paths.run("smoke", name)
+def save_run(method: Method, folder: Path | None = None, without: tuple[str, ...] = ()) -> Path:
+    """Write a method as a run, else that of profile smoke; weights that begin as `without` says are left out."""
+    folder = folder or paths.run("smoke", "brats_t1ce_mudiff")
     runs.claim(folder, method.settings, "data")
     kept = {k: v for k, v in method.state_dict().items() if not k.startswith(without)}
     runs.save_weights(folder / "weights.safetensors", kept)

@@ -4,47 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import lively, save_run
 
 from mudiff import paths
 from mudiff.analyses import ablations
-from mudiff.data import dataset, prepare
 from mudiff.errors import MudiffError
-from mudiff.methods import base
-from mudiff.settings import Settings
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 
-SMALL = {
-    "image_size": 32, "slices": 6, "width": 4, "blocks": 1, "multipliers": (1, 2), "embedding": 8, "latent": 3,
-    "critic_width": 4, "critic_blocks": 2, "steps": 3,
-}  # fmt: skip
-
 
 def write_run(name: str, **changes: object) -> None:
-    """Write a run of MU-Diff whose last layers, which start near zero, are drawn."""
-    settings = Settings(**SMALL | changes)
-    method, folder = base.build(settings), paths.run("smoke", name)
-    g = torch.Generator().manual_seed(1)
-    for network in (method.f1, method.f2):
-        weight = network.encoder_decoder.output.weight
-        weight.data = torch.randn(weight.shape, generator=g)
-    paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
-    runs.save_weights(folder / "weights.safetensors", method.state_dict())
-
-
-@pytest.fixture
-def slices(tmp_path, monkeypatch, write_subject) -> dataset.Slices:
-    """Two prepared test subjects."""
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    splits = {"A": "train", "B": "test", "C": "test"}
-    for name in splits:
-        write_subject(tmp_path / "raw", f"Brats18_{name}_1")
-    rows = [(f"Brats18_{name}_1", split, "") for name, split in splits.items()]
-    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
-    prepared = paths.prepared("smoke", "brats")
-    preparation = Settings(**SMALL).preparation()
-    prepare.prepare(preparation, tmp_path / "raw", manifest, prepared, workers=1).check()
-    return dataset.open_slices(prepared, "test")
+    save_run(lively(**changes), paths.run("smoke", name))
 
 
 def test_full_is_the_main_run_only_where_the_budgets_are_equal():
@@ -56,51 +26,51 @@ def test_full_is_the_main_run_only_where_the_budgets_are_equal():
     assert set(ablations.STEPS) | set(ablations.COMPONENTS) <= set(profiles.ABLATIONS)
 
 
-def test_scores_are_the_subjects_of_the_masked_protocol(slices, monkeypatch):
+def test_scores_are_the_subjects_of_the_masked_protocol(lively_slices, monkeypatch):
     name = ablations.settings("smoke", "abl1").run_name
     with pytest.raises(MudiffError, match=f"run {name} has no synthetic test slices"):
-        ablations.score("smoke", slices, ["abl1"], "brain")
+        ablations.score("smoke", lively_slices, ["abl1"], "brain")
     write_run(name)
     folder = paths.synthetic("smoke", name)
     sample.synthesize_split(paths.run("smoke", name), paths.prepared("smoke", "brats"), "test", folder)
-    frame = ablations.score("smoke", slices, ["abl1"], "lesion")
+    frame = ablations.score("smoke", lively_slices, ["abl1"], "lesion")
     assert list(frame) == ["variant", "region", "subject", "psnr", "ssim", "mae"]
-    assert list(frame.subject) == slices.subjects and set(frame.variant) == {"abl1"}
-    indices = slices.subject("Brats18_B_1")
-    truth, inside = (slices.images(indices, "t1ce") + 1) / 2, slices.lesion(indices) > 0
-    error = (truth - sample.read_synthetic(folder, "Brats18_B_1"))[inside]
+    assert list(frame.subject) == lively_slices.subjects and set(frame.variant) == {"abl1"}
+    indices = lively_slices.subject("Brats18_1_1")
+    truth, inside = (lively_slices.images(indices, "t1ce") + 1) / 2, lively_slices.lesion(indices) > 0
+    error = (truth - sample.read_synthetic(folder, "Brats18_1_1"))[inside]
     assert frame.mae[0] == pytest.approx(np.abs(error).mean(), rel=1e-5)
 
 
-def test_seconds_name_the_device_that_they_were_measured_on(slices, monkeypatch):
+def test_seconds_name_the_device_that_they_were_measured_on(lively_slices, monkeypatch):
     """A figure made elsewhere from kept times must not call that machine its own."""
     for variant, steps in {"T2": 2, "T8": 8}.items():
         write_run(ablations.settings("smoke", variant).run_name, steps=steps)
     monkeypatch.setattr("os.cpu_count", lambda: 77)
-    frame = ablations.seconds("smoke", slices, ["T2", "T8"])
+    frame = ablations.seconds("smoke", lively_slices, ["T2", "T8"])
     assert list(frame.variant) == ["T2", "T8"] and (frame.seconds > 0).all()
     assert frame.device.str.contains("of 77 cores").all()
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    pd.testing.assert_frame_equal(ablations.seconds("smoke", slices, ["T2", "T8"]), frame)
+    pd.testing.assert_frame_equal(ablations.seconds("smoke", lively_slices, ["T2", "T8"]), frame)
     write_run(ablations.settings("smoke", "T8").run_name, steps=1, seed=9)  # other weights are measured anew
-    assert ablations.seconds("smoke", slices, ["T2", "T8"]).device.str.contains("of 2 cores").all()
+    assert ablations.seconds("smoke", lively_slices, ["T2", "T8"]).device.str.contains("of 2 cores").all()
 
 
-def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(slices, monkeypatch):
+def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(lively_slices, monkeypatch):
     write_run("main")
     run, rows = paths.run("smoke", "main"), np.array([1, 3, 4, 7])
     monkeypatch.setattr(sample, "BATCH", 3)  # one step comes from several batches
-    drawn = ablations.draw("smoke", run, slices, rows, 4)
+    drawn = ablations.draw("smoke", run, lively_slices, rows, 4)
     assert drawn["samples"].shape == (4, 4, 32, 32) and drawn["one_step"].shape == (4, 32, 32)
     method, seen = runs.load(run), []
-    expected = sample.sample_slices(method, slices, rows, 0, callback=seen.append)
+    expected = sample.sample_slices(method, lively_slices, rows, 0, callback=seen.append)
     np.testing.assert_allclose(drawn["samples"][0], expected, atol=1e-5)
     first = [(step["x_p1"] + step["x_p2"]) / 2 for step in seen if step["t"] == 2]
     expected = (torch.cat(first)[:, 0].clamp(-1, 1) + 1) / 2
     np.testing.assert_allclose(drawn["one_step"], expected, atol=1e-5)
     assert not np.array_equal(*drawn["samples"][:2])
     monkeypatch.setattr(runs, "default_device", None)  # kept: nothing is drawn again
-    again = ablations.draw("smoke", run, slices, rows, 4)
+    again = ablations.draw("smoke", run, lively_slices, rows, 4)
     np.testing.assert_array_equal(again["samples"], drawn["samples"])
 
 

@@ -131,7 +131,7 @@ def test_runs_that_have_no_masks_are_refused(lively_slices):
         attention.open_run(paths.run("smoke", "absent"))
     other = build(profiles.settings("smoke", "brats", "t1ce", "linear"))
     with pytest.raises(MudiffError, match="a run of linear"):
-        attention.open_run(save_run(other, name="brats_t1ce_linear"))
+        attention.open_run(save_run(other, paths.run("smoke", "brats_t1ce_linear")))
 
 
 BRAIN, LESION = np.zeros((2, SIZE, SIZE), bool)

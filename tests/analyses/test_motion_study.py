@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import head
-from test_unet import prepare_subjects
+from conftest import head, prepare_subjects
 
 from mudiff import paths
 from mudiff.analyses import motion as study

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, head
-from test_unet import prepare_subjects
+from conftest import SHAPE, head, prepare_subjects
 from torch import nn
 
 from mudiff import paths

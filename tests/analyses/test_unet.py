@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, head
+from conftest import SHAPE, head, prepare_subjects
 from torch import nn
 
-from mudiff import paths
 from mudiff.analyses import unet
-from mudiff.data import dataset, prepare
+from mudiff.data import dataset
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -22,18 +21,6 @@ def tumour(labels=(2, 1, 4)):
     for start, stop, label in ((5, 9, labels[0]), (9, 12, labels[1]), (12, 15, labels[2])):
         mask[start:stop, 9:17, 4:8] = label
     return mask
-
-
-def prepare_subjects(write_subject, subjects):
-    """Write and prepare subjects, (split, given arrays) each, in ``MUDIFF_ROOT``, and return their folder."""
-    rows = []
-    for i, (split, given) in enumerate(subjects):
-        write_subject(paths.root() / "raw", f"Brats18_{i}_1", **given)
-        rows.append((f"Brats18_{i}_1", split, ""))
-    manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
-    settings, folder = profiles.preparation("smoke", "brats"), paths.prepared("smoke", "brats")
-    prepare.prepare(settings, paths.root() / "raw", manifest, folder, 1).check()
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, save_run
 
 from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
@@ -21,10 +21,7 @@ CPU = torch.device("cpu")
 
 def untrained(folder: Path, **changes) -> Path:
     """Write a run whose weights are those that training starts from."""
-    settings = Settings(**SMALL | changes)
-    runs.claim(folder, settings, "data")
-    runs.save_weights(folder / "weights.safetensors", build(settings).state_dict())
-    return folder
+    return save_run(build(Settings(**SMALL | changes)), folder)
 
 
 @pytest.fixture

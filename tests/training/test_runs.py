@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, save_run
 
 from mudiff import cache, paths
 from mudiff.errors import MudiffError
@@ -18,10 +18,7 @@ from mudiff.training import runs
 @pytest.fixture
 def folder(tmp_path):
     """Return a run with the weights that training starts from."""
-    method = build(Settings(**SMALL))
-    runs.claim(tmp_path / "run", method.settings, "data")
-    runs.save_weights(tmp_path / "run" / "weights.safetensors", method.state_dict())
-    return tmp_path / "run"
+    return save_run(build(Settings(**SMALL)), tmp_path / "run")
 
 
 def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
