@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,8 +137,9 @@ def save_run(method: Method, folder: Path | None = None, without: tuple[str, ...
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     """Return the system's Chromium, driven by Playwright; where there is none, what needs it is skipped."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if not (chromium := next(filter(None, map(shutil.which, names)), None)):
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    works = lambda path: subprocess.run([path, "--version"], capture_output=True).returncode == 0  # noqa: E731
+    if not (chromium := next(filter(works, found), None)):
         pytest.skip("no Chromium on this machine")
     from playwright.sync_api import sync_playwright
 

@@ -7,18 +7,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import head, write_nifti
+from conftest import SMALL, head, write_nifti
 
 from mudiff import cli, paths
 from mudiff.data.slices import normalise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 from mudiff.synthesis import released
-
-TINY = [
-    "image_size=16", "width=4", "multipliers=1,2", "blocks=1", "embedding=8", "critic_width=4",
-    "critic_blocks=2", "epochs=1", "steps=2",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -47,7 +42,7 @@ def mudiff(tmp_path, monkeypatch, capsys):
 def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path):
     root, split = cohort
     task = ["--dataset", "brats", "--target", "T1CE", "--profile", "smoke", "--device", "cpu"]
-    task += [part for change in TINY for part in ("--set", change)]
+    task += [f"--set={field}={value}" for field, value in (SMALL | {"epochs": 1}).items()]
     data = ["--data-root", root, "--manifest", split, "--workers", 1]
     code, out, err = mudiff("train", *task, *data)
     assert code == 0, err

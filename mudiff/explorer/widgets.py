@@ -45,7 +45,7 @@ def draw(explorer: Explorer, view: View) -> "Figure":
         _grey(axes[1, 0], normal.image, target, "synthesis, unchanged")
         _grey(axes[1, 1], changed.image, target, "synthesis, changed")
         bar = draw_error(axes[1, 2], changed.image - normal.image, LARGEST)
-        axes[1, 2].set_title("difference")
+        axes[1, 2].set_title("difference", fontsize=8)
         brain = explorer.zone(view, "brain")
         shown = drawings.mask(axes[1, 3], explorer.mask(view), brain, explorer.scale(view))
         axes[1, 3].set_title(f"$M_{view.network}$, {drawings.VARIANTS[view.variant]}, t = {view.t}", fontsize=8)
@@ -110,16 +110,12 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
 
 
 class Panel:
-    """The widgets of an explorer; a notebook shows it as the value of a cell.
-
-    `controls` has a widget per field of `View`; `picture` shows it, `numbers` its statistics or what is wrong.
-    """
+    """The value of a notebook's cell: `controls`, one per field of `View`, its `picture` and its `numbers`."""
 
     def __init__(self, explorer: Explorer, view: View | None = None) -> None:
         import ipywidgets
 
-        self.explorer = explorer
-        self.controls = _controls(explorer, view or explorer.first())
+        self.explorer, self.controls = explorer, _controls(explorer, view or explorer.first())
         self.picture = ipywidgets.Image(format="png")
         self.numbers = ipywidgets.HTML().add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
         shown = ipywidgets.VBox([self.picture, self.numbers])
@@ -135,10 +131,10 @@ class Panel:
     def refresh(self) -> None:
         """Compute and show the present view; controls without effect on it are greyed."""
         view = self.view()
-        for name, used in {"replacement": view.off, "strength": view.moved}.items():
-            self.controls[name].disabled = not used
-        for name in ("rows", "columns"):
-            self.controls[name].disabled = view.region != "rectangle"
+        drawn = view.region == "rectangle"
+        used = {"replacement": view.off, "strength": view.moved, "rows": drawn, "columns": drawn}
+        for name, needed in used.items():
+            self.controls[name].disabled = not needed
         try:
             figure = draw(self.explorer, view)
             found = pd.Series(self.explorer.statistics(view)).to_frame(view.region)
@@ -147,7 +143,7 @@ class Panel:
             self.numbers.value = f"<b>{html.escape(str(error))}</b>"
             return
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)  # the page shrinks it to its width
+        figure.savefig(buffer, format="png", dpi=120)  # the page shrinks it to the cell's width
         self.picture.value = buffer.getvalue()
 
     def _on_change(self, change: Any) -> None:

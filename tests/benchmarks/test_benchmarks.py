@@ -2,15 +2,11 @@
 
 import pytest
 import torch
+from conftest import SMALL
 
 from benchmarks import costs, step
 from mudiff.methods.base import build
 from mudiff.settings import Settings
-
-SMALL = {
-    "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
-    "critic_blocks": 2, "attention_at": 8, "batch_size": 2,
-}  # fmt: skip
 
 
 def test_a_known_layer_is_counted():
@@ -20,7 +16,7 @@ def test_a_known_layer_is_counted():
 
 @pytest.mark.parametrize("phase", step.PHASES)
 def test_shapes_alone_count_what_is_computed(phase):
-    settings = Settings(**SMALL)
+    settings = Settings(**SMALL, attention_at=8)
     computed = step.count(step.work(build(settings), settings, 2, phase, "cpu")) / 2 / 1e9
     assert costs.gflop(settings, phase) == pytest.approx(computed, rel=1e-6)
 

@@ -143,6 +143,8 @@ def test_the_static_panel_has_each_change(made):
 def test_each_widget_sets_its_field(made):
     panel = widgets.Panel(made)
     assert panel.view() == made.first()
+    greyed = {name for name, control in panel.controls.items() if control.disabled}
+    assert greyed == {"replacement", "strength", "rows", "columns"}  # nothing is changed, and the region is the brain
     assert set(panel.controls) == {field.name for field in dataclasses.fields(state.View)}
     values = {
         "off": ("t2",), "replacement": "mean", "moved": "t1", "strength": 2.0, "t": 1, "network": 1,
@@ -152,6 +154,7 @@ def test_each_widget_sets_its_field(made):
         panel.controls[name].value = value
         assert getattr(panel.view(), name) == value
     assert panel.view() == change(made.first(), **values)
+    assert not any(control.disabled for control in panel.controls.values())
     assert f">{7 * 5}" in panel.numbers.value
 
 
