@@ -12,7 +12,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 # Ctrl-C reaches make, too, which ends by itself: its shell waits, and make says nothing of its own.
-WORKFLOW = trap : INT; $(BIN)/python -m mudiff.workflow.notebook workflow
+WORKFLOW = trap : INT; $(BIN)/python -m mudiff.workflow.reproduce
 
 # Each step of a training asks for the same memory again: let glibc keep what was freed (other systems ignore this).
 export MALLOC_MMAP_MAX_ := 0

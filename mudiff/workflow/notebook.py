@@ -19,7 +19,6 @@ from typing import Any
 from mudiff import paths
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
-from mudiff.workflow import progress
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM stopped
 
@@ -114,10 +113,15 @@ def start(profile: str, *packages: str) -> None:
     print(f"Profile {profile!r}: {changes or 'the published settings'}")
 
 
+def command(profile: str) -> str:
+    """Return the command that makes everything of a profile."""
+    return {"demo": "make reproduce", "smoke": "make smoke"}.get(profile, f"snakemake --config profile={profile}")
+
+
 def require(path: Path, profile: str) -> Path:
     """Return `path` if it exists, else raise a `MudiffError` that names the command that makes it."""
     if not Path(path).exists():
-        raise MudiffError(f"{path} does not exist yet; make it with: {progress.command(profile)}")
+        raise MudiffError(f"{path} does not exist yet; make it with: {command(profile)}")
     return Path(path)
 
 
@@ -151,16 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("source", "output"):
         one.add_argument(name, type=Path)
     one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="values")
-    every = commands.add_parser("workflow", help="run everything with Snakemake")
-    every.add_argument("profile", help=" or ".join(profiles.PROFILES))
-    chosen, rest = parser.parse_known_args(argv)
-    if rest and chosen.command == "run":
-        parser.error(f"unknown arguments: {' '.join(rest)}")
-    stopped: list[int] = []
+    chosen = parser.parse_args(argv)
+    _pass_sigterm_on(stopped := [])
     try:
-        if chosen.command == "workflow":
-            return progress.workflow(chosen.profile, rest)
-        _pass_sigterm_on(stopped)
         with tempfile.TemporaryDirectory(prefix="mudiff-", ignore_cleanup_errors=True) as folder:
             # This interpreter's kernel, with none of the user's settings; no warning about frozen modules.
             own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -135,8 +135,3 @@ def test_sigterm_reaches_the_kernel_which_may_save_before_it_ends(tmp_path, cell
     assert process.returncode == notebook.STOPPED == 143
     assert errors.endswith("Stopped by SIGTERM; the same command goes on from the last saved state.\n")
     assert (tmp_path / "saved").exists() == saves and not output.exists()
-
-
-def test_an_unknown_profile_is_one_clear_line(capsys):
-    assert notebook.main(["workflow", "demmo"]) == 2
-    assert "profile 'demmo' is unknown: choose one of smoke, demo, paper." in capsys.readouterr().err

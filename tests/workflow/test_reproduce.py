@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mudiff.workflow import progress
+from mudiff.errors import MudiffError
+from mudiff.workflow import reproduce
 
 FIRST = "results/smoke/executed/02_training_brats_t1ce.ipynb"
 RULES = {  # name -> input, output, command
@@ -43,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mudiff.workflow.notebook", "workflow", "smoke", *arguments, "--cores", "1"]
+    command = [sys.executable, "-m", "mudiff.workflow.reproduce", "smoke", *arguments, "--cores", "1"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -89,7 +90,7 @@ pathlib.Path("saved").touch()"""
 def test_ctrl_c_lets_a_training_save_and_leaves_one_line_no_process_and_no_lock(folder, number, code):
     (folder / "sleeper.py").write_text(SLEEPER)
     write(folder, train=f"exec {sys.executable} sleeper.py")
-    command = [sys.executable, "-m", "mudiff.workflow.notebook", "workflow", "smoke", "--cores", "1"]
+    command = [sys.executable, "-m", "mudiff.workflow.reproduce", "smoke", "--cores", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes)
     while not (pids := (folder / "pids")).exists() or not pids.read_text():
@@ -105,6 +106,11 @@ def test_ctrl_c_lets_a_training_save_and_leaves_one_line_no_process_and_no_lock(
     assert not list((folder / ".snakemake" / "locks").iterdir())
     with (folder / ".snakemake" / "mudiff.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_unknown_profile_is_one_clear_line():
+    with pytest.raises(MudiffError, match="profile 'demmo' is unknown: choose one of smoke, demo, paper"):
+        reproduce.workflow("demmo", [])
 
 
 def test_a_dead_lock_is_cleared_and_a_living_one_respected(folder):
@@ -136,14 +142,14 @@ def test_a_terminal_shows_how_far_a_training_is_and_the_estimate_counts_steps_si
     kept = folder / "results" / "paper" / "times.json"  # a profile without typical times
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({"train_a": {"wall": 600}, "prepare x": {"wall": 120}, "prepare y": {"wall": 240}}))
-    seen = progress.Progress("paper", Terminal())
+    seen = reproduce.Progress("paper", Terminal())
     seen.take({"event": "resources_info", "cores": 2})
     seen.take({"event": "run_info", "stats": {"all": 1, "train_a": 1, "prepare": 2, "total": 4}})
     assert seen.left() == "10 min left"  # the longest one, more than (600 + 180 + 180) / 2
     seen.take({"event": "job_started", "jobs": [1, 2]})
     weights = "results/paper/runs/a_mudiff/weights.safetensors"
     step = {"event": "job_info", "rule_name": "train_a", "rule_msg": "Training a", "wildcards": {}}
-    seen.take(step | {"jobid": 1, "output": [weights]})
+    seen.take(step | {"jobid": 1, "output": [f"{weights} (update)"]})
     other = {"rule_name": "prepare", "rule_msg": "Preparing x", "wildcards": {"dataset": "x"}, "output": []}
     seen.take(step | other | {"jobid": 2})
     clock[0] += 180
@@ -160,5 +166,5 @@ def test_a_terminal_shows_how_far_a_training_is_and_the_estimate_counts_steps_si
     os.utime(run_folder / "log.jsonl", (clock[0], clock[0]))
     monkeypatch.chdir(folder)
     seen.draw()
-    status = seen.stream.getvalue().rpartition(progress.CLEAR)[2]
+    status = seen.stream.getvalue().rpartition(reproduce.CLEAR)[2]
     assert status == "  Training a: MU-Diff epoch 1.5/4, 17.89 dB, 2 min left\n  7 min left\r\x1b[1A"

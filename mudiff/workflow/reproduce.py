@@ -1,5 +1,7 @@
 """The whole workflow by Snakemake, and what a person sees meanwhile: a line a step, trainings, the time left.
 
+python -m mudiff.workflow.reproduce demo [options of Snakemake]
+
 Snakemake runs in a session of its own, so that Ctrl-C reaches this process alone, which lets trainings save first.
 """
 
@@ -28,13 +30,9 @@ from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
+from mudiff.workflow.notebook import command
 
 CLEAR = "\r\x1b[J"  # from here to the end of a terminal's screen
-
-
-def command(profile: str) -> str:
-    """Return the command that makes everything of a profile."""
-    return {"demo": "make reproduce", "smoke": "make smoke"}.get(profile, f"snakemake --config profile={profile}")
 
 
 def workflow(profile: str, arguments: list[str]) -> int:
@@ -69,8 +67,9 @@ def _watch(profile: str, arguments: list[str], lock: TextIO) -> int:
     progress.log.parent.mkdir(parents=True, exist_ok=True)
     with progress.log.open("w") as chatter:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mudiff.workflow.progress", *arguments], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=chatter, text=True, start_new_session=True, pass_fds=[lock.fileno()],
+            [sys.executable, "-c", "from mudiff.workflow import reproduce; reproduce.snakemake()", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, text=True,
+            start_new_session=True, pass_fds=[lock.fileno()],
         )  # fmt: skip
     threading.Thread(target=lambda: [*map(records.put, process.stdout), records.put("")], daemon=True).start()
     try:
@@ -219,7 +218,7 @@ class Progress:
 
 def _training(step: Step) -> str:
     """Tell which run a step trains now, and how far it is; nothing where it trains none."""
-    for run in [Path(file).parent for file in step.files if file.endswith("/weights.safetensors")]:
+    for run in [Path(file).parent for file in step.files if "/weights.safetensors" in file]:  # "... (update)"
         with contextlib.suppress(OSError, ValueError, IndexError):  # nothing is written yet
             fresh = max(file.stat().st_mtime for file in run.iterdir()) >= step.began
             if not fresh or (run / "provenance.json").is_file():  # not begun, or complete
@@ -242,7 +241,7 @@ def _left(seconds: float) -> str:
     return f"{seconds / 60:.0f} min left" if seconds >= 60 else "under 1 min left"
 
 
-def _snakemake(arguments: list[str]) -> None:
+def snakemake() -> None:
     """Run Snakemake in this process: records, and CPU seconds of its steps, as JSON to stdout; all else to stderr."""
     from snakemake.cli import main
 
@@ -253,8 +252,12 @@ def _snakemake(arguments: list[str]) -> None:
     records.format = told
     logging.getLogger("snakemake").addHandler(records)  # its own logger's handlers Snakemake removes
     os.dup2(2, 1)
-    main(arguments)
+    main(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    _snakemake(sys.argv[1:])
+    try:
+        sys.exit(workflow(*(sys.argv[1:2] or [""]), sys.argv[2:]))
+    except MudiffError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
