@@ -177,12 +177,16 @@ def _escape(text: object) -> str:
 
 
 def latex(tables: Tables, text: str) -> str:
-    """Return tables as LaTeX (packages amssymb, booktabs, graphicx): one tabular each, `text` as caption."""
-    lines = [r"\begin{table}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
+    """Return tables as LaTeX (packages amssymb, booktabs, graphicx): one tabular each, `text` as caption.
+
+    Those of four tasks lie on their side (package rotating), else their letters would be too small.
+    """
+    kind = "sidewaystable" if max(len(frame.columns) for _, frame in _named(tables)) > 11 else "table"
+    lines = [rf"\begin{{{kind}}}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
     for title, frame in _named(tables):
         heads, *rows = (
             " & ".join(map(_escape, row)) + r" \\" for row in [[title, *frame.columns], *frame.itertuples(name=None)]
         )
         lines += [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}", r"\toprule"]
         lines += [heads, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}", r"\par\medskip"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return "\n".join([*lines, rf"\end{{{kind}}}"]) + "\n"

@@ -18,9 +18,9 @@ WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
 
 COLOURS = (
-    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#56b4e9", "#ece133", "#fbafe4",
+    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#9c3b5e", "#949494", "#56b4e9", "#ece133", "#fbafe4",
 )  # fmt: skip
-"""Seaborn's "colorblind" palette."""
+"""Seaborn's "colorblind" palette, with wine for its brown, which colour-blind readers take for orange or green."""
 
 METHOD_COLOURS = dict(zip(datasets.METHODS, [COLOURS[k] for k in (1, 2, 3, 4, 5, 7, 0, 6)], strict=True))
 """Method -> its colour in every figure: MU-Diff is blue, the floor grey."""

@@ -100,6 +100,7 @@ def test_markdown_and_latex_show_the_same_cells(tmp_path):
     assert r"\textbf{22.00 $\pm$ 2.83}" in latex and r"\underline{16.90 $\pm$ 0.71}" in latex
     assert r"\caption{Over 90 \% \& more: a\_b $\pm$ 5$^2$ \$5 \#1, P $<$ 0.05.}" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2 and latex.isascii()
+    assert latex.startswith(r"\begin{table}") and "sideways" in tables.latex(pd.DataFrame(columns=range(12)), text)
     tables.write(tmp_path / "table1", shown, text)
     assert {p.name for p in tmp_path.iterdir()} == {"table1.md", "table1.tex"}
 

@@ -53,7 +53,6 @@ def test_the_core_of_the_lesion_is_enlarged_below_or_in_a_corner_of_many_rows():
 
 
 def test_boxes_stand_about_their_group_and_outliers_do_not_stretch_the_axis(rng):
-    """T1 has one method of two; one score is infinite, one far off."""
     frame = pd.DataFrame({"group": "T1CE", "method": ["mudiff", "pgan"] * 20, "psnr": rng.normal(20, 1, 40)})
     frame.loc[0, "psnr"], frame.loc[2, "psnr"] = np.inf, 60
     figure = style.boxes(pd.concat([frame, frame.iloc[::2].assign(group="T1")]), {"psnr": "PSNR (dB)"})
