@@ -26,6 +26,7 @@ REAL_DATA = Path(os.environ.get("MUDIFF_REAL_DATA", REPOSITORY / "../shared/data
 REFERENCE = Path(os.environ.get("MUDIFF_REFERENCE", REPOSITORY / "../shared/reference"))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHAPE = (20, 26, 12)  # (X, Y, Z)
+PATIENCE = 600  # seconds for a step in a browser, on a machine that is busy with other things
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def save_run(method: Method, folder: Path | None = None, without: tuple[str, ...
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Return the system's Chromium, driven by Playwright; where there is none, what needs it is skipped."""
+    """Return a context of the system's Chromium, driven by Playwright; without one, what needs it is skipped."""
     found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     works = lambda path: subprocess.run([path, "--version"], capture_output=True).returncode == 0  # noqa: E731
     if not (chromium := next(filter(works, found), None)):
@@ -145,8 +146,10 @@ def browser() -> Iterator:
 
     options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield opened
+        opened = playwright.chromium.launch(executable_path=chromium, args=options, timeout=1000 * PATIENCE)
+        context = opened.new_context()
+        context.set_default_timeout(1000 * PATIENCE)
+        yield context
         opened.close()
 
 

@@ -7,12 +7,11 @@ import time
 
 import nbformat
 import pytest
-from conftest import REPOSITORY, lively, save_run
+from conftest import PATIENCE, REPOSITORY, lively, save_run
 
 from mudiff import paths
 
 NAME = "08_attention.ipynb"
-PATIENCE = 180  # seconds for any single step, on a busy machine
 # All cells that were asked to run have done so, or were given up after an error.
 DONE = """() => {
   const prompts = Array.from(document.querySelectorAll(".jp-CodeCell .jp-InputPrompt"), p => p.textContent);
@@ -54,8 +53,8 @@ def lab(lively_slices, tmp_path):
 
 
 def test_notebook_08_runs_in_jupyterlab_and_the_explorer_answers(browser, lab, tmp_path):
-    page, noise = browser.new_page(viewport={"width": 1400, "height": 1000}), []
-    page.set_default_timeout(1000 * PATIENCE)
+    page, noise = browser.new_page(), []
+    page.set_viewport_size({"width": 1400, "height": 1000})
     page.on("console", lambda message: noise.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: noise.append(str(error)))
     page.goto(f"{lab}lab/tree/{NAME}")
