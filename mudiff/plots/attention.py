@@ -54,12 +54,18 @@ def fig5a(
     """
     conditions = list(maps["image"])
     with style.style():
-        figure = style.new_figure(1.5 * len(conditions) + 3.4, 1.5 * len(maps) + 0.3)
-        left, right = figure.subfigures(1, 2, width_ratios=(1.5 * len(conditions) + 0.6, 2.8))
+        figure = style.new_figure(1.3 * len(conditions) + 3.3, 1.3 * len(maps) + 0.3)
+        left, right = figure.subfigures(1, 2, width_ratios=(1.3 * len(conditions) + 0.7, 2.6))
         axes = left.subplots(len(maps), len(conditions), squeeze=False)
+        # The brain's rim would set the scale.
+        middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (brain & lesion)
+        inside = [values[middle] for kind in maps if kind != "image" for values in maps[kind].values()]
+        high = float(np.percentile(inside, 99)) if middle.any() else 1.0
         for row, (kind, group) in zip(axes, maps.items(), strict=True):
             row[0].set_ylabel(MAPS[kind])
-            _maps(row, group, kind, lesion, brain)
+            _maps(row, group, high if kind != "image" else None, lesion, brain)
+        options = {"shrink": 0.6, "pad": 0.01, "extend": "max", "label": "feature (1: outside the lesion)"}
+        left.colorbar(axes[-1, 0].images[0], ax=list(axes[1:].ravel()), **options)
         for axis, name in zip(axes[0], conditions, strict=True):
             axis.set_title(datasets.LABELS[name])
         _ratios(right.subplots(), ratios, conditions)
@@ -73,26 +79,19 @@ def fig5a(
     return figure
 
 
-def _maps(row: Sequence["Axes"], group: Mapping, kind: str, lesion: np.ndarray, brain: np.ndarray) -> None:
-    """Draw one kind of map for all conditions, features on one scale, images each in its window."""
-    # The brain's rim would set the scale.
-    middle = ndimage.binary_erosion(brain & ~lesion, iterations=2) | (brain & lesion)
-    inside = np.concatenate([values[middle] for values in group.values()])
-    high = float(np.percentile(inside, 99)) if len(inside) else 1.0
+def _maps(row: Sequence["Axes"], group: Mapping, high: float | None, lesion: np.ndarray, brain: np.ndarray) -> None:
+    """Draw one kind of map for all conditions: features from 0 to `high`, images (None) each in its window."""
     for axis, (condition, values) in zip(row, group.items(), strict=False):
-        if kind == "image":
+        if high is None:
             style.show(axis, values, condition, "bottom" if axis is row[0] else "")
         else:
-            drawn = axis.imshow(np.where(brain, values, np.nan), cmap="viridis", vmin=0, vmax=high)
+            axis.imshow(np.where(brain, values, np.nan), cmap="viridis", vmin=0, vmax=high)
             style.bare(axis)
         outline(axis, lesion)
         style.crop(axis, style.square(brain))
     for axis in row[len(group) :]:
         style.bare(axis)
         axis.text(0.5, 0.5, "begins\nno pair", transform=axis.transAxes, ha="center", va="center")
-    if kind != "image":
-        options = {"shrink": 0.85, "pad": 0.01, "extend": "max", "label": "relative to brain"}
-        row[0].figure.colorbar(drawn, ax=list(row), **options)
 
 
 def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
@@ -103,8 +102,10 @@ def _ratios(axis: "Axes", ratios: pd.Series, conditions: Sequence[str]) -> None:
         if len(found):
             name = f"{datasets.LABELS[condition]}, {title}"
             values[name], colours[name] = np.log(found.to_numpy()), _COLOURS[kind]
-    axis.xaxis.set_major_formatter(lambda x, _: f"{np.exp(x):.2g}")
-    _dots(axis, values, colours, "lesion / elsewhere (log)")  # of logarithms: their mean is the geometric one
+    _dots(axis, values, colours, "lesion / elsewhere")  # of logarithms: their mean is the geometric one
+    low, high = np.exp(axis.get_xlim())
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10) if values and low <= tick <= high]
+    axis.set_xticks(np.log(ticks), ticks)
 
 
 def _dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str) -> None:
@@ -120,7 +121,7 @@ def _dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str)
 
 def fig5b(
     masks: Mapping[int, Mapping[tuple[int, str], np.ndarray]], images: Mapping[int, np.ndarray],
-    lesion: np.ndarray, brain: np.ndarray, changes: pd.DataFrame, shown: str, profile: str,
+    lesion: np.ndarray, brain: np.ndarray, changes: pd.DataFrame, target: str, shown: str, profile: str,
 ) -> "Figure":  # fmt: skip
     """Draw Fig. 5b: the attentive masks of both networks, and where in the brain they are high.
 
@@ -129,14 +130,13 @@ def fig5b(
     """
     columns = 1 + len(next(iter(masks.values())))
     with style.style():
-        figure = style.new_figure(max(1.3 * columns + 0.8, 6.4), 1.5 * len(masks) + 2.3)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1.5 * len(masks) + 0.2, 1.9))
+        figure = style.new_figure(max(1.25 * columns + 0.95, 6.4), 1.45 * len(masks) + 2.2)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1.45 * len(masks) + 0.2, 2.0))
         axes = upper.subplots(len(masks), columns, squeeze=False)
         scale = limits(np.array([m[brain] for group in masks.values() for m in group.values()]))
         for row, (t, group) in zip(axes, masks.items(), strict=True):
             row[0].set_ylabel(f"t = {t}")
-            row[0].imshow(images[t], cmap="gray", vmin=0, vmax=1)
-            style.bare(row[0])
+            style.show(row[0], images[t], target, "top" if row is axes[0] else "")
             for axis, values in zip(row[1:], group.values(), strict=True):
                 picture = mask(axis, values, brain, scale)
             for axis in row:
@@ -161,7 +161,7 @@ def fig5b(
 
 def _zones(axis: "Axes", changes: pd.DataFrame) -> None:
     rows, colours = {}, {}
-    for (variant, network), part in changes.groupby(["name", "of"], sort=False):
+    for (network, variant), part in changes.groupby(["of", "name"]):
         for zone, colour in (("lesion", style.COLOURS[3]), ("boundary", style.COLOURS[0])):
             if variant in VARIANTS and part[zone].notna().any():
                 name = f"$M_{network}$, {VARIANTS[variant]}: {zone}"

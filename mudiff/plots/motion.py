@@ -11,9 +11,8 @@ from mudiff.evaluation import metrics, scores
 from mudiff.plots import style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
+    from matplotlib.gridspec import SubplotSpec
 
 
 def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, brain: np.ndarray) -> "Figure":
@@ -27,8 +26,11 @@ def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, br
     errors = [np.abs(clean[m] - truth) for m in methods]
     changes = [np.abs(images[m] - truth) - e for images in moved for m, e in zip(methods, errors, strict=True)]
     with style.style():
-        figure = style.new_figure(2.9 * (1 + len(methods)) + 0.8, 1.62 * len(shown) + 0.8)
-        axes = figure.subplots(len(shown), 2 + 2 * len(methods), squeeze=False)
+        figure = style.new_figure(2.3 * (1 + len(methods)) + 0.3, 1.36 * len(shown) + 1.15)
+        heights = [1, 0.06] + ([1] * len(moved) + [0.06] if moved else [])  # low rows hold bars of colours
+        grid = figure.add_gridspec(len(heights), 2 + 2 * len(methods), height_ratios=heights)
+        rows = [row for row, height in enumerate(heights) if height == 1]
+        axes = np.array([[figure.add_subplot(grid[row, k]) for k in range(grid.ncols)] for row in rows])
         for line, (strength, images) in zip(axes, sorted(shown.items()), strict=True):
             line[0].set_ylabel(f"{motion.name(strength) if strength else 'no'} motion")
             for axis, (name, image) in zip(line[::2], images.items(), strict=True):
@@ -38,12 +40,12 @@ def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, br
                     axis.set_xlabel(f"{psnr:.2f} dB", fontsize=7, labelpad=2)
         style.show(axes[0, 1], truth, "t1ce")
         _titles(axes[0], methods, "true T1CE", "error")
-        _maps(axes[:1], axes[0, 3::2], errors, brain, "viridis")
+        _maps(axes[0, 3::2], errors, brain, grid[1, 3:], "absolute error")
         if moved:
             _titles(axes[1], methods, "change of FLAIR", "change of error")
-            top = _maps(axes[1:], axes[1:, 3::2], changes, brain, "RdBu_r")
-            for axis, images in zip(axes[1:, 1], moved, strict=True):
-                _map(axis, images["flair"] - clean["flair"], brain, "RdBu_r", top)
+            flair = [images["flair"] - clean["flair"] for images in moved]
+            _maps(axes[1:, 1], flair, brain, grid[-1, :2], "FLAIR − FLAIR without motion")
+            _maps(axes[1:, 3::2], changes, brain, grid[-1, 3:], "error − error without motion")
         for axis in axes.flat:
             style.crop(axis, style.square(brain))
     return figure
@@ -52,23 +54,19 @@ def fig4a(shown: Mapping[float, Mapping[str, np.ndarray]], truth: np.ndarray, br
 def _titles(line: np.ndarray, methods: Sequence[str], second: str, last: str) -> None:
     heads = ["FLAIR", second, *(head for m in methods for head in (datasets.METHODS[m], last))]
     for axis, head in zip(line, heads, strict=True):
-        axis.set_title(head, fontsize=8.5)
+        axis.set_title(head, fontsize=8)
 
 
-def _map(axis: "Axes", image: np.ndarray, brain: np.ndarray, colours: str, top: float) -> "AxesImage":
-    low = 0 if colours == "viridis" else -top
-    style.bare(axis)
-    return axis.imshow(np.where(brain, image, np.nan), cmap=colours, vmin=low, vmax=top)
-
-
-def _maps(beside: np.ndarray, axes: np.ndarray, maps: Sequence[np.ndarray], brain: np.ndarray, colours: str) -> float:
-    """Draw errors or their changes up to the 99th percentile, which is returned, and a bar open at its ends."""
-    top = float(np.percentile(np.abs(maps)[:, brain], 99))
-    drawn = [_map(axis, image, brain, colours, top) for axis, image in zip(axes.flat, maps, strict=True)]
-    label, ends = ("absolute error", "max") if colours == "viridis" else ("change by motion (red: more)", "both")
-    figure, aspect = axes.flat[0].figure, 9 if ends == "max" else 14
-    figure.colorbar(drawn[0], ax=list(beside.flat), label=label, shrink=0.7, pad=0.01, aspect=aspect, extend=ends)
-    return top
+def _maps(axes: np.ndarray, maps: Sequence[np.ndarray], brain: np.ndarray, place: "SubplotSpec", label: str) -> None:
+    """Draw errors or differences up to the 99th percentile, and at `place` a bar of colours, open at its ends."""
+    signed, top = label != "absolute error", float(np.percentile(np.abs(maps)[:, brain], 99))
+    for axis, image in zip(axes.flat, maps, strict=True):
+        colours, low = ("RdBu_r", -top) if signed else ("viridis", 0)
+        drawn = axis.imshow(np.where(brain, image, np.nan), cmap=colours, vmin=low, vmax=top)
+        style.bare(axis)
+    figure = axes.flat[0].figure
+    options = {"orientation": "horizontal", "label": label, "extend": "both" if signed else "max"}
+    figure.colorbar(drawn, cax=figure.add_subplot(place), **options)
 
 
 def fig4b(loss: pd.DataFrame, means: pd.DataFrame, limits: Mapping[str, float]) -> "Figure":
@@ -80,26 +78,27 @@ def fig4b(loss: pd.DataFrame, means: pd.DataFrame, limits: Mapping[str, float]) 
     regions, methods = list(loss.index.unique("region")), style.ordered(loss.columns.unique("method"))
     at = {s: motion.scale(s) for s in (0, *loss.columns.unique("strength"))}
     with style.style():
-        figure = style.new_figure(8.6, 2.2 * len(regions) + 0.4)
+        figure = style.new_figure(7.2, 2.0 * len(regions) + 0.4)
         axes = figure.subplots(len(regions), len(limits), squeeze=False, sharex=True, sharey="col")
         for axis, (region, metric) in zip(axes.flat, [(r, m) for r in regions for m in limits], strict=True):
             for number, method in enumerate(methods):
                 colour = style.METHOD_COLOURS[method]
                 lines = loss.loc[region, metric][method].T
                 x = lines.index.map(at) + 0.25 * (number - (len(methods) - 1) / 2)
-                axis.plot([0, *x], np.vstack([0 * lines.iloc[:1], lines]), color=colour, lw=0.6, alpha=0.4)
+                dashes = "-" if method == "mudiff" else (0, (3, 1.5))  # two methods may both be blue
+                axis.plot([0, *x], np.vstack([0 * lines.iloc[:1], lines]), color=colour, lw=0.7, alpha=0.5, ls=dashes)
                 rows = means.loc[region, metric, method]
                 reach = np.nan_to_num(np.abs(rows[["low", "high"]].T - rows.difference).to_numpy(float))
                 marks = {"marker": "osD^vPX*"[number], "ms": 4.5, "lw": 1.6, "capsize": 2.5, "color": colour}
-                axis.errorbar(x, rows.difference, reach, label=datasets.METHODS[method], **marks)
+                axis.errorbar(x, rows.difference, reach, label=datasets.METHODS[method], ls=dashes, **marks)
             axis.axhline(0, color="0.4", lw=0.8, zorder=0)
             axis.axhline(limits[metric], color="0.4", lw=0.8, ls=":", zorder=0)
-            axis.set_ylabel(f"loss of {style.AXES[metric]}")
+            axis.set_ylabel(f"{'rise' if metric == 'mae' else 'loss'} of {style.AXES[metric]}")
         for line, region in zip(axes, regions, strict=True):
             line[0].set_title(scores.REGIONS[region].capitalize(), loc="left", weight="bold")
         for axis in axes[-1]:
             axis.set_xticks(list(at.values()), [f"{x:g}" for x in at.values()])
-            axis.set_xlabel("motion in FLAIR (up to, ° and mm)")
+            axis.set_xlabel("motion in FLAIR (° and mm)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
     return figure

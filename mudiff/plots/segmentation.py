@@ -31,17 +31,17 @@ def fig4d(
     methods = list(dict.fromkeys(method for _, method in others))
     columns = [task for task, replaced in tasks.items() if replaced]
     with style.style():
-        figure = style.new_figure(1.25 * (1 + len(columns)) + 0.3, 1.45 * len(methods) + 0.7)
+        figure = style.new_figure(7.2, 7.2 / (1 + len(columns)) * len(methods) + 1.1)
         axes = figure.subplots(len(methods), 1 + len(columns), squeeze=False)
         first = {"Ground truth": (true, None), "Complete (real)": found[complete]}
         for axis, (name, mask) in zip(axes[:, 0], first.items(), strict=True):
             _panel(axis, flair, brain, *mask)
-            axis.set_title(name, fontsize=8.5)
+            axis.set_title(name, fontsize=7.5)
         for line, task in zip(axes.T[1:], columns, strict=True):
             for axis, method in zip(line, methods, strict=True):
                 _panel(axis, flair, brain, *found[task, method])
             names = "all four" if len(tasks[task]) == 4 else ", ".join(map(datasets.LABELS.get, tasks[task]))
-            line[0].set_title(f"{task}: {names}", fontsize=8.5)
+            line[0].set_title(f"{task}: {names}", fontsize=7.5)
         for axis, method in zip(axes[:, 1], methods, strict=True):
             axis.set_ylabel(datasets.METHODS[method])
         handles = [Patch(fc=colour, label=name) for name, colour in COLOURS.items()]

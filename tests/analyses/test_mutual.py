@@ -202,13 +202,16 @@ def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_gues
     maps["f_w"] = maps["f_w"] + 99 * ~brain  # the frame of the padding decides no scale
     log = pd.DataFrame({"epoch": [1, 2], "loss/supervised_1": 0.5, "loss/critic": 1.9})
     step = {"t": 0, "x_t": rng.random((16, 16)), "mean": rng.random((16, 16))}
-    arguments = (log, [step | {"t": 1}, step], rng.random((16, 16)), brain, "t1ce", "Subject A", "smoke")
+    first = {"t": 1, "x_t": step["x_t"], "mean": np.full((16, 16), 0.5)}
+    arguments = (log, [first, step], rng.random((16, 16)), brain, "t1ce", "Subject A", "smoke")
     figure = drawings.fig2c({("T1", "T2"): maps}, *arguments)
     words = "\n".join(text.get_text() for text in figure.findobj(Text))
     assert all(f"Eq. {number})" in words for number in (13, 14, 15, 16, 17, 22, 26, 27, 29))
     assert "i: T1\ni + 1: T2" in words and words.count("not in the log") == 2  # adversarial and mask
     limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images][:6]
-    assert len(set(limits[:4])) == 1 and limits[0][1] < 1 and limits[4:] == [(0, 1)] * 2
+    assert len(set(limits[:4])) == 1 and -limits[0][0] == limits[0][1] < 1 and limits[4:] == [(0, 1)] * 2
+    errors = [axis.images[0].get_array() for axis in figure.axes if "MAE" in axis.get_title()]
+    np.testing.assert_array_equal(errors[1], step["mean"] - 0.5)  # after the first step, what a step changes
     critic = next(axis for axis in figure.axes if "Eq. 27" in axis.get_title())
     assert critic.get_ylim()[0] == 0 and critic.lines[-1].get_ydata()[0] == pytest.approx(1.9095, abs=1e-4)
 
