@@ -46,8 +46,8 @@ def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure
     parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
     t, slices = frame[["t", "slices"]].iloc[0]
     with style.style():
-        figure = style.new_figure(7.2, 5.1)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.4, 1.7))
+        figure = style.new_figure(7.2, 5.35)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3.65, 1.7))
         axes = upper.subplots(1, 2)
         for axis, (part, values) in zip(axes, parts.items(), strict=True):
             image = _heat_map(axis, values)
@@ -88,7 +88,7 @@ def _heat_map(axis: "Axes", values: pd.DataFrame) -> "AxesImage":
     for (i, j), value in np.ndenumerate(values) if readable else ():
         colour = "w" if value < 0.45 else "k"  # viridis is dark below
         axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    for k, (colour, width) in product(range(len(values)), (("k", 2.0), ("w", 1.0))):  # seen on light and dark
+    for (colour, width), k in product((("k", 2.0), ("w", 1.0)), range(len(values))):  # seen on light and dark
         axis.add_patch(Rectangle((k - 0.5, k - 0.5), 1, 1, fill=False, ec=colour, lw=width))
     return image
 
