@@ -46,8 +46,8 @@ def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure
     parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
     t, slices = frame[["t", "slices"]].iloc[0]
     with style.style():
-        figure = style.new_figure(7.2, 5.35)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.65, 1.7))
+        figure = style.new_figure(7.2, 5.25)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3.55, 1.7))
         axes = upper.subplots(1, 2)
         for axis, (part, values) in zip(axes, parts.items(), strict=True):
             image = _heat_map(axis, values)
