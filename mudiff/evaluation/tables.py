@@ -177,7 +177,7 @@ def _escape(text: object) -> str:
 
 
 def latex(tables: Tables, text: str) -> str:
-    """Return tables as LaTeX (packages amssymb, booktabs, graphicx, rotating): one tabular each, `text` as caption."""
+    """Return tables as LaTeX (packages amssymb, booktabs, graphicx, rotating): a tabular each, `text` as caption."""
     # Upright, a table of four tasks would have too small letters.
     kind = "sidewaystable" if max(len(frame.columns) for _, frame in _named(tables)) > 11 else "table"
     lines = [rf"\begin{{{kind}}}[htb]", r"\centering", rf"\caption{{{_escape(text)}}}"]
