@@ -44,6 +44,7 @@ class Settings:
     critic_blocks: int = 6  # D-1: 6 (code) or 4 (text); of one-pass baselines: convolutions of stride 2
 
     # Networks: departures and ablations
+    critic_weights: Literal["released", "default"] = "released"  # D-12: how they begin: as the code's or as PyTorch's
     critic_minibatch_std: bool = True  # D-1: the code appends the minibatch standard deviation
     gates: Literal["all", "pair"] = "all"  # D-2: what gates of tau see (code; Eqs. 14, 16)
     pairs: Literal["cyclic", "chain"] = "cyclic"  # D-3: pairs of tau (code; Eq. 18)

@@ -16,7 +16,7 @@ def test_every_field_is_part_of_the_fingerprint():
         "multipliers": (1, 2), "normalisation": "minmax", "gates": "pair", "pairs": "chain", "reduction": "sum",
         "mapper_activation": "relu", "mapper_normalises": "input", "posterior": "printed", "mask": "trained",
         "order": "shuffled", "precision": "bfloat16", "checkpoint": "last", "schedule": "linear",
-        "vgg16": "vgg16.pth",
+        "vgg16": "vgg16.pth", "critic_weights": "default",
     }  # fmt: skip
     prints = {base.fingerprint()}
     for field in dataclasses.fields(base):

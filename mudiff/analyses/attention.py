@@ -154,18 +154,22 @@ def _sums(names: list[tuple], subjects: list[str], images: Tensor, areas: Tensor
 def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure masks, maps and logits on `chosen_slices`, in a seeded order, so that a batch mixes subjects.
 
-    Return a row per mean over a zone that a subject has: what ("mask" or "map"), name (a variant or "draw 3"; one of
-    `KINDS`), of (the network, "1" or "2"; the condition), t, zone, subject, mean; and the critic's logits per slice
-    and t: subject, t, real, fake_1, fake_2.
+    Return a row per mean over a zone that a subject has: what ("mask", "control": the mask in the zones of another
+    head, or "map"), name (a variant or "draw 3"; one of `KINDS`), of (the network, "1" or "2"; the condition), t,
+    zone, subject, mean; and the critic's logits per slice and t: subject, t, real, fake_1, fake_2.
     """
     names, weight, bias = heads(method, seed=seed)
     conditions, pairs = method.settings.conditions, method.f2.contrast_adapter.pairs
     kinds = [*product(KINDS[:2], conditions), *(("fused", conditions[i]) for i, _ in pairs)]
-    order = np.random.default_rng(seed).permutation(chosen_slices(slices, most))
+    every = chosen_slices(slices, most)
+    others = np.roll(every, len(every) // 2)  # they lie by subject, so half of them further is another head
+    order, batch = np.random.default_rng(seed).permutation(len(every)), method.settings.batch_size
     rows, logits = [], []
-    for part in np.array_split(order, -(-len(order) // method.settings.batch_size)):
+    for part, other in ((every[k], others[k]) for k in np.array_split(order, -(-len(order) // batch))):
         owners = slices.index["subject"].iloc[part].tolist()
-        areas = torch.from_numpy(zones(slices.lesion(part), slices.brain(part))).to(method.device).float()
+        labelled = (zones(slices.lesion(chosen), slices.brain(chosen)) for chosen in (part, other))
+        areas, foreign = (torch.from_numpy(x).to(method.device).float() for x in labelled)
+        foreign *= areas.sum(dim=1, keepdim=True)  # (B, 3, S, S), inside the brain
         images = [torch.from_numpy(slices.images(part, c) + 1).to(method.device) / 2 for c in conditions]
         for seen in observe(method, slices, part, seed):
             maps = torch.stack([*images, *seen.adapted, *seen.fused], dim=1)
@@ -173,8 +177,8 @@ def measure(method: Method, slices: Slices, most: int = MOST, seed: int = 0) -> 
             for network, middle in zip("12", seen.middles, strict=True):
                 feature = torch.einsum("hc,bcyx->bhyx", weight, middle) + bias[:, None, None]
                 masks = F.interpolate(feature.sigmoid(), areas.shape[-2:], mode="bilinear")  # Eq. 28
-                own = [("mask", name, network, seen.t) for name in names]
-                rows.append(_sums(own, owners, masks, areas))
+                for what, where in (("mask", areas), ("control", foreign)):
+                    rows.append(_sums([(what, name, network, seen.t) for name in names], owners, masks, where))
             found = dict(zip(("real", "fake_1", "fake_2"), seen.logits.double().cpu().numpy().T, strict=True))
             logits.append(pd.DataFrame({"subject": owners, "t": seen.t} | found))
     total = pd.concat(rows).groupby(KEYS, sort=False).sum().query("pixels > 0")

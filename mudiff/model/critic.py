@@ -60,6 +60,8 @@ class Critic(nn.Module):
         self.middle_width = widths[self.middle]
         for layer in self.modules():
             layer.init_fan = "out"
+            if settings.critic_weights == "default":  # of no block the second convolution near zero, either
+                layer.init_fan, layer.init_scale = "default", 1.0
 
     def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
         """Return log(psi / (1 - psi)) (B,) of x_{t-1} given x_t, and middle features (B, C, H/8, W/8) for the masks.

@@ -208,53 +208,30 @@ def _zoom(core: np.ndarray, brain: np.ndarray) -> Square:
 def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
     """Draw box plots of scores: a panel per metric (column -> label with unit), groups along x, a colour per method.
 
-    The axis spans the whiskers (1.5 interquartile ranges): dots are values beyond them, a triangle at the end of the
-    axis stands for those beyond it. Infinite scores are left out; a group has the boxes of its own methods alone.
+    Whiskers reach 1.5 interquartile ranges; what lies beyond is not drawn, since one slice with a lesion of a single
+    pixel would set the scale. Undefined and infinite scores are left out.
     """
-    from matplotlib.patches import Patch
+    import seaborn
 
+    frame = frame.replace([np.inf, -np.inf], np.nan).reset_index(drop=True)
     methods, groups = ordered(frame.method), list(dict.fromkeys(frame.group))
     shape = (1, len(metrics)) if len(groups) < 3 else (len(metrics), 1)
-    values = frame.replace([np.inf, -np.inf], np.nan).groupby(["group", "method"])
     with style():
         figure = new_figure(WIDTH, 1.9 * shape[0] + 0.6)
         axes = figure.subplots(*shape, squeeze=False, sharex=True).ravel()
         for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            found = {key: part.dropna().to_numpy(float) for key, part in values[metric]}
-            found = {(g, m): found[g, m] for g in groups for m in methods if len(found.get((g, m), ()))}
-            _boxes(axis, found, 0.9 / len(methods))
-            axis.set_xticks(range(len(groups)), groups)
-            axis.set(ylabel=label, xlim=(-0.5, len(groups) - 0.5))
+            seaborn.boxplot(
+                frame, x="group", y=metric, hue="method", order=groups, hue_order=methods, palette=METHOD_COLOURS,
+                ax=axis, width=0.9, gap=0.15, linewidth=0.8, showfliers=False, saturation=1, legend=axis is axes[0],
+            )  # fmt: skip
+            axis.set(xlabel="", ylabel=label)
             axis.grid(axis="y", lw=0.4, color="0.85")
             axis.set_axisbelow(True)
-        handles = [Patch(fc=METHOD_COLOURS[m], ec="0.2", lw=0.8, label=datasets.METHODS[m]) for m in methods]
-        figure.legend(
-            handles=handles, loc="outside upper center", ncols=len(methods), fontsize=7.5, handlelength=1.2,
-            columnspacing=1.2,
-        )  # fmt: skip
+        handles, _ = axes[0].get_legend_handles_labels()
+        axes[0].get_legend().remove()
+        look = {"loc": "outside upper center", "fontsize": 7.5, "handlelength": 1.2, "columnspacing": 1.2}
+        figure.legend(handles, [datasets.METHODS[m] for m in methods], ncols=len(methods), **look)
     return figure
-
-
-def _boxes(axis: "Axes", values: Mapping[tuple[str, str], np.ndarray], width: float) -> None:
-    """Draw a box for each (group, method), those of a group side by side about its place on the x axis."""
-    groups = [group for group, _ in values]
-    places = [
-        list(dict.fromkeys(groups)).index(group) + width * (k - groups.index(group) - (groups.count(group) - 1) / 2)
-        for k, group in enumerate(groups)
-    ]
-    look = {f"{part}props": {"color": "0.15", "lw": 0.8} for part in ("box", "whisker", "cap", "median")}
-    look["flierprops"] = {"marker": ".", "ms": 2.5, "mfc": "0.5", "mec": "none"}
-    drawn = axis.boxplot(list(values.values()), positions=places, widths=0.85 * width, patch_artist=True, **look)
-    for box, (_, method) in zip(drawn["boxes"], values, strict=True):
-        box.set_facecolor(METHOD_COLOURS[method])
-    ends = np.concatenate([cap.get_ydata() for cap in drawn["caps"]])
-    low, high = ends.min() - 0.04 * np.ptp(ends), ends.max() + 0.04 * np.ptp(ends)
-    axis.set_ylim(low, high)
-    for place, outliers in zip(places, drawn["fliers"], strict=True):
-        beyond = outliers.get_ydata()
-        for end, mark, there in ((low, "v", beyond < low), (high, "^", beyond > high)):
-            if there.any():
-                axis.plot(place, end, mark, ms=3.5, mfc="0.5", mec="none", clip_on=False)
 
 
 def dots(axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:

@@ -77,12 +77,15 @@ _ABLATIONS: dict[str, tuple[str, Fields]] = {
     "abl4": ("abl4: no mask loss", {"weight_mask": 0.0}),
     # The mask is made of the critic's features, so it goes with the critic.
     "no_critic": ("no critic", {"weight_adversarial": 0.0, "weight_mask": 0.0}),
+    "lambda_c": ("λ_c = 1", {"weight_adversarial": 1.0, "critic_weights": "released"}),  # as published
     "T1": ("T = 1", {"steps": 1}),
     "T2": ("T = 2", {"steps": 2}),
     "T8": ("T = 8", {"steps": 8}),
 }
 ABLATIONS = {name: fields for name, (_, fields) in _ABLATIONS.items()}
 """Variant of MU-Diff -> fields that differ ("Ablation study", Fig. 5e to 5i); "full" has the ablations' budget."""
+OF_CRITIC = ("no_critic", "lambda_c")
+"""Variants with the main run's budget, since a critic needs time to learn."""
 ABLATION_LABELS = {name: label for name, (label, _) in _ABLATIONS.items()}
 
 VARIANTS = ("released", "text", "published", *ABLATIONS)
@@ -111,29 +114,33 @@ class Profile:
         """The variant that ablations are compared with: of equal budget."""
         return "full" if self.ablations else "released"
 
+    @property
+    def variants(self) -> list[str]:
+        """The ablations that are trained: neither of two equal runs twice."""
+        return [name for name in ABLATIONS if self.ablations or name not in ("full", "lambda_c")]
+
     def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
         """Return name -> dataset, target and the methods that one process trains; ablations as ``mudiff_abl1``."""
-        variants = [f"mudiff_{name}" for name in ABLATIONS if name != "full" or self.full == "full"]
         every = {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
         first = next(iter(every))  # is begun first: it takes longest
-        every = {first: every[first], "_".join((*ABLATED, "ablations")): (*ABLATED, variants)} | every
+        ablations = (*ABLATED, [f"mudiff_{name}" for name in self.variants])
+        every = {first: every[first], "_".join((*ABLATED, "ablations")): ablations} | every
         if self.apart:
             return {f"{d}_{t}_{m}": (d, t, [m]) for d, t, methods in every.values() for m in methods}
         return every
 
 
+# fmt: off
 _ALL = tuple(datasets.METHODS)
 _CLOSEST = ("syndiff", "mudiff", "linear")  # MU-Diff, the baseline that it builds on, and the floor
-# The chosen part of the matrix: every method for the contrast that is hardest and the one that lesions are
-# outlined on, the closest ones elsewhere.
-# fmt: off
-_PART = {
-    ("brats", "t1ce"): _ALL, ("brats", "flair"): _ALL, ("brats", "t2"): _CLOSEST, ("brats", "t1"): _CLOSEST,
-    ("isles", "flair"): _ALL, ("isles", "t1"): _CLOSEST, ("healthy", "flair"): _ALL,
-}
+# Every task of Tables 1 and 2, and of the healthy subjects the contrast that lesions are outlined on.
+_TASKS = (*(("brats", t) for t in ("t1ce", "flair", "t2", "t1")), *(("isles", t) for t in ("flair", "t1")),
+          ("healthy", "flair"))
 _SMALL = {"image_size": 64, "width": 8, "blocks": 1, "embedding": 32, "batch_size": 4}
 _UNET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
 _WIDE = {"width": 16, "critic_width": 16}
+# A-1, D-12: with the published weight and initial weights the critic of so short a training only guesses.
+_SEEING = {"weight_adversarial": 0.005, "critic_weights": "default", "critic_learning_rate": 2e-3}
 
 PROFILES = {
     "smoke": Profile(
@@ -141,20 +148,20 @@ PROFILES = {
         _SMALL | {"multipliers": (1, 2), "critic_width": 4, "epochs": 1, "validation_slices": 4},
         slices=dict.fromkeys(datasets.DATASETS, 6),
         phantoms={"brats": (2, 1, 2), "isles": (2, 1, 2), "healthy": (1, 1, 1)},
-        runs=_PART,
+        runs={task: _ALL if task == ("brats", "t1ce") else _CLOSEST for task in _TASKS},
         sizes={"pix2pix": _UNET, "pgan": {"blocks": 2}, "mmgan": _UNET, "ddpm": {"steps": 25}},
     ),
     "demo": Profile(
         "demo",
         # Small networks that see few slices need larger steps than the published ones.
-        _SMALL | {"multipliers": (1, 2, 4), "critic_width": 8, "epochs": 2, "validation_slices": 40,
-                  "learning_rate": 2e-3, "critic_learning_rate": 5e-4},
+        _SMALL | {"multipliers": (1, 2, 4), "critic_width": 8, "epochs": 2, "validation_slices": 20,
+                  "batch_size": 8, "learning_rate": 4e-3, "critic_learning_rate": 5e-4},
         slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
-        runs=_PART,
+        runs=dict.fromkeys(_TASKS, _ALL),
         epochs={("brats", "t1ce"): 4},
         sizes={"pix2pix": _UNET | _WIDE, "pgan": _WIDE | {"blocks": 3}, "mmgan": _UNET | _WIDE,
-               "ddpm": {"steps": 25}},
+               "ddpm": {"steps": 25}, "syndiff": _SEEING, "mudiff": _SEEING},
         ablations={"epochs": 1},
     ),
     "paper": Profile(
@@ -211,5 +218,6 @@ def settings(
     if method == "linear":
         fields["epochs"] = 1  # the least-squares fit sees each slice once
     fields |= PUBLISHED[method] if variant == "published" else {}
-    fields |= chosen.ablations | ABLATIONS[variant] if variant in ABLATIONS else {}
+    fields |= chosen.ablations if variant in ABLATIONS and variant not in OF_CRITIC else {}
+    fields |= ABLATIONS.get(variant, {})
     return Settings().replace(**fields | changes)

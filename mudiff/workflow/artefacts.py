@@ -52,6 +52,7 @@ ARTEFACTS = {
     "fig5d": Artefact("07_mutual_learning", "Fig. 5d: accuracy of each prediction and of both", (_B,), DRAWN),
     "fig5a": Artefact("08_attention", "Fig. 5a: maps of the contrast adapter", (_B,), DRAWN),
     "fig5b": Artefact("08_attention", "Fig. 5b: attentive masks", (_B,), DRAWN),
+    "fig5b_critic": Artefact("08_attention", "Fig. 5b: what the critic tells apart", (_B,), (".csv",)),
     "fig4a": Artefact("09_motion_robustness", "Fig. 4a: synthesis under motion", (_B,), DRAWN),
     "fig4b": Artefact("09_motion_robustness", "Fig. 4b: accuracy under motion", (_B,), DRAWN),
     "fig4c": Artefact("10_segmentation", "Fig. 4c: Dice with synthetic contrasts", (_B,), TABLE),

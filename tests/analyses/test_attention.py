@@ -88,7 +88,7 @@ def test_means_agree_with_masks_made_one_by_one(lively_slices):
     chosen = [i for i in attention.chosen_slices(lively_slices, 2) if lively_slices.index.subject[i] == name]
     assert len(chosen) == 2 and list(logits) == ["subject", "t", "real", "fake_1", "fake_2"]
     areas = attention.zones(lively_slices.lesion(chosen), lively_slices.brain(chosen))
-    own = means[means.subject == name].set_index(["name", "of", "t", "zone"])["mean"]
+    own = means[(means.subject == name) & (means.what != "control")].set_index(["name", "of", "t", "zone"])["mean"]
     for t, j, variant in ((0, 0, "channel_mean"), (2, 1, "convolution")):
         layer = attention.variants(method)[variant]
         middles = [list(attention.observe(method, lively_slices, [i]))[t].middles[j] for i in chosen]
@@ -96,6 +96,14 @@ def test_means_agree_with_masks_made_one_by_one(lively_slices):
         for z, zone in enumerate(attention.ZONES):
             found = own[variant, str(j + 1), t, zone]
             assert found == pytest.approx(masks[areas[:, z]].mean(), rel=1e-4)
+    every = attention.chosen_slices(lively_slices, 2)  # masks are those of the last step above
+    others = [np.roll(every, len(every) // 2)[list(every).index(i)] for i in chosen]
+    laid = attention.zones(lively_slices.lesion(others), lively_slices.brain(others)) & areas.any(axis=1)[:, None]
+    control = means[(means.subject == name) & (means.what == "control")]
+    control = control.set_index(["name", "of", "t", "zone"])["mean"]
+    assert lively_slices.index.subject[others[0]] != name
+    z = int(laid.any(axis=(0, 2, 3)).argmax())  # a zone that is there
+    assert control["convolution", "2", 2, attention.ZONES[z]] == pytest.approx(masks[laid[:, z]].mean(), rel=1e-4)
     flair = (lively_slices.images(chosen, "flair") + 1) / 2
     assert own["image", "flair", 0, "lesion"] == pytest.approx(flair[areas[:, 0]].mean(), rel=1e-4)
 
