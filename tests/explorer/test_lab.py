@@ -12,10 +12,11 @@ from conftest import PATIENCE, REPOSITORY, lively, save_run
 from mudiff import paths
 
 NAME = "08_attention.ipynb"
-# All cells that were asked to run have done so, or were given up after an error.
-DONE = """() => {
+ERRORS = "[data-mime-type$=stderr]"  # exceptions, too
+# A cell has failed, or all have run.
+DONE = """errors => {
   const prompts = Array.from(document.querySelectorAll(".jp-CodeCell .jp-InputPrompt"), p => p.textContent);
-  return /\\d/.test(prompts[0]) && !prompts.some(p => p.includes("*"));
+  return document.querySelector(errors) || (/\\d/.test(prompts[0]) && !prompts.some(p => p.includes("*")));
 }"""
 PIXELS = """image => {
   const canvas = document.createElement("canvas");
@@ -61,11 +62,8 @@ def test_notebook_08_runs_in_jupyterlab_and_the_explorer_answers(browser, lab, t
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(DONE)
-    assert (
-        page.locator(".jp-OutputArea-output:is([data-mime-type$=error], [data-mime-type$=stderr])").all_inner_texts()
-        == []
-    )
+    page.wait_for_function(DONE, arg=ERRORS)
+    assert page.locator(ERRORS).all_text_contents() == []
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
     assert prompts == [f"[{i}]:" for i in range(1, len(prompts) + 1)]
 
