@@ -48,7 +48,6 @@ def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
     expected, _ = to_slices(lesion(), LPS, 16, order=0)
     np.testing.assert_array_equal(masks[:, 1], expected[4:8])
     index = pd.read_csv(tmp_path / "p/slices.csv")
-
     assert index[index["subject"] == "Brats18_A_1"]["slice"].tolist() == [4, 5, 6, 7]
     info = json.loads((tmp_path / "p/prepared.json").read_text())
     assert (info["settings"]["image_size"], info["data_hash"]) == (16, report.data_hash)

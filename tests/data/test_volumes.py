@@ -60,7 +60,6 @@ def test_saved_volume_has_the_geometry_of_its_model(tmp_path, rng):
         np.testing.assert_array_equal(saved.header[field], volume.header[field])
     np.testing.assert_array_equal(saved.get_fdata(), volume.data)
     assert saved.header["cal_max"] == 0
-
     with pytest.raises(MudiffError, match=r"b\.mgz.*\.nii"):
         volumes.save_volume(tmp_path / "b.mgz", volume.data, volume)
 
