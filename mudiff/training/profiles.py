@@ -77,7 +77,8 @@ _ABLATIONS: dict[str, tuple[str, Fields]] = {
     "abl4": ("abl4: no mask loss", {"weight_mask": 0.0}),
     # The mask is made of the critic's features, so it goes with the critic.
     "no_critic": ("no critic", {"weight_adversarial": 0.0, "weight_mask": 0.0}),
-    "lambda_c": ("λ_c = 1", {"weight_adversarial": 1.0, "critic_weights": "released"}),  # as published
+    # The published game, where the profile has another: trained beside the main run, and no part of Fig. 5.
+    "lambda_c": ("λ_c = 1", {"weight_adversarial": 1.0, "critic_weights": "released", "epochs": 2}),
     "T1": ("T = 1", {"steps": 1}),
     "T2": ("T = 2", {"steps": 2}),
     "T8": ("T = 8", {"steps": 8}),
@@ -85,7 +86,7 @@ _ABLATIONS: dict[str, tuple[str, Fields]] = {
 ABLATIONS = {name: fields for name, (_, fields) in _ABLATIONS.items()}
 """Variant of MU-Diff -> fields that differ ("Ablation study", Fig. 5e to 5i); "full" has the ablations' budget."""
 OF_CRITIC = ("no_critic", "lambda_c")
-"""Variants with the main run's budget, since a critic needs time to learn."""
+"""Variants about the critic, which have more than the ablations' budget, since a critic needs time to learn."""
 ABLATION_LABELS = {name: label for name, (label, _) in _ABLATIONS.items()}
 
 VARIANTS = ("released", "text", "published", *ABLATIONS)
@@ -105,7 +106,7 @@ class Profile:
     phantoms: dict[str, tuple[int, int, int]]  # dataset -> subjects for training, validation, test
     runs: dict[tuple[str, str], tuple[str, ...]]  # (dataset, target) -> methods trained for it
     epochs: dict[tuple[str, str], int] = field(default_factory=dict)  # where not those of `overrides`
-    sizes: dict[str, Fields] = field(default_factory=dict)  # method -> what differs from `overrides`
+    sizes: dict[str, Fields] = field(default_factory=dict)  # method, or with target -> what differs
     apart: bool = False  # one job per run instead of one job per task
     ablations: Fields = field(default_factory=dict)  # budget of the ablations, where not that of the main run
 
@@ -116,12 +117,14 @@ class Profile:
 
     @property
     def variants(self) -> list[str]:
-        """The ablations that are trained: neither of two equal runs twice."""
-        return [name for name in ABLATIONS if self.ablations or name not in ("full", "lambda_c")]
+        """The ablations of Fig. 5 that are trained; with the main run's budget it is the full model itself."""
+        return [name for name in ABLATIONS if name != "lambda_c" and (name != "full" or self.ablations)]
 
     def jobs(self) -> dict[str, tuple[str, str, list[str]]]:
         """Return name -> dataset, target and the methods that one process trains; ablations as ``mudiff_abl1``."""
         every = {f"{d}_{t}": (d, t, list(methods)) for (d, t), methods in self.runs.items()}
+        if self.ablations:  # beside the main run, whose critic it is compared with
+            every["_".join(ABLATED)][2].append("mudiff_lambda_c")
         first = next(iter(every))  # is begun first: it takes longest
         ablations = (*ABLATED, [f"mudiff_{name}" for name in self.variants])
         every = {first: every[first], "_".join((*ABLATED, "ablations")): ablations} | every
@@ -140,7 +143,8 @@ _SMALL = {"image_size": 64, "width": 8, "blocks": 1, "embedding": 32, "batch_siz
 _UNET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
 _WIDE = {"width": 16, "critic_width": 16}
 # A-1, D-12: with the published weight and initial weights the critic of so short a training only guesses.
-_SEEING = {"weight_adversarial": 0.005, "critic_weights": "default", "critic_learning_rate": 2e-3}
+_SEEING = {"weight_adversarial": 0.001, "critic_weights": "default",
+           "learning_rate": 4e-3, "critic_learning_rate": 1e-3}
 
 PROFILES = {
     "smoke": Profile(
@@ -155,14 +159,15 @@ PROFILES = {
         "demo",
         # Small networks that see few slices need larger steps than the published ones.
         _SMALL | {"multipliers": (1, 2, 4), "critic_width": 8, "epochs": 2, "validation_slices": 20,
-                  "batch_size": 8, "learning_rate": 3e-3, "critic_learning_rate": 5e-4},
+                  "batch_size": 8, "learning_rate": 2e-3, "critic_learning_rate": 5e-4},
         slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=dict.fromkeys(_TASKS, _ALL),
         epochs={("brats", "t1ce"): 4},
         sizes={"pix2pix": _UNET | _WIDE, "pgan": _WIDE | {"blocks": 3}, "mmgan": _UNET | _WIDE,
-               "ddpm": {"steps": 25}, "syndiff": _SEEING, "mudiff": _SEEING},
-        ablations={"epochs": 1},
+               "ddpm": {"steps": 25}, "syndiff": _SEEING, "mudiff": _SEEING,
+               "syndiff t1ce": {"critic_width": 16}, "mudiff t1ce": {"critic_width": 16}},
+        ablations={"epochs": 1, "critic_width": 8},
     ),
     "paper": Profile(
         "paper",
@@ -212,7 +217,7 @@ def settings(
     fields = {"dataset": dataset, "target": target, "method": method, "variant": variant}
     fields |= {"slices": preparation(profile_name, dataset).slices} | RECIPES[method]
     fields |= TEXT if variant == "text" else {}
-    fields |= chosen.overrides | chosen.sizes.get(method, {})
+    fields |= chosen.overrides | chosen.sizes.get(method, {}) | chosen.sizes.get(f"{method} {target}", {})
     if (dataset, target) in chosen.epochs:
         fields["epochs"] = chosen.epochs[dataset, target]
     if method == "linear":
