@@ -143,7 +143,7 @@ _SMALL = {"image_size": 64, "width": 8, "blocks": 1, "embedding": 32, "batch_siz
 _UNET = {"levels": 6}  # 64 pixels are halved six times, 256 eight times
 _WIDE = {"width": 16, "critic_width": 16}
 # A-1, D-12: with the published weight and initial weights the critic of so short a training only guesses.
-_SEEING = {"weight_adversarial": 0.001, "critic_weights": "default",
+_SEEING = {"weight_adversarial": 0.005, "critic_weights": "default",
            "learning_rate": 4e-3, "critic_learning_rate": 1e-3}
 
 PROFILES = {
