@@ -12,6 +12,7 @@ from mudiff import paths
 from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
+from mudiff.training import profiles
 
 UNITS = {"released": "slice", "masked": "subject"}
 """Protocol -> what mean and standard deviation are taken over, n - 1 below subjects and n below slices (F-7)."""
@@ -36,8 +37,10 @@ def reference_values() -> pd.DataFrame:
 
 
 def about(profile: str, data: str | None = None) -> str:
-    """Return the sentence of every caption that says on which data and with which profile it was made."""
-    return f"Data: {data or origin(profile)}; profile {profile}."
+    """Return the sentence of every caption that says on which data, and with which profile and λ_c, it was made."""
+    weight = profiles.profile(profile).sizes.get("mudiff", {}).get("weight_adversarial")
+    own = f" with λ_c = {weight:g} (register A-1)" if weight else ""
+    return f"Data: {data or origin(profile)}; profile {profile}{own}."
 
 
 def origin(profile: str) -> str:
