@@ -1,22 +1,17 @@
-"""The register of differences between paper and released code: data, checks, and DIFFERENCES.md made of it.
+"""The register of differences between paper and released code: data, and DIFFERENCES.md made of it.
 
 python -m mudiff.workflow.register        # writes the register's part of DIFFERENCES.md anew
 """
 
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mudiff import paths
-from mudiff.errors import MudiffError
 from mudiff.evaluation import tables
-from mudiff.settings import Settings
-from mudiff.training import profiles
 
 CHAPTERS = {
     "A": "Hyper-parameters", "B": "Data", "C": "Training", "D": "Architecture", "E": "Sampling", "F": "Evaluation",
@@ -55,33 +50,10 @@ def _value(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) else f"{value:g}"
 
 
-def read(path: Path | None = None) -> list[Difference]:
-    """Return the register, by default of ``data_manifests/differences.toml``; refuse one with `problems`."""
-    path = Path(path or paths.manifests() / "differences.toml")
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["difference"]
-        register = [Difference(**entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MudiffError(f"{path}: cannot be read as the register ({error}); restore it from git.") from None
-    for wrong in problems(register):
-        raise MudiffError(f"{path}: {wrong}; correct the register or mudiff/training/profiles.py.")
-    return register
-
-
-def problems(register: Sequence[Difference]) -> Iterator[str]:
-    """Yield what is wrong with a register, above all what it says of the settings and is not so."""
-    ids, published = [one.id for one in register], Settings().to_dict()
-    for one in register:
-        if not re.fullmatch(rf"[{''.join(CHAPTERS)}]-[1-9]\d*", one.id) or ids.count(one.id) > 1:
-            yield f"{one.id}: expected a letter of {''.join(CHAPTERS)} and a number, as in A-2, each once"
-        if one.severity not in SEVERITIES:
-            yield f"{one.id}: severity is {one.severity!r}; expected one of {', '.join(SEVERITIES)}"
-        for name, stated in one.fields.items():
-            actual = [published.get(name), profiles.TEXT.get(name, published.get(name))]
-            if name not in published:
-                yield f"{one.id}: there is no setting {name!r}"
-            elif [*map(repr, stated)] != [*map(repr, actual)]:  # 30 is not 30.0, and 0 is not False
-                yield f"{one.id}: {name} is {actual} in variants released and text, not {stated}"
+def read() -> list[Difference]:
+    """Return the register, ``data_manifests/differences.toml``."""
+    text = (paths.manifests() / "differences.toml").read_text(encoding="utf-8")
+    return [Difference(**entry) for entry in tomllib.loads(text)["difference"]]
 
 
 def markdown(register: Iterable[Difference]) -> str:
@@ -99,11 +71,9 @@ def markdown(register: Iterable[Difference]) -> str:
 
 
 def filled(document: str, register: Iterable[Difference]) -> str:
-    """Return a document with the register between `BEGIN` and `END`, which it must have, once and in this order."""
-    parts = re.fullmatch(f"((?s:.*)){BEGIN}(?s:.*){END}((?s:.*))", document)
-    if parts is None or document.count(BEGIN) + document.count(END) != 2:
-        raise MudiffError(f"DIFFERENCES.md: expected one line {BEGIN} and, below it, one line {END}.")
-    return f"{parts[1]}{BEGIN}\n\n{markdown(register)}\n{END}{parts[2]}"
+    """Return a document with the register between `BEGIN` and `END`."""
+    above, _, rest = document.partition(BEGIN)
+    return f"{above}{BEGIN}\n\n{markdown(register)}\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

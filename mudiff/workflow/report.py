@@ -10,7 +10,6 @@ import shutil
 import sys
 import urllib.parse
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -154,54 +153,32 @@ def _relink(body: str, pages: dict[str, str]) -> str:
     return re.sub(r'<code class="file">([^<]+)</code>', r'<a href="figures/\1">\1</a>', body)
 
 
-class _Sources(HTMLParser):
-    """What a page loads, where it links to, and its anchors."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded, self.links, self.anchors = [], [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "a" and values.get("href"):
-            self.links.append(values["href"])
-        elif tag == "script" or (tag != "a" and (values.get("src") or values.get("href"))):
-            self.loaded.append(values.get("src") or values.get("href") or "inline script")
-        self.anchors.update(values[key] for key in ("id", "name") if values.get(key))
-
-
 def check_pages(folder: Path) -> None:
     """Refuse pages that load a script or anything from outside, or link to a file or anchor that is not there."""
-    texts = {page.name: page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.html"))}
-    parsed = {name: _Sources(text) for name, text in texts.items()}
-    for name, sources in parsed.items():
-        if re.search(r"url\(\s*['\"]?(?!data:)|@import", texts[name].partition("</head>")[0]):
+    from bs4 import BeautifulSoup
+
+    pages = {page.name: BeautifulSoup(page.read_bytes(), "html.parser") for page in sorted(folder.glob("*.html"))}
+    anchors = {name: {tag.get(key) for key in ("id", "name") for tag in page(True)} for name, page in pages.items()}
+    for name, page in pages.items():
+        if re.search(r"url\(\s*['\"]?(?!data:)|@import", str(page.head)):
             raise MudiffError(f"{folder / name}: the style loads something from outside.")
-        for target in sources.loaded:
+        if page("script"):
+            raise MudiffError(f"{folder / name}: has a script.")
+        for target in [tag.get("src") or tag["href"] for tag in page.select("[src], [href]:not(a)")]:
             if not target.startswith("data:") and (":" in target or not (folder / target).exists()):
                 raise MudiffError(f"{folder / name}: loads {target!r}, which is not in the report.")
-        for target in sources.links:
+        for target in [link["href"] for link in page("a", href=True)]:
             file, _, anchor = target.partition("#")
             if ":" in file:  # a link to the web is the reader's choice
                 continue
             file = urllib.parse.unquote(file) or name
-            known = {"", *parsed[file].anchors} if file in parsed else {anchor}
+            known = {"", *anchors[file]} if file in anchors else {anchor}
             if not (folder / file).exists() or known.isdisjoint((anchor, urllib.parse.unquote(anchor))):
                 raise MudiffError(f"{folder / name}: the link to {target!r} leads nowhere.")
 
 
-def main(argv: list[str]) -> int:
-    """Write the report of the profile named on the command line; return the exit code."""
-    try:
-        if len(argv) != 1:
-            raise MudiffError("give one profile: python -m mudiff.workflow.report demo")
-        print(build(argv[0]))
-    except MudiffError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        print(build(" ".join(sys.argv[1:])))
+    except MudiffError as error:
+        sys.exit(f"Error: {error}")
