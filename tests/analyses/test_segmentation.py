@@ -12,7 +12,6 @@ from mudiff.analyses import segmentation, unet
 from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import statistics
-from mudiff.plots import segmentation as plots
 
 SHADES = {"mudiff": 0.9, "syndiff": 0.7, "linear": 0.3}  # of the truth, as stand-ins for syntheses
 CONTRASTS = datasets.dataset("brats").contrasts
@@ -168,15 +167,3 @@ def test_the_table_shows_what_is_replaced_and_what_is_better(rng):
     assert blocks["Whole tumour"].loc["F", "MU-Diff − complete"].startswith("−0.0")
     single = segmentation.table(frame[frame.subject == "s1"])["Whole tumour"]
     assert "(" not in single.loc["A", "MU-Diff − SynDiff"]  # one subject has no interval
-
-
-def test_fig4d_has_the_truth_and_a_column_for_each_task(rng):
-    image, brain, true = rng.random((12, 12)), np.ones((12, 12), bool), rng.integers(0, 4, (12, 12))
-    found = {("complete", "real"): (true, 0.9)}
-    found |= {(task, m): (true, 0.5) for task in "ABCDEF" for m in segmentation.METHODS[:2]}
-    axes = np.array(plots.fig4d(image, brain, true, found, segmentation.TASKS).axes, object).reshape(2, 7)
-    titles = [axis.get_title() for axis in axes[0]]
-    assert titles[0] == "Ground truth" and titles[1] == "A: T1CE" and titles[6] == "F: all four"
-    assert axes[1, 0].get_title() == "Complete (real)" and axes[1, 1].get_ylabel() == "SynDiff"
-    assert axes[0, 0].get_xlabel() == "" and axes[0, 2].get_xlabel() == "Dice 0.500"
-    assert np.array_equal(axes[0, 0].images[1].get_array()[..., 3] > 0, true > 0)
