@@ -1,10 +1,9 @@
-"""Motion in FLAIR: what is synthesised from it, kept, scored and drawn."""
+"""Motion in FLAIR: what is synthesised from it, kept and scored."""
 
 import dataclasses
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import head, prepare_subjects
 
@@ -14,7 +13,6 @@ from mudiff.data import dataset, motion, prepare, volumes
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import base
-from mudiff.plots import motion as plots
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 
@@ -132,37 +130,3 @@ def test_scores_are_those_of_the_clean_masks_and_target(slices, raw):
     assert row.to_dict() == {name: expected[name] for name in ("psnr", "ssim", "mae")}
     copied = frame.set_index(keys).mae.loc["linear", :, "brain", D]  # it copies FLAIR, which here is T1CE
     assert copied[0] < 1e-4 and min(copied[1], copied[3]) > 0.01
-
-
-def test_fig4a_shows_what_motion_changes(rng):
-    truth, brain = rng.uniform(0, 1, (12, 12)), np.zeros((12, 12), bool)
-    brain[2:10, 3:9] = True
-    shown = {s: {n: rng.uniform(0, 1, (12, 12)) for n in ("flair", "mudiff", "syndiff")} for s in (3.0, 0, 1)}
-    figure = plots.fig4a(shown, truth, brain)
-    axes = np.array(figure.axes[:18]).reshape(3, 6)
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["no motion", "mild motion", "severe motion"]
-    (change,) = axes[2, 3].images
-    expected = np.abs(shown[3.0]["mudiff"] - truth) - np.abs(shown[0]["mudiff"] - truth)
-    np.testing.assert_array_equal(change.get_array()[brain], expected[brain])
-    assert np.ma.getmaskarray(change.get_array())[~brain].all()  # outside there is nothing, not zero
-    low, high = axes[1, 1].images[0].get_clim()  # FLAIR has a scale of its own, around 0
-    assert low == -high and high != change.get_clim()[1] == axes[1, 5].images[0].get_clim()[1]
-    # Values beyond the colours exist, and all bars are open there.
-    assert [bar._colorbar.extend for bar in figure.axes[18:]] == ["max", "both", "both"]
-    assert len(plots.fig4a({0: shown[0]}, truth, brain).axes) == 7
-
-
-def test_fig4b_has_true_distances_and_the_limit():
-    index = [["brain"], ["psnr", "ssim"], ["s1", "s2", "s3"]]
-    index = pd.MultiIndex.from_product(index, names=["region", "metric", "subject"])
-    columns = pd.MultiIndex.from_product([["mudiff", "syndiff"], [1.0, 3.0]], names=["method", "strength"])
-    loss = pd.DataFrame(np.arange(24.0).reshape(6, 4), index, columns)
-    means = loss.groupby(["region", "metric"]).mean().stack(["method", "strength"]).to_frame("difference")
-    means = means.assign(low=means.difference - 1, high=means.difference + 1)
-    figure = plots.fig4b(loss, means, {"psnr": 1.0, "ssim": 0.05})
-    first = figure.axes[0]
-    assert [float(t) for t in first.get_xticks()] == [0, 2, 10]  # degrees and mm of none, mild and severe
-    assert first.get_ylabel() == "loss of PSNR (dB)" and len(figure.axes) == 2
-    assert any(set(line.get_ydata()) == {1.0} and line.get_linestyle() == ":" for line in first.lines)
-    subjects = [line for line in first.lines if line.get_alpha() == 0.5]
-    assert len(subjects) == 6 and all(line.get_ydata()[0] == 0 for line in subjects)
