@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nibabel import orientations
 
 from mudiff import paths
 from mudiff.data import prepare
@@ -44,6 +45,14 @@ def head(rng: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> np.nd
     """Return noise in an ellipsoid that fills most of the grid, int16, background 0."""
     axes = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
     return (rng.integers(100, 1000, shape) * (sum(a**2 for a in axes) < 1)).astype(np.int16)
+
+
+def reoriented(data: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same anatomy stored in another voxel order, such as "RAS", with the affine that says so."""
+    wanted = orientations.axcodes2ornt(codes)
+    stored = nibabel.Nifti1Image(data, affine)
+    stored = stored.as_reoriented(orientations.ornt_transform(nibabel.io_orientation(affine), wanted))
+    return np.asarray(stored.dataobj), stored.affine
 
 
 def lesion(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:

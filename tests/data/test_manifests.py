@@ -10,13 +10,6 @@ from mudiff.data import manifests
 from mudiff.errors import MudiffError
 
 
-def manifest_file(tmp_path, text):
-    path = tmp_path / "m.csv"
-    if text is not None:
-        path.write_text(text)
-    return path
-
-
 def test_published_splits():
     table = manifests.read_manifest("brats")
     assert table["split"].value_counts().to_dict() == {"train": 214, "val": 61, "test": 30, "excluded": 30}
@@ -45,8 +38,8 @@ def test_without_a_published_split_the_error_says_how_to_make_one(dataset):
 
 
 def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
-    path = manifest_file(tmp_path, "\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n")
-    table = manifests.read_manifest("brats", path)
+    (tmp_path / "m.csv").write_text("\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n")
+    table = manifests.read_manifest("brats", tmp_path / "m.csv")
     assert table.to_numpy().tolist() == [["A", "train", ""], ["007", "excluded", ""]]
 
 
@@ -70,7 +63,9 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
     ],
 )
 def test_bad_manifests_name_file_and_line(tmp_path, text, says):
-    path = manifest_file(tmp_path, text)
+    path = tmp_path / "m.csv"
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(MudiffError, match=says) as caught:
         manifests.read_manifest("brats", path)
     assert str(caught.value).startswith(str(path))
@@ -86,30 +81,23 @@ def test_subjects_are_matched_across_releases():
         manifests.assign(["Brats18_A_1", "Brats17_A_1"], manifest)
 
 
-def people(root, count):
-    root.mkdir()
+SPLITS = [(100, (70, 20, 10)), (1, (1, 0, 0)), (3, (1, 1, 1)), (14, (10, 3, 1))]
+
+
+@pytest.mark.parametrize(("count", "expected"), SPLITS)
+def test_a_drafted_manifest_fills_every_split_and_is_seeded_complete_and_readable(tmp_path, count, expected):
+    (tmp_path / "raw").mkdir()
     for number in range(count):
-        (root / f"S{number:03}_t1.nii").touch()
-
-
-def test_a_drafted_manifest_is_seeded_complete_and_readable(tmp_path):
-    people(tmp_path / "raw", 100)
+        (tmp_path / f"raw/S{number:03}_t1.nii").touch()
     draft = lambda name, seed: manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / name, seed)  # noqa: E731
     table = draft("a.csv", 1)
-    assert table["split"].value_counts().to_dict() == {"train": 70, "val": 20, "test": 10}
-    assert table.equals(draft("b.csv", 1)) and not table.equals(draft("c.csv", 2))
+    assert tuple((table["split"] == split).sum() for split in manifests.SPLITS) == expected
+    assert table.equals(draft("b.csv", 1)) and table.equals(draft("c.csv", 2)) == (count == 1)
     assert manifests.read_manifest("brats", tmp_path / "a.csv")[["subject", "split"]].equals(table)
     before = (tmp_path / "a.csv").read_bytes()
     with pytest.raises(MudiffError, match=r"a\.csv: exists already"):  # a draft never overwrites
         draft("a.csv", 2)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (3, (1, 1, 1)), (14, (10, 3, 1))])
-def test_small_folders_fill_every_split(tmp_path, count, expected):
-    people(tmp_path / "raw", count)
-    table = manifests.draft_manifest("brats", tmp_path / "raw", tmp_path / "m.csv")
-    assert tuple((table["split"] == split).sum() for split in manifests.SPLITS) == expected
 
 
 def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):

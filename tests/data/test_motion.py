@@ -3,10 +3,10 @@
 import dataclasses
 import random
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from conftest import reoriented
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -45,7 +45,6 @@ def test_strengths_of_a_subject_differ_in_size_alone():
     np.testing.assert_allclose(mild.degrees * 5, severe.degrees)
     np.testing.assert_allclose(mild.translation * 5, severe.translation)
     assert not motion.draw("A", 0).degrees.any() and not motion.draw("A", 0).translation.any()
-
     for other in (motion.draw("B", 1), motion.draw("A", 1, seed=1)):
         assert not np.isclose(mild.degrees, other.degrees).any() and not np.isclose(mild.times, other.times).any()
 
@@ -108,35 +107,26 @@ def test_the_table_says_which_pose_has_which_part_of_the_scan(brain, times):
     np.testing.assert_allclose(moved, expected, atol=0.5)  # of values up to 1000
 
 
-def test_strength_zero_returns_its_input_bit_for_bit(brain):
-    same = motion.move(brain, AFFINE, motion.draw("A", 0))
+def test_no_motion_changes_no_bit_more_changes_more_and_the_background_stays_zero(brain):
+    same, *moved = (motion.move(brain, AFFINE, motion.draw("A", s)) for s in (0, 0.5, 1, 3))
     np.testing.assert_array_equal(same, brain)
-    assert same.dtype == brain.dtype and same is not brain
-
-
-def test_more_motion_changes_more_and_the_background_stays_zero(brain):
-    moved = [motion.move(brain, AFFINE, motion.draw("A", s)) for s in (0.5, 1, 3)]
+    assert same.dtype == moved[2].dtype == np.float32 and same is not brain
     assert 1 < error(moved[0], brain) < error(moved[1], brain) < error(moved[2], brain)
-    assert moved[2].dtype == np.float32 and np.isfinite(moved[2]).all() and not moved[2][brain == 0].any()
+    assert np.isfinite(moved[2]).all() and not moved[2][brain == 0].any()
 
 
 @pytest.mark.parametrize("order", ["RAS", "PSL", "SRA", "IPR"])
 def test_the_storage_order_and_the_origin_do_not_matter(brain, order):
     """TorchIO alone takes the last axis of the file and turns about the origin of its affine."""
-    transform = nibabel.orientations.ornt_transform(
-        nibabel.orientations.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt(order)
-    )
-    stored = nibabel.orientations.apply_orientation(brain, transform)
-    affine = AFFINE @ nibabel.orientations.inv_ornt_aff(transform, brain.shape)
+    stored, affine = reoriented(brain, AFFINE, order)
     affine[:3, 3] += (37.0, -150.0, 80.0)
     movement = motion.draw("A", 2)
-    expected = nibabel.orientations.apply_orientation(motion.move(brain, AFFINE, movement), transform)
+    expected, _ = reoriented(motion.move(brain, AFFINE, movement), AFFINE, order)
     np.testing.assert_allclose(motion.move(stored, affine, movement), expected, atol=1e-2)
 
 
 def test_millimetres_are_those_of_the_affine(brain):
     movement = dataclasses.replace(motion.draw("A", 1), degrees=np.zeros((motion.MOVEMENTS, 3)))
-
     wider = dataclasses.replace(movement, translation=movement.translation * (1, 2, 3))
     unlike = np.diag([-2.0, -4.0, 6.0, 1.0])  # each axis has its own side
     np.testing.assert_allclose(motion.move(brain, unlike, wider), motion.move(brain, AFFINE, movement), atol=1e-2)
@@ -153,7 +143,6 @@ def test_no_global_random_state_is_touched_or_read(brain):
     assert random.getstate() == before[2]
     torch.manual_seed(2)
     np.testing.assert_array_equal(motion.move(brain, AFFINE, motion.draw("A", 2)), first)
-
     with pytest.raises(MudiffError, match=r"expected a volume \(X, Y, Z\), not 2 axes"):
         motion.move(brain[0], AFFINE, motion.draw("A", 1))
 

@@ -2,11 +2,9 @@
 
 import itertools
 
-import nibabel
 import numpy as np
 import pytest
-from conftest import LPS, head
-from nibabel import orientations
+from conftest import LPS, head, reoriented
 
 from mudiff.data.slices import from_slices, middle, normalise, to_slices
 from mudiff.errors import MudiffError
@@ -15,14 +13,6 @@ ORIENTATIONS = [
     "".join(codes)
     for axes in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*axes)
 ]  # fmt: skip
-
-
-def reoriented(data: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same anatomy stored in another voxel order, with the affine that says so."""
-    wanted = orientations.axcodes2ornt(codes)
-    stored = nibabel.Nifti1Image(data, affine)
-    stored = stored.as_reoriented(orientations.ornt_transform(nibabel.io_orientation(affine), wanted))
-    return np.asarray(stored.dataobj), stored.affine
 
 
 def released_normalisation(data: np.ndarray) -> np.ndarray:

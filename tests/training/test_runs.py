@@ -32,13 +32,11 @@ def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
     assert all(torch.equal(value, method.state_dict()[k]) for k, value in first.items())
 
 
-def test_sampling_needs_no_critic(folder):
-    weights = runs.load(folder).state_dict()
-    runs.save_weights(folder / "weights.safetensors", {k: v for k, v in weights.items() if "critic" not in k})
-    assert runs.load(folder).f1 is not None
-    runs.save_weights(folder / "weights.safetensors", {k: v for k, v in weights.items() if "f1" not in k})
+def test_sampling_needs_no_critic(tmp_path):
+    method = build(Settings(**SMALL))
+    assert runs.load(save_run(method, tmp_path / "sampled", without=("critic",))).f1 is not None
     with pytest.raises(MudiffError, match=r"weights of other settings .* f1\."):
-        runs.load(folder)
+        runs.load(save_run(method, tmp_path / "damaged", without=("f1",)))
 
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):

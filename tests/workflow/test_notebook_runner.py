@@ -46,21 +46,19 @@ def test_texts_of_the_command_line_become_the_type_of_the_default(tmp_path):
 
 
 def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
-    for value in ("repeats two", "repeats 1.5", "repeats True", "quick 1", "methods linear"):
-        name, text = value.split()
-        with pytest.raises(MudiffError, match=rf"parameter {name} = .* expected a value of type"):
-            notebook.check(write(tmp_path / "a.ipynb"), {name: text})
-    with pytest.raises(MudiffError, match=r"'repeets' is unknown; choose one of profile, repeats"):
-        notebook.check(write(tmp_path / "a.ipynb"), {"repeets": "3"})
-    with pytest.raises(MudiffError, match="no cell tagged 'parameters'"):
-        notebook.check(write(tmp_path / "a.ipynb", tags=()), {})
-    with pytest.raises(MudiffError, match="cannot be read as a notebook"):
-        notebook.check(write(tmp_path / "a.ipynb", kernel={}), {})
-    with pytest.raises(MudiffError, match=r"none\.ipynb: notebook not found"):
-        notebook.check(tmp_path / "none.ipynb", {})
+    good = write(tmp_path / "a.ipynb")
     (tmp_path / "half.ipynb").write_text('{"cells": [')
-    with pytest.raises(MudiffError, match=r"half\.ipynb: cannot be read as a notebook"):
-        notebook.check(tmp_path / "half.ipynb", {})
+    wrong = (("repeats", "two"), ("repeats", "1.5"), ("repeats", "True"), ("quick", "1"), ("methods", "linear"))
+    for path, given, says in (
+        *((good, {name: text}, rf"parameter {name} = .* expected a value of type") for name, text in wrong),
+        (good, {"repeets": "3"}, r"'repeets' is unknown; choose one of profile, repeats"),
+        (write(tmp_path / "b.ipynb", tags=()), {}, r"b\.ipynb: no cell tagged 'parameters'"),
+        (write(tmp_path / "c.ipynb", kernel={}), {}, r"c\.ipynb: cannot be read as a notebook"),
+        (tmp_path / "none.ipynb", {}, r"none\.ipynb: notebook not found"),
+        (tmp_path / "half.ipynb", {}, r"half\.ipynb: cannot be read as a notebook"),
+    ):
+        with pytest.raises(MudiffError, match=says):
+            notebook.check(path, given)
 
 
 def test_a_notebook_runs_on_this_interpreter_whatever_is_installed(tmp_path, monkeypatch):

@@ -43,9 +43,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+COMMAND = [sys.executable, "-m", "mudiff.workflow.reproduce", "smoke", "--cores", "1"]
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mudiff.workflow.reproduce", "smoke", *arguments, "--cores", "1"]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
 
 
 def test_a_line_for_each_step_with_its_number_and_what_is_left_then_nothing_to_be_done(folder):
@@ -90,9 +92,8 @@ pathlib.Path("saved").touch()"""
 def test_ctrl_c_lets_a_training_save_and_leaves_one_line_no_process_and_no_lock(folder, number, code):
     (folder / "sleeper.py").write_text(SLEEPER)
     write(folder, train=f"exec {sys.executable} sleeper.py")
-    command = [sys.executable, "-m", "mudiff.workflow.reproduce", "smoke", "--cores", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    process = subprocess.Popen(COMMAND, start_new_session=True, **pipes)
     while not (pids := (folder / "pids")).exists() or not pids.read_text():
         assert process.poll() is None
         time.sleep(0.05)
@@ -130,11 +131,6 @@ def test_a_dead_lock_is_cleared_and_a_living_one_respected(folder):
     assert (folder / "other.txt").exists() and not (folder / "done.txt").exists()
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_a_terminal_shows_how_far_a_training_is_and_the_estimate_counts_steps_side_by_side(folder, monkeypatch):
     clock = [1e9]
     monkeypatch.setattr(time, "time", lambda: clock[0])
@@ -142,7 +138,9 @@ def test_a_terminal_shows_how_far_a_training_is_and_the_estimate_counts_steps_si
     kept = folder / "results" / "paper" / "times.json"  # a profile without typical times
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({"train_a": {"wall": 600}, "prepare x": {"wall": 120}, "prepare y": {"wall": 240}}))
-    seen = reproduce.Progress("paper", Terminal())
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    seen = reproduce.Progress("paper", terminal)
     seen.take({"event": "resources_info", "cores": 2})
     seen.take({"event": "run_info", "stats": {"all": 1, "train_a": 1, "prepare": 2, "total": 4}})
     assert seen.left() == "10 min left"  # the longest one, more than (600 + 180 + 180) / 2
