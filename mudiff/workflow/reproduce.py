@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import shutil
 import signal
 import statistics
@@ -56,8 +55,7 @@ def workflow(profile: str, arguments: list[str]) -> int:
             raise MudiffError(f"{Path.cwd()}: {what}.") from None
         graph = f"--config=profile={profile}"
         if any((memory / "locks").glob("*")):
-            unlock = [sys.executable, "-m", "snakemake", graph, "--unlock", "--quiet", "all"]
-            subprocess.run(unlock, check=True)
+            subprocess.run([sys.executable, "-m", "snakemake", graph, "--unlock", "--quiet", "all"], check=True)
         return _watch(profile, [graph, *arguments, "--prioritize", first], lock)  # which takes whatever follows it
 
 
@@ -202,13 +200,13 @@ class Progress:
 
     def finish(self, code: int) -> None:
         """Tell how it ended; where no step began, as in a dry run, show what Snakemake itself printed."""
-        chatter, used = self.log.read_text(encoding="utf-8"), resource.getrusage(resource.RUSAGE_CHILDREN)
+        chatter = self.log.read_text(encoding="utf-8")
         if code == 0 and "Nothing to be done" in chatter:
             self.say("Nothing to be done: everything is up to date.")
         elif not self.planned:
             self.say(chatter.rstrip("\n"))
         elif code == 0:
-            minutes = (used.ru_utime + used.ru_stime) / 60
+            minutes = sum(os.times()[2:4]) / 60  # user and system time of the steps
             self.say(f"{self.done} steps in {_duration(time.time() - self.began)} ({minutes:.1f} min of CPU time).")
         else:
             tail = [] if self.failed else chatter.splitlines()[-5:]
@@ -245,11 +243,8 @@ def snakemake() -> None:
     """Run Snakemake in this process: records, and CPU seconds of its steps, as JSON to stdout; all else to stderr."""
     from snakemake.cli import main
 
-    def told(record: logging.LogRecord) -> str:
-        return json.dumps(vars(record) | {"cpu": sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])}, default=str)
-
     records = logging.StreamHandler(os.fdopen(os.dup(1), "w"))
-    records.format = told
+    records.format = lambda record: json.dumps(vars(record) | {"cpu": sum(os.times()[2:4])}, default=str)
     logging.getLogger("snakemake").addHandler(records)  # its own logger's handlers Snakemake removes
     os.dup2(2, 1)
     main(sys.argv[1:])
