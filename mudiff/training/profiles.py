@@ -78,7 +78,7 @@ _ABLATIONS: dict[str, tuple[str, Fields]] = {
     # The mask is made of the critic's features, so it goes with the critic.
     "no_critic": ("no critic", {"weight_adversarial": 0.0, "weight_mask": 0.0}),
     # The published game, where the profile has another: trained beside the main run, and no part of Fig. 5.
-    "lambda_c": ("λ_c = 1", {"weight_adversarial": 1.0, "critic_weights": "released", "epochs": 2}),
+    "lambda_c": ("λ_c = 1", {"weight_adversarial": 1.0, "critic_weights": "released", "epochs": 1}),
     "T1": ("T = 1", {"steps": 1}),
     "T2": ("T = 2", {"steps": 2}),
     "T8": ("T = 8", {"steps": 8}),
