@@ -137,5 +137,6 @@ def example(slices: dataset.Slices, target: str, subject: str, folders: Mapping[
         name: tuple(metrics.masked_protocol(truth, image, mask)["ssim"] for mask in (brain, widened))
         for name, image in synthetic.items()
     }
-    name = f"subject {subject}" if str(subject).isdecimal() else subject
+    number = str(subject).removeprefix("PhantomBraTS_")
+    name = f"subject {number}" if number.isdecimal() else subject
     return Example(f"{datasets.LABELS[target]}\n{name}", target, truth, synthetic, brain, lesion, ssim)

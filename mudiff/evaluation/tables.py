@@ -39,7 +39,7 @@ def reference_values() -> pd.DataFrame:
 def about(profile: str, data: str | None = None) -> str:
     """Return the sentence of every caption that says on which data, and with which profile and λ_c, it was made."""
     weight = profiles.profile(profile).sizes.get("mudiff", {}).get("weight_adversarial")
-    own = f" with λ_c = {weight:g} (register A-1)" if weight else ""
+    own = f" (λ_c {weight:g}, A-1)" if weight else ""
     return f"Data: {data or origin(profile)}; profile {profile}{own}."
 
 

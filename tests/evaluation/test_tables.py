@@ -118,7 +118,7 @@ def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch)
     frame = tables.table(scores(TWO), "masked")
     text = tables.caption(frame, "Brain", "demo")
     assert text.startswith("Brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)")
-    assert text.endswith("Data: generated phantoms, no patients; profile demo with λ_c = 0.005 (register A-1).")
+    assert text.endswith("Data: generated phantoms, no patients; profile demo (λ_c 0.005, A-1).")
     assert "real data here" in tables.caption(frame, "T", "demo", "real data here")
 
 
