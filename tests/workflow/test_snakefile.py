@@ -174,7 +174,7 @@ def test_each_kind_of_rule_gets_what_the_folder_says(finished, folder):
     text = forced(finished, "--snakefile", "silent", "--workflow-profile", f"profiles/{folder}")
     said = dict(re.findall(r"^rule (\w+):\n((?: .*\n)+)", text, re.MULTILINE))
     given = settings_of(folder)
-    kinds = {"train_isles_t1": "train", "sample_brats_flair": "sample", "segmentation": "networks"}
+    kinds = {"train_isles_flair": "train", "sample_brats_flair": "sample", "segmentation": "networks"}
     for rule, kind in {**kinds, "generalisation": "networks", "prepare": "prepare"}.items():
         assert f"threads: {given['set-threads'][kind]}\n" in said[rule], rule
         for name, value in given["set-resources"].get(kind, {}).items():
