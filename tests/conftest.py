@@ -1,5 +1,6 @@
 """Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -181,3 +182,14 @@ def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float
     grams = [[(f := x.flatten(1).double()) @ f.T for x in pair] for pair in batches]
     sums = [sum(hsic(pair[i], pair[j]) for pair in grams) for i, j in ((0, 1), (0, 0), (1, 1))]
     return float(sums[0] / (sums[1] * sums[2]).sqrt())
+
+
+def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str, object]:
+    """Run a notebook's imports and its code cells from that with text `first` to that with `last`, on given names."""
+    cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    start, end = (next(k for k, source in enumerate(sources) if text in source) for text in (first, last))
+    imports = [line for line in sources[1].splitlines() if line.startswith(("from ", "import "))]
+    for source in ("\n".join(imports), *sources[start : end + 1]):
+        exec(source, given)
+    return given

@@ -1,16 +1,14 @@
-"""The figures of mutual learning: Figs. 2b, 2c, 5c and 5d."""
+"""Fig. 2c, and the colours of errors."""
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mudiff.data import datasets
-from mudiff.evaluation import cka, statistics, tables
-from mudiff.evaluation.scores import REGIONS
+from mudiff.evaluation import tables
 from mudiff.plots import style
 
 if TYPE_CHECKING:
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
 
-NAMES = {"f1": r"$\mathcal{F}_1$", "f2": r"$\mathcal{F}_2$", "mutual": "mutual"}  # prediction -> in figures
-ANNOTATED = 12  # layers of a heat map up to which its values can be read as numbers
 DIFFERENCE = 0.3  # of intensities, at which the colours of an error map end
 
 FEATURES = {
@@ -33,64 +29,6 @@ _LOSSES = {  # title -> the loss of a critic that guesses (1/3: one true image, 
     "Mask (Eq. 29)": (None, {"mask": "$L_m$"}),
     "Critic (Eq. 27)": (math.log(3) + 2 * math.log(1.5), {"critic": "$L_{adv}$"}),
 }
-
-
-def matrix(frame: pd.DataFrame, part: str) -> pd.DataFrame:
-    """Return the CKA values of a part at one step: layers of F1 as rows, of F2 as columns, in their order."""
-    chosen = frame[frame.part == part]
-    return chosen.pivot(index="f1", columns="f2", values="cka").loc[chosen.f1.unique(), chosen.f2.unique()]
-
-
-def fig2b(frame: pd.DataFrame, untrained: pd.DataFrame, profile: str) -> "Figure":
-    """Draw Fig. 2b: CKA of both encoders and of both decoders at one step (`compare_steps`); below, counterparts."""
-    parts = {part: matrix(frame, part) for part in ("encoder", "decoder")}
-    t, slices = frame[["t", "slices"]].iloc[0]
-    with style.style():
-        figure = style.new_figure(7.2, 5.25)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.55, 1.7))
-        axes = upper.subplots(1, 2)
-        for axis, (part, values) in zip(axes, parts.items(), strict=True):
-            image = _heat_map(axis, values)
-            axis.set(title=part.capitalize(), xlabel=f"layers of {NAMES['f2']}", ylabel=f"layers of {NAMES['f1']}")
-        upper.colorbar(image, ax=axes, label="CKA", shrink=0.8, pad=0.01)
-        axis = lower.subplots()
-        for name, values, mark in (("trained", frame, "o-"), ("untrained", untrained, "o:")):
-            line, colour = values[values.f1 == values.f2], "0.5" if name == "untrained" else style.COLOURS[0]
-            axis.plot(range(len(line)), line.cka, mark, ms=3, lw=1.2, label=name, color=colour)
-        names = line.f1.replace({"f_c": "$f_c$", "x^p": "$x^p$"})
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7 if len(names) < 25 else 6)
-        for x in np.flatnonzero(line.part.to_numpy()[1:] != line.part.to_numpy()[:-1]) + 0.5:
-            axis.axvline(x, color="0.8", lw=0.8, zorder=0)
-        axis.set(ylabel="CKA of counterparts", ylim=(min(0, axis.get_ylim()[0]), 1.03))
-        axis.legend(ncols=2, loc="lower right")
-        text = (
-            f"CKA between the layers of {NAMES['f1']} and {NAMES['f2']} (Eq. 19): encoders with the middle, and "
-            "decoders, in the order of the computation; boxes mark counterparts. enc a.b, dec a.b: block b of level "
-            "a; down, up: the way to the next level; mid: what lies between. Below: counterparts from the features "
-            "$f_c$ that enter to the prediction $x^p$, and the same before training. Both networks get the same "
-            f"$x_t$, conditions, t and z; step t = {t} of the code, {t + 1} of the paper. torch-cka, unbiased, "
-            f"{slices} test slices in minibatches of {min(cka.BATCH, slices)}; values below 0 have the colour of 0, "
-            "and below 32 slices all are close to noise."
-        )
-        style.caption(figure, text, tables.about(profile))
-    return figure
-
-
-def _heat_map(axis: "Axes", values: pd.DataFrame) -> "AxesImage":
-    from matplotlib.patches import Rectangle
-
-    image = axis.imshow(values, cmap="viridis", vmin=0, vmax=1)
-    readable = len(values) <= ANNOTATED
-    axis.set_xticks(range(values.shape[1]), values.columns, rotation=90)
-    axis.set_yticks(range(len(values)), values.index)
-    axis.tick_params(length=0, labelsize=7 if readable else 6)
-    axis.spines[:].set_visible(False)
-    for (i, j), value in np.ndenumerate(values) if readable else ():
-        colour = "w" if value < 0.45 else "k"  # viridis is dark below
-        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    for (colour, width), k in product((("k", 2.0), ("w", 1.0)), range(len(values))):  # seen on light and dark
-        axis.add_patch(Rectangle((k - 0.5, k - 0.5), 1, 1, fill=False, ec=colour, lw=width))
-    return image
 
 
 def fig2c(
@@ -114,7 +52,7 @@ def fig2c(
         _draw_losses(middle, log)
         _steps(lower, steps, truth, brain, target)
         text = (
-            f"{shown}. a: tau of {NAMES['f2']} at the last step for every pair of conditions, means over the "
+            f"{shown}. a: tau of $\\mathcal{{F}}_2$ at the last step for every pair of conditions, means over the "
             "channels, in the brain; all features have one scale around 0. b: each loss term over the training; "
             "dashed: a critic that guesses. c: what enters each step; below, the average of both predictions: its "
             "error at the first step, then its change from step to step; MAE: its mean absolute error in the brain. "
@@ -193,62 +131,3 @@ def draw_error(axis: "Axes", error: np.ndarray, limit: float = DIFFERENCE) -> "A
     """Show a difference of intensities (S, S), with colours that end at `limit`."""
     style.bare(axis)
     return axis.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit)
-
-
-def fig5c(rows: Sequence[tuple[str, Sequence[np.ndarray], style.Square]], target: str, profile: str) -> "Figure":
-    """Draw Fig. 5c: the predictions of both networks and the mutual one beside the truth, with their errors.
-
-    `rows` are a label; truth, x^{p1}, x^{p2} and mutual, (S, S) in [0, 1]; and what is shown of them.
-    """
-    titles = ["truth", "$x^{p_1}$", "$x^{p_2}$", "mutual"]
-    titles += [f"{name} − truth" for name in titles[1:]]
-    with style.style():
-        figure = style.new_figure(7.2, 0.9 * len(rows) + 0.25)
-        axes = figure.subplots(len(rows), 7, squeeze=False)
-        for row, (label, images, view) in zip(axes, rows, strict=True):
-            for axis, image in zip(row, images, strict=False):
-                style.show(axis, image, target, "top" if axis is axes[0, 0] else "")
-            for axis, image in zip(row[4:], images[1:], strict=True):
-                errors = draw_error(axis, image - images[0])
-            for axis in row:
-                style.crop(axis, view)
-            row[0].set_ylabel(label, fontsize=6)
-        for axis, title in zip(axes[0], titles, strict=True):
-            axis.set_title(title, fontsize=8)
-        figure.colorbar(errors, ax=list(axes[:, -1]), shrink=0.7, pad=0.03, label="difference", extend="both")
-        text = (
-            f"Predictions of {NAMES['f1']} and {NAMES['f2']} at the last step (t = 1 of the paper) of one "
-            f"trajectory, their average, the result (Eq. 31), and the truth: {datasets.LABELS[target]}, the test "
-            "slice with the largest lesion (the middle one of subjects without), and the lesion enlarged. "
-            f"Differences of normalised intensities. {style.ORIENTATION}"
-        )
-        style.caption(figure, text, tables.about(profile))
-    return figure
-
-
-def fig5d(scores: pd.DataFrame, profile: str) -> "Figure":
-    """Draw Fig. 5d: how much better the mutual prediction is than each network's, from `analyses.mutual.scores`."""
-    regions = [region for region, part in scores.groupby("region") if part.mae.notna().any()]
-    with style.style():
-        figure = style.new_figure(7.2, 1.25 * len(regions))
-        axes = figure.subplots(len(regions), 3, squeeze=False, sharey=True)
-        for row, region in zip(axes, regions, strict=True):
-            row[0].set_title(REGIONS[region].capitalize(), loc="left")
-            wide = scores[scores.region == region].pivot(index="subject", columns="prediction")
-            for axis, (metric, sign) in zip(row, statistics.SIGN.items(), strict=True):
-                q = sign * wide[metric].dropna()
-                found = {f"against {NAMES[name]}": q["mutual"] - q[name] for name in ("f1", "f2")}
-                style.dots(axis, found)
-                style.intervals(axis, pd.DataFrame([statistics.paired(values) for values in found.values()]))
-                axis.tick_params(axis="y", length=0)
-                axis.locator_params(axis="x", nbins=4)
-        for axis, (metric, sign) in zip(axes[-1], statistics.SIGN.items(), strict=True):
-            axis.set_xlabel(f"{'gain' if sign > 0 else 'fall'} of {style.AXES[metric]}")
-        text = (
-            "How much better the mutual prediction is than that of each network, per subject (small marks), mean and "
-            f"95 % interval (paired t, {scores.subject.nunique()} test subjects; none for one subject): right of 0 "
-            "the mutual one is better. All three come from one trajectory, which both networks steered. Protocol "
-            f"masked.{'' if 'lesion' in regions else ' No test subject has a lesion.'}"
-        )
-        style.caption(figure, text, tables.about(profile))
-    return figure

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, cka_by_definition, prepare_subjects, save_run
+from conftest import SHAPE, cka_by_definition, prepare_subjects, run_cells, save_run
 from matplotlib.text import Text
 
 from mudiff.analyses import mutual
@@ -19,6 +19,9 @@ SMALL = {
     "image_size": 16, "slices": 6, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding": 16,
     "attention_at": 8, "critic_width": 4, "critic_blocks": 2,
 }  # fmt: skip
+
+
+NAMES = {"f_1": "F1", "f_2": "F2", "profile": "smoke"}
 
 
 def drawn(seed=7, **changes):
@@ -109,7 +112,7 @@ def test_comparison_is_the_definition_on_the_networks_features(trained):
         block.register_forward_hook(lambda *a, name=name: raw.update({name: a[2]}))
     with torch.no_grad():
         method.f2(*given, method.f1(*given))
-    ours = drawings.matrix(frame, "decoder").loc["dec 1.2", "dec 1.2"]
+    ours = frame[(frame.f1 == "dec 1.2") & (frame.f2 == "dec 1.2")].cka.item()
     assert ours == pytest.approx(cka_by_definition([(raw["f1"], raw["f2"])]), abs=1e-5)
     assert 0.001 < abs(ours) < 0.999  # the estimator may be negative
 
@@ -181,11 +184,13 @@ def test_a_network_alone_follows_its_own_predictions(trained, network):
     assert np.allclose(alone, sample.sample_slices(method, slices, indices), atol=1e-6)
 
 
-def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trained):
+def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trained, tmp_path):
     frame = mutual.compare(trained.method, trained.slices, 0)
-    figure = drawings.fig2b(frame, frame.assign(cka=0.5), "smoke")
+    given = NAMES | {"frame": frame, "control": frame.assign(cka=0.5), "step": 0, "n": 16, "parts": frame.t == 0}
+    cells = run_cells("07_mutual_learning", "def heat_map", 'publish(folder, "fig2b"', **given, folder=tmp_path)
+    figure = cells["figure"]
     _, decoder, lines = (axis for axis in figure.axes if axis.get_label() != "<colorbar>")
-    wide = drawings.matrix(frame, "decoder")
+    wide = cells["matrix"](frame, "decoder")
     assert [label.get_text() for label in decoder.get_yticklabels()] == list(wide.index)
     (written,) = [t.get_text() for t in decoder.texts if t.get_position() == (5, 0)]
     assert written == f"{wide.iloc[0, 5]:.2f}"
@@ -217,12 +222,13 @@ def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_gues
 
 
 @pytest.mark.parametrize("subjects", ["AB", "A"])
-def test_fig5d_draws_paired_differences(rng, subjects):
+def test_fig5d_draws_paired_differences(rng, subjects, tmp_path):
     names = ["prediction", "region", "subject"]
     keys = pd.MultiIndex.from_product([["f1", "f2", "mutual"], ["brain", "lesion"], list(subjects)], names=names)
     scores = pd.DataFrame(rng.random((len(keys), 3)), keys, ["psnr", "ssim", "mae"]).reset_index()
     scores.loc[scores.region == "lesion", ["psnr", "ssim", "mae"]] = np.nan
-    figure = drawings.fig5d(scores, "smoke")
+    given = NAMES | {"scores": scores, "folder": tmp_path}
+    figure = run_cells("07_mutual_learning", "regions = [", 'publish(folder, "fig5d"', **given)["figure"]
     assert len(figure.axes) == 3 and "No test subject has a lesion" in figure.get_label()
     mae = scores[scores.region == "brain"].pivot(index="subject", columns="prediction", values="mae")
     expected = mae.f1 - mae.mutual  # right of 0 the mutual one is better
