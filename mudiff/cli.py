@@ -12,7 +12,7 @@ from mudiff import __version__, cache, paths
 from mudiff.data import datasets, manifests
 from mudiff.data import prepare as preparing
 from mudiff.data import verify as checks
-from mudiff.data.dataset import Preparation
+from mudiff.data.dataset import Preparation, read_info
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -98,10 +98,9 @@ def _prepared(profile: str, preparation: Preparation) -> Path:
 
 def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
     listed = manifests.read_manifest(preparation.dataset, manifest)
-    report = preparing.prepare(preparation, root, listed, folder, workers=workers)
-    for warning in report.warnings:
+    for warning in preparing.prepare(preparation, root, listed, folder, workers=workers)["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    report.check()
+    read_info(folder)
 
 
 @app.command()

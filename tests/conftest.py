@@ -96,7 +96,7 @@ SMALL = {
 def prepared(cohort: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
     """Return the folder of the cohort's prepared slices, of the size of `SMALL`."""
     root, manifest = cohort
-    prepare.prepare(Settings(**SMALL).preparation(), root, manifest, tmp_path / "prepared", 1).check()
+    prepare.prepare(Settings(**SMALL).preparation(), root, manifest, tmp_path / "prepared", 1)
     return tmp_path / "prepared"
 
 
@@ -108,7 +108,7 @@ def prepare_subjects(write_subject, subjects, preparation: Preparation | None = 
         rows.append((f"Brats18_{i}_1", split, ""))
     manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
     preparation, folder = preparation or profiles.preparation("smoke", "brats"), paths.prepared("smoke", "brats")
-    prepare.prepare(preparation, paths.root() / "raw", manifest, folder, 1, progress=False).check()
+    prepare.prepare(preparation, paths.root() / "raw", manifest, folder, 1, progress=False)
     return folder
 
 

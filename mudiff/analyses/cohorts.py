@@ -85,13 +85,13 @@ def unseen(
             "subjects to leave out are 'excluded'."
         )
     how, prepared = profiles.preparation(profile, dataset), folder / "prepared"
-    report = prepare.prepare(how, root, listed, prepared, workers=1, progress=False)
-    report.check()
-    names = [] if data_root is None else list(report.subjects)  # phantoms of all cohorts are called alike
+    prepare.prepare(how, root, listed, prepared, workers=1, progress=False)
+    info = slice_cache.read_info(prepared)
+    names = [] if data_root is None else list(info["subjects"])  # phantoms of all cohorts are called alike
     _check_apart(own, prepared, names)
     what = "generated phantoms of another scanner, no patients" if data_root is None else f"subjects of {root.name}"
-    words = f"{len(report.subjects)} {what}"
-    return Cohort(profile, dataset, prepared, folder / "synthetic", words, tuple(report.warnings))
+    words = f"{len(info['subjects'])} {what}"
+    return Cohort(profile, dataset, prepared, folder / "synthetic", words, tuple(info["warnings"]))
 
 
 def _trained(cohort: Cohort) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def prepared(profile: str, normalisation: str = "percentile") -> Path:
     preparation = Preparation(DATASET, chosen.sizes["image_size"], chosen.slices, normalisation)
     target = folder(profile) / "prepared" / normalisation
     listed = manifests.read_manifest(DATASET, manifest)
-    prepare(preparation, manifest.parent, listed, target, workers=1, progress=False).check()
+    prepare(preparation, manifest.parent, listed, target, workers=1, progress=False)
     return target
 
 

@@ -9,23 +9,18 @@ from mudiff.data import datasets
 from mudiff.errors import MudiffError
 
 _NIFTI = r"\.nii(?:\.gz)?$"
-_LAYOUTS = {  # matched against absolute paths, whatever the case of the letters
-    # BraTS: <subject>/<subject>_t1.nii.gz, anywhere below the root; from 2023 on <subject>-t1n.nii.gz
-    "brats": rf"/(?P<subject>[^/]+?)[_-](?P<contrast>t1ce|t1c|t1n|t1|t2w|t2f|t2|flair|seg){_NIFTI}",
-    # ISLES 2015 SISS: <subject>/VSD.Brain.XX.O.MR_T1.<id>/*.nii, lesions in <subject>/VSD.*OT.<id>/*.nii
-    "isles": rf"/(?P<subject>[^/]+)/VSD\.[^/]*(?:MR_|[._])(?P<contrast>T1|T2|FLAIR|DWI|OT)\.[^/]*/[^/]+{_NIFTI}",
-    # BIDS, with or without sessions
-    "healthy": r"/(?P<subject>sub-[^/]+)/(?:(?P<session>ses-[^/]+)/)?anat/"
-    rf"[^/]+_(?P<contrast>T1w|T2w|FLAIR){_NIFTI}",
-    # Public MS set: patient07/T1POST_*.nii.gz
-    "open_ms": rf"/(?P<subject>[^/]+)/(?P<contrast>T1POST|T1|T2|FLAIR|GOLD_STANDARD)_[^/]*{_NIFTI}",
-}
-_EXPECTED = {
-    "brats": "<subject>/<subject>_t1.nii.gz and so on",
-    "isles": "<subject>/VSD.Brain.XX.O.MR_T1.<id>/*.nii and so on",
-    "healthy": "sub-<subject>/anat/*_T1w.nii.gz and so on",
-    "open_ms": "patient<number>/T1_*.nii.gz and so on",
-}
+_LAYOUTS = {  # what is expected, and a pattern of absolute paths, whatever the case of the letters
+    "brats": ("<subject>/<subject>_t1.nii.gz, from 2023 on <subject>-t1n.nii.gz, and so on",
+              rf"/(?P<subject>[^/]+?)[_-](?P<contrast>t1ce|t1c|t1n|t1|t2w|t2f|t2|flair|seg){_NIFTI}"),
+    "isles": ("<subject>/VSD.Brain.XX.O.MR_T1.<id>/*.nii and so on",
+              r"/(?P<subject>[^/]+)/VSD\.[^/]*(?:MR_|[._])(?P<contrast>T1|T2|FLAIR|DWI|OT)\.[^/]*/"
+              rf"[^/]+{_NIFTI}"),
+    "healthy": ("sub-<subject>/anat/*_T1w.nii.gz and so on",  # BIDS, with or without sessions
+                r"/(?P<subject>sub-[^/]+)/(?:(?P<session>ses-[^/]+)/)?anat/"
+                rf"[^/]+_(?P<contrast>T1w|T2w|FLAIR){_NIFTI}"),
+    "open_ms": ("patient<number>/T1_*.nii.gz and so on",
+                rf"/(?P<subject>[^/]+)/(?P<contrast>T1POST|T1|T2|FLAIR|GOLD_STANDARD)_[^/]*{_NIFTI}"),
+}  # fmt: skip
 _CONTRASTS = {
     **{name: name for name in datasets.LABELS},
     **{"t1n": "t1", "t1w": "t1", "t1c": "t1ce", "t1post": "t1ce", "t2w": "t2", "t2f": "flair"},
@@ -58,41 +53,41 @@ def find_subjects(dataset: str, root: Path, problems: dict[str, str] | None = No
     datasets.dataset(dataset)
     if not Path(root).is_dir():
         raise MudiffError(f"{root}: data folder not found; pass the folder of the subjects (--data-root).")
-    wrong: dict[str, str] = {} if problems is None else problems
-    found = _collect((dataset,), root, wrong)
+    found = _collect((dataset,), root, problems)
     if not found:
-        raise MudiffError(f"{root}: no {dataset} files found; expected {_EXPECTED[dataset]}.")
-    if wrong and problems is None:
-        raise MudiffError(next(iter(wrong.values())))
-    return {subject: dict(sorted(found[subject].items())) for subject in sorted(found.keys() - wrong.keys())}
+        raise MudiffError(f"{root}: no {dataset} files found; expected {_LAYOUTS[dataset][0]}.")
+    return {subject: found[subject] for subject in sorted(found.keys() - (problems or {}).keys())}
 
 
 def find_contrasts(folder: Path) -> Files:
     """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file."""
     if not Path(folder).is_dir():
         raise MudiffError(f"{folder}: subject folder not found; pass the folder that holds its contrasts.")
-    problems: dict[str, str] = {}
-    files = _collect(_LAYOUTS, folder, problems, str(folder)).get(str(folder), {})
-    if problems:
-        raise MudiffError(next(iter(problems.values())))
-    if not files.keys() - {"mask"}:
-        raise MudiffError(f"{folder}: no contrast found; expected {' or '.join(_EXPECTED.values())}.")
-    return dict(sorted(files.items()))
+    found = _collect(_LAYOUTS, folder, only=str(folder)).get(str(folder), {})
+    if not found.keys() - {"mask"}:
+        expected = " or ".join(words for words, _ in _LAYOUTS.values())
+        raise MudiffError(f"{folder}: no contrast found; expected {expected}.")
+    return found
 
 
-def _collect(layouts: Iterable[str], folder: Path, problems: dict[str, str], only: str = "") -> dict[str, Files]:
-    """Return subject -> contrast -> file; a second file for a contrast is entered as a problem."""
+def _collect(
+    layouts: Iterable[str], folder: Path, problems: dict[str, str] | None = None, only: str = ""
+) -> dict[str, Files]:
+    """Return subject -> contrast -> file; a second file for a contrast is entered as a problem, or raised."""
     found: dict[str, Files] = {}
     for path in _walk(folder):
-        matches = (re.search(_LAYOUTS[name], path.as_posix(), re.IGNORECASE) for name in layouts)
+        matches = (re.search(_LAYOUTS[name][1], path.as_posix(), re.IGNORECASE) for name in layouts)
         if (match := next(filter(None, matches), None)) and path.is_file():
             parts = match.groupdict()
             subject = only or "_".join(filter(None, (parts["subject"], parts.get("session"))))
             contrast = _CONTRASTS[parts["contrast"].lower()]
             first = found.setdefault(subject, {}).setdefault(contrast, path)
             if not first.samefile(path):
-                problems[subject] = f"{subject}: {first} and {path} both claim {contrast}; keep one of them."
-    return found
+                problem = f"{subject}: {first} and {path} both claim {contrast}; keep one of them."
+                if problems is None:
+                    raise MudiffError(problem)
+                problems[subject] = problem
+    return {subject: dict(sorted(contrasts.items())) for subject, contrasts in found.items()}
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -1,9 +1,8 @@
 """Motion artefacts in a raw volume (section "Validation on robustness to motion artefacts").
 
-The paper gives no parameters, only a reference to a simulation of motion. Here TorchIO's `Motion` is applied (Shaw et
-al., "MRI k-space motion artefact augmentation", MIDL 2019): the head moves a few times during the scan, and each
-segment of the k-space is acquired from its pose at that time. The image is the real part of the inverse transform, so
-each line of the k-space is averaged with the conjugate of its mirror image; a scanner would show the magnitude.
+The paper gives no parameters. Here TorchIO's `Motion` is applied (Shaw et al., "MRI k-space motion artefact
+augmentation", MIDL 2019): the head moves a few times in a scan, and each segment of the k-space is acquired from its
+pose at that time. The image is the real part of the inverse transform; a scanner would show the magnitude.
 """
 
 import zlib
@@ -30,9 +29,8 @@ INTERPOLATION = "bspline"  # linear interpolation blurs every moved segment, a l
 class Movement:
     """How one subject moved in one scan.
 
-    As in TorchIO, a pose maps places of the moved image to places of the unmoved head: the moved image has at r
-    (mm from the middle of the volume) what the head has at R r + t, with R = Rz Rx Ry and the shift t. The
-    head itself goes the inverse way. Axes: x to the left, y to posterior, z to superior.
+    As in TorchIO, the moved image has at r (mm from the middle of the volume) what the unmoved head has at R r + t,
+    with R = Rz Rx Ry and the shift t: the head goes the inverse way. Axes: x to the left, y to posterior, z up.
     """
 
     subject: str
@@ -56,10 +54,7 @@ def name(strength: float) -> str:
 
 
 def draw(subject: str, strength: float, seed: int = SEED) -> Movement:
-    """Draw how a subject moves: rotations and shifts uniform within ± `scale`.
-
-    Times and directions depend on subject and seed alone; strengths differ in the size of the movements only.
-    """
+    """Draw how a subject moves: uniform within ± `scale`; strengths differ in the size of the movements only."""
     size = scale(strength)
     rng = np.random.default_rng([seed, zlib.crc32(subject.encode())])
     step = 1 / (MOVEMENTS + 1)
@@ -71,9 +66,8 @@ def draw(subject: str, strength: float, seed: int = SEED) -> Movement:
 def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarray:
     """Return a volume (X, Y, Z) as it looks if the head moves during the scan: float32, at strength 0 an exact copy.
 
-    `affine` (4, 4) maps voxel indices to mm (RAS). The phase encoding is left-right, whatever the order of the axes;
-    background (0) becomes 0 again, as where the brain is extracted after the scan. The image may have values below 0.
-    No global random state is touched.
+    The phase encoding is left-right, whatever the order of the axes behind `affine` (4, 4; to mm, RAS). Background
+    (0) becomes 0 again, as where the brain is extracted after the scan; elsewhere values may be below 0.
     """
     if np.ndim(volume) != 3:
         raise MudiffError(f"motion: expected a volume (X, Y, Z), not {np.ndim(volume)} axes; pass all slices.")
@@ -102,17 +96,17 @@ def move_stack(stack: np.ndarray, movement: Movement, sides: tuple[float, float,
 
     A stand-in where the raw volume is not at hand: what turns into the stack from beyond its edge is missing.
     """
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([(0, 0, -1), (0, -1, 0), (1, 0, 0)]) * sides  # columns S, P, L in RAS
+    axes = np.array([(0, 0, -1), (0, -1, 0), (1, 0, 0)]) * sides  # columns S, P, L in RAS
+    affine = nibabel.affines.from_matvec(axes)
     return np.clip(move(stack, affine, movement), 0, 1).astype(np.float32)
 
 
 def table(movements: Iterable[Movement]) -> pd.DataFrame:
     """Return one row per segment of each scan, enough to generate the same artefacts again.
 
-    Columns strength, subject, segment (from 1), begin, end (parts of the scan), degrees_x, ..., translation_z (mm) of
-    the pose as `Movement` has it. The segment that contains mid-scan is acquired at rest (TorchIO's rule,
-    ``Motion.sort_spectra``): all six are 0, and the pose it would have had goes to the first segment.
+    Columns strength, subject, segment (from 1), begin, end (parts of the scan), and the six of the pose as `Movement`
+    has it. The segment that contains mid-scan is acquired at rest (``Motion.sort_spectra`` of TorchIO), and the pose
+    it would have had goes to the first segment.
     """
     parameters = [f"{what}_{axis}" for what in ("degrees", "translation") for axis in "xyz"]
     rows: list[tuple] = []

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 
 from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
-from mudiff.data.dataset import UINT16_MAX, Preparation, read_info
+from mudiff.data.dataset import UINT16_MAX, Preparation
 from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, to_slices
@@ -26,31 +25,16 @@ from mudiff.errors import MudiffError
 Records = dict[str, dict[str, Any]]  # subject -> what its JSON file holds
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a preparation did: subject -> split, subject -> why it failed, and what is odd but no error."""
-
-    folder: Path
-    subjects: dict[str, str]
-    failed: dict[str, str]
-    warnings: list[str]
-    data_hash: str  # of settings, splits and contents of the source files
-
-    def check(self) -> None:
-        """Raise one MudiffError that names the subjects that failed, if any did."""
-        read_info(self.folder)
-
-
 def prepare(
     preparation: Preparation, data_root: Path, manifest: pd.DataFrame, folder: Path,
     workers: int = 2, progress: bool = True,
-) -> Report:  # fmt: skip
-    """Prepare the slices of a dataset; subjects that are prepared already are kept.
+) -> dict[str, Any]:  # fmt: skip
+    """Prepare the slices of a dataset, and return the content of ``prepared.json``; what is prepared already is kept.
 
     Per subject it writes ``<split>/<subject>.npy`` and ``<subject>.masks.npy`` (see `subject_slices`) and
     ``<subject>.json``, where they come from; last ``slices.csv`` and ``prepared.json``. A subject whose split or
     files changed is prepared again, one no longer listed is deleted, a folder of other settings is moved aside. A bad
-    subject stops no other: `Report.check` raises at the end.
+    subject stops no other: it stands under ``failed``, and `dataset.read_info` raises.
     """
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
@@ -102,8 +86,8 @@ def _prepare_subject(
 ) -> dict[str, Any]:
     """Prepare one subject; its JSON file is written last and marks it as finished."""
     images, masks, record = subject_slices(preparation, subject, found)
-    record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint()}
-    record["sources"] = {c: {**_state(path), "sha256": cache.file_hash(path)} for c, path in found.items()}
+    sources = {c: {**_state(path), "sha256": cache.file_hash(path)} for c, path in found.items()}
+    record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint(), "sources": sources}
     for suffix, array in ((".npy", images), (".masks.npy", masks)):
         with paths.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
             np.save(temporary, array, allow_pickle=False)
@@ -190,17 +174,13 @@ def _finished(
 
 def _write_index(
     preparation: Preparation, folder: Path, records: Records, failed: dict[str, str], warnings: list[str]
-) -> Report:
-    """Write slices.csv and prepared.json, which make the folder readable."""
+) -> dict[str, Any]:
+    """Write slices.csv and prepared.json, which make the folder readable; return the latter's content."""
     records, failed = dict(sorted(records.items())), dict(sorted(failed.items()))
     subjects = {subject: record["split"] for subject, record in records.items()}
     contents = {s: {c: file["sha256"] for c, file in r["sources"].items()} for s, r in records.items()}
-    data_hash = cache.digest(preparation.fingerprint(), subjects, contents)  # no paths and no dates
-    rows = [
-        (split, subject, record["first_slice"] + number)
-        for split in SPLITS for subject, record in records.items() if record["split"] == split
-        for number in range(record["slices"])
-    ]  # fmt: skip
+    ordered = sorted(records.items(), key=lambda item: SPLITS.index(item[1]["split"]))
+    rows = [(r["split"], s, r["first_slice"] + number) for s, r in ordered for number in range(r["slices"])]
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])
     paths.write_text(folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
     phantoms = {record.get("phantom") for record in records.values()}
@@ -208,7 +188,8 @@ def _write_index(
     summary = {
         "settings": dataclasses.asdict(preparation), "fingerprint": preparation.fingerprint(),
         "phantoms": phantoms.pop() if len(phantoms) == 1 else None,  # None: both, or not recorded
-        "data_hash": data_hash, "subjects": records, "failed": failed, "warnings": warnings,
+        "data_hash": cache.digest(preparation.fingerprint(), subjects, contents),  # no paths and no dates
+        "subjects": records, "failed": failed, "warnings": warnings,
     }  # fmt: skip
     paths.write_json(folder / "prepared.json", summary)
-    return Report(folder, subjects, failed, warnings, data_hash)
+    return summary

@@ -18,8 +18,8 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     """Map the intensities of one volume to [0, 1], float32, background exactly 0 (register B-4).
 
     Negative values count as 0. ``percentile`` (released code): clip to the 1st and 99th percentile of the voxels
-    above 0, whose darkest hundredth joins the background; then min-max. ``minmax`` (text of the paper): min-max
-    alone. A volume without two values above 0 is an error, which names `source`.
+    above 0, then min-max; ``minmax`` (text of the paper): min-max alone. A `source` without two values above 0 is an
+    error.
     """
     datasets.known("normalisation", method, ("percentile", "minmax"))
     data = np.asarray(data, np.float32)
@@ -54,10 +54,10 @@ def to_slices(
 ) -> tuple[np.ndarray, Geometry]:
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
-    `data` (X, Y, Z) and `affine` (4, 4) are in native order. Zeros pad a slice to a square, which is resized to
-    `size` pixels (default: the longer native side): `order` 1 for intensities, smoothed first where they shrink, 0
-    (nearest voxel) for masks. Only the `wanted` middle slices are kept (default: all). Returned are slices (Z, S, S)
-    in `SLICE_ORDER`, float32 (order 0: the type of `data`), and what `from_slices` needs.
+    Zeros pad the slices of `data` (X, Y, Z) to squares, which are resized to `size` pixels (default: the longer
+    native side), by `order` 1 for intensities, 0 (nearest voxel) for masks. Only the `wanted` middle slices are kept
+    (default: all). Returned are slices (Z, S, S) in `SLICE_ORDER`, float32 (order 0: the type of `data`), and what
+    `from_slices` needs.
     """
     oriented = _oriented(data, affine)  # (Z, rows, columns)
     kept = middle(len(oriented), len(oriented) if wanted is None else wanted)

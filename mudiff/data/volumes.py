@@ -37,17 +37,15 @@ def load_volume(path: Path) -> Volume:
     """Read one contrast (``.nii`` or ``.nii.gz``), background 0; it must be finite, with a voxel above 0.
 
     Where more voxels have the lowest, negative value than 0, the volume was z-scored or scaled to [-1, 1]: it is
-    shifted. Other negative values are kept; `slices.normalise` sets them to 0.
+    shifted. Other negative values are kept.
     """
     volume = read(path)
     lowest, highest = volume.data.min(), volume.data.max()
     if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
         count = np.count_nonzero(~np.isfinite(volume.data))
         raise MudiffError(f"{path}: {count} voxels are NaN or infinite; {_REPLACE}.")
-    if lowest == highest:
-        raise MudiffError(f"{path}: every voxel is {lowest:g}; {_REPLACE}.")
-    if highest <= 0:
-        raise MudiffError(f"{path}: no voxel is above 0; {_REPLACE}.")
+    if highest <= max(lowest, 0):
+        raise MudiffError(f"{path}: holds no image, its voxels are from {lowest:g} to {highest + 0:g}; {_REPLACE}.")
     if lowest < 0 and np.count_nonzero(volume.data == lowest) > np.count_nonzero(volume.data == 0):
         volume = replace(volume, data=volume.data - lowest)
     return volume

@@ -1,6 +1,7 @@
 """Anatomy of the phantoms: a deformed ICBM 2009 brain, its tissues, vessels and lesions."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import nibabel
@@ -10,6 +11,7 @@ from scipy import ndimage
 from mudiff.phantoms.signals import TISSUES
 
 Array = np.ndarray
+Template = Callable[[str, Array], Array]  # map, positions (3, ...) in mm -> its values there
 FIELD_OF_VIEW = np.array([172.0, 204.0, 160.0])  # mm along x, y, z
 CENTRE = np.array([0.0, -18.0, 3.0])  # its middle in MNI coordinates, mm
 _VARIATION = {  # of a property from place to place: slow, quick, with the T1 detail (myelin and iron shorten times)
@@ -54,21 +56,12 @@ def _column(values: Array, dimensions: int) -> Array:
     return values.reshape(3, *[1] * (dimensions - 1)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Template:
-    """The ICBM maps on a 1 mm grid."""
-
-    maps: dict[str, Array]  # grey, white, brain in [0, 1]; detail: rest of the T1 image, unit variance
-    origin: Array  # of the voxels in MNI coordinates, (3,) mm
-
-    def sample(self, name: str, positions: Array) -> Array:
-        """Interpolate map `name` linearly at positions (3, ...) in mm."""
-        return ndimage.map_coordinates(self.maps[name], positions - _column(self.origin, positions.ndim), order=1)
-
-
 @functools.lru_cache(maxsize=1)
-def load_template(spacing: float) -> Template:
-    """Load the maps that nilearn carries, smoothed so that voxels of `spacing` mm do not alias."""
+def _load_template(spacing: float) -> Template:
+    """Return what interpolates nilearn's ICBM maps (grey, white, brain, detail) linearly at positions (3, ...) in mm.
+
+    They are smoothed so that voxels of `spacing` mm do not alias; detail is the rest of the T1 image, unit variance.
+    """
     from nilearn import datasets  # slow to import
 
     loaders = datasets.load_mni152_gm_template, datasets.load_mni152_wm_template, datasets.load_mni152_template
@@ -85,7 +78,10 @@ def load_template(spacing: float) -> Template:
     maps = {"grey": maps[0], "white": maps[1], "brain": brain.astype(np.float32), "detail": detail}
     width = 0.3 * max(spacing - 1, 0)
     smooth = {name: ndimage.gaussian_filter(values, width) for name, values in maps.items()}
-    return Template(smooth, images[0].affine[:3, 3])
+    origin = images[0].affine[:3, 3]
+    return lambda name, positions: ndimage.map_coordinates(
+        smooth[name], positions - _column(origin, positions.ndim), order=1
+    )
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Anatomy:
 
 def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator) -> Anatomy:
     """Draw subject `number` of "brats" (one or two tumours), "isles" (strokes) or "healthy" (no lesion)."""
-    template = load_template(grid.spacing)
+    template = _load_template(grid.spacing)
     where = _deform(grid, rng)  # (3, X, Y, Z), MNI coordinates
     plan = {"brats": _plan_tumours, "isles": _plan_strokes, "healthy": lambda *_: []}
     lesions = plan[dataset](number, template, grid, rng)
@@ -112,7 +108,7 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
         distances.append(lesion.radius * (1 + lesion.roughness * rough) - np.sqrt((away**2).sum(0)))
     for lesion in lesions:  # only now: the lesion itself is not pushed aside by its own mass
         where = _push(where, lesion.centre, 2.0 * lesion.radius, lesion.mass)
-    inside = template.sample("brain", where)
+    inside = template("brain", where)
     brain = ndimage.binary_fill_holes(inside > 0.5)
     where = where[:, brain]  # (3, n)
 
@@ -125,7 +121,7 @@ def draw_anatomy(dataset: str, number: int, grid: Grid, rng: np.random.Generator
     for lesion, distance in zip(lesions, distances, strict=True):
         found = grow(fractions, lesion, distance[brain], where, draw_field(10.0))
         labels[brain] = np.where(found > 0, found, labels[brain])
-    detail = template.sample("detail", where)
+    detail = template("detail", where)
     variation = {
         name: np.exp(slow * draw_field(22.0) + fast * draw_field(4.0) + slope * detail)
         for name, (slow, fast, slope) in _VARIATION.items()
@@ -154,9 +150,9 @@ def _push(where: Array, centre: Array, radius: float, strength: float) -> Array:
     return (where - away * (strength * np.exp(-((away**2).sum(0) / radius**2)))).astype(np.float32)
 
 
-def _tissues(template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
+def _tissues(template: Template, where, brain, grid, rng, draw_field) -> dict[str, Array]:
     """Return the healthy tissue fractions, with age (wider sulci, caps at the ventricles) and vessels."""
-    grey, white = template.sample("grey", where), template.sample("white", where)
+    grey, white = template("grey", where), template("white", where)
     csf = np.clip(1 - grey - white, 0, 1) * np.exp(rng.uniform(-0.3, 0.7))
     total = grey + white + csf
     fractions = {name: np.zeros_like(grey) for name in TISSUES}
@@ -198,7 +194,7 @@ def _place(template: Template, rng: np.random.Generator, lateral: tuple[float, f
     while True:
         side = rng.choice([-1, 1])
         point = np.array([side * rng.uniform(*lateral), rng.uniform(-80, 45), rng.uniform(-12, 52)])
-        if template.sample(tissue, point[:, None])[0] > 0.6:
+        if template(tissue, point[:, None])[0] > 0.6:
             return point
 
 

@@ -18,11 +18,12 @@ from mudiff.phantoms import anatomy, signals
 RECIPE_VERSION = 3
 """Raised by every change that alters voxels, so that old phantoms are generated anew."""
 
-_SUBJECTS = {"brats": "PhantomBraTS_{:03d}", "isles": "{}", "healthy": "sub-{:02d}"}
-_BIDS = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR"}
-_ISLES = {
-    "t1": "VSD.Brain.XX.O.MR_T1", "t2": "VSD.Brain.XX.O.MR_T2", "flair": "VSD.Brain.XX.O.MR_Flair",
-    "dwi": "VSD.Brain.XX.O.MR_DWI", "mask": "VSD.Brain_3more.XX.XX.OT",
+_LAYOUTS = {  # subject, file in its folder, and there the names of its contrasts, in order, and of the mask
+    "brats": ("PhantomBraTS_{:03d}", "{0}_{1}.nii.gz", ("t1", "t1ce", "t2", "flair", "seg")),
+    "isles": ("{}", "VSD.{1}.{2}/VSD.{1}.{2}.nii", (
+        *(f"Brain.XX.O.MR_{name}" for name in ("T1", "T2", "Flair", "DWI")), "Brain_3more.XX.XX.OT",
+    )),
+    "healthy": ("sub-{:02d}", "anat/{0}_{1}.nii.gz", ("T1w", "T2w", "FLAIR")),
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def write_cohort(
     """
     from mudiff.data.prepare import each_subject  # slow to import; the Snakefile wants `Recipe` alone
 
-    datasets.known("phantom dataset", dataset, _SUBJECTS)
+    datasets.known("phantom dataset", dataset, _LAYOUTS)
     if len(counts) != 3 or min(counts) < 0 or sum(counts) == 0:
         raise MudiffError(f"phantom counts {counts}: give three numbers, for training, validation and test.")
     folder, recipe = Path(folder), Recipe(dataset, int(seed), float(spacing), int(scanner))
@@ -65,21 +66,17 @@ def write_cohort(
     for _, error in each_subject(write_subject, jobs, workers, f"{dataset} phantoms", progress):
         if error:
             raise error
-    rows = [f"{_SUBJECTS[dataset].format(n)},{split}\n" for n, split in enumerate(splits, start=1)]
+    rows = [f"{_LAYOUTS[dataset][0].format(n)},{split}\n" for n, split in enumerate(splits, start=1)]
     paths.write_text(folder / "manifest.csv", "".join(["subject,split\n", *rows]))
     return folder / "manifest.csv"
 
 
 def subject_files(dataset: str, folder: Path, number: int) -> dict[str, Path]:
     """Return contrast (and "mask", where there are lesions) -> file of subject `number`, counted from 1."""
-    name = _SUBJECTS[dataset].format(number)
-    if dataset == "brats":
-        suffixes = {c: c for c in datasets.dataset(dataset).contrasts} | {"mask": "seg"}
-        return {c: folder / name / f"{name}_{suffix}.nii.gz" for c, suffix in suffixes.items()}
-    if dataset == "healthy":
-        return {c: folder / name / "anat" / f"{name}_{suffix}.nii.gz" for c, suffix in _BIDS.items()}
-    series = {c: f"{suffix}.{70000 + 10 * number + k}" for k, (c, suffix) in enumerate(_ISLES.items())}
-    return {c: folder / name / s / f"{s}.nii" for c, s in series.items()}
+    subject, pattern, names = _LAYOUTS[dataset]
+    own, series = folder / subject.format(number), 70000 + 10 * number
+    contents = zip((*datasets.dataset(dataset).contrasts, "mask"), names, strict=False)  # not all have a mask
+    return {c: own / pattern.format(own.name, name, series + k) for k, (c, name) in enumerate(contents)}
 
 
 def _complete(recipe: Recipe, folder: Path, number: int) -> bool:
@@ -107,7 +104,8 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
 
 def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
     """Return contrast -> (X, Y, Z) int16 (axes L, P, S; 1 or more in the brain), "mask" -> labels."""
-    grid, body = anatomy.Grid(recipe.spacing), draw_body(recipe, number)
+    grid = anatomy.Grid(recipe.spacing)
+    body = anatomy.draw_anatomy(recipe.dataset, number, grid, recipe.generator(number, "anatomy"))
     rng = recipe.generator(number, f"scanner {recipe.scanner}")
     tissues = _personal_tissues(recipe.generator(number, "tissues"), body)
     volumes = {"mask": body.labels.astype(np.int16)}
@@ -115,7 +113,7 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
         measured = np.zeros(int(body.brain.sum()), np.float32)
         for name, tissue in tissues.items():
             inside = body.fractions[name] > 0
-            measured[inside] += body.fractions[name][inside] * signals.measure(contrast, tissue, settings)
+            measured[inside] += body.fractions[name][inside] * signals.measure(tissue, settings)
         volume = np.zeros(grid.shape, np.float32)
         volume[body.brain] = measured * body.coverage
         # A thick slice blurs along its normal: full width at half maximum of the profile is the thickness.
@@ -129,12 +127,6 @@ def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
         scaled = np.clip(np.round(gain * np.hypot(real, imaginary)), 1, 32767)
         volumes[contrast] = np.where(body.brain, scaled, 0).astype(np.int16)
     return volumes
-
-
-def draw_body(recipe: Recipe, number: int) -> anatomy.Anatomy:
-    """Return the tissues and lesions behind a subject, as they were before any scanner saw them."""
-    rng = recipe.generator(number, "anatomy")
-    return anatomy.draw_anatomy(recipe.dataset, number, anatomy.Grid(recipe.spacing), rng)
 
 
 def _personal_tissues(rng: np.random.Generator, body: anatomy.Anatomy) -> dict[str, signals.Tissue]:

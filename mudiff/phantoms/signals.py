@@ -37,8 +37,8 @@ TISSUES = {
     "stroke": Tissue(1.650, 0.155, 0.090, 0.86, 0.43, uptake=0.02),
 }
 
-R1 = 4.5  # relaxivities of gadobutrol in blood at 3 T, l/(mmol s): Rohrer et al., Invest Radiol 2005
-R2 = 6.3
+# Of gadobutrol in blood at 3 T, l/(mmol s): Rohrer et al., Invest Radiol 2005
+RELAXIVITIES = {"t1": 4.5, "t2": 6.3, "t2star": 6.3}
 
 Range = tuple[float, float]
 
@@ -68,56 +68,31 @@ SCANNERS: tuple[dict[str, dict[str, Range]], ...] = (
 )  # fmt: skip
 
 
-def spin_echo(tissue: Tissue, tr: float, te: float) -> np.ndarray:
-    r"""Return the spin-echo signal :math:`\rho\,(1-e^{-TR/T_1})\,e^{-TE/T_2}`."""
-    return tissue.flow * tissue.pd * (1 - np.exp(-tr / tissue.t1)) * np.exp(-te / tissue.t2)
+def measure(tissue: Tissue, settings: dict[str, float]) -> np.ndarray:
+    r"""Return the signal of a tissue, relative to that of fully relaxed water; the settings choose the sequence.
 
-
-def inversion_recovery(tissue: Tissue, tr: float, te: float, ti: float) -> np.ndarray:
-    r"""Return the signal after an inversion, :math:`\rho\,|1-2e^{-TI/T_1}+e^{-TR/T_1}|\,e^{-TE/T_2}`."""
-    recovered = np.abs(1 - 2 * np.exp(-ti / tissue.t1) + np.exp(-tr / tissue.t1))
-    return tissue.flow * tissue.pd * recovered * np.exp(-te / tissue.t2)
-
-
-def null_time(t1: float, tr: float) -> float:
-    r"""Return the inversion time that nulls a tissue, :math:`T_1\ln\frac{2}{1+e^{-TR/T_1}}`, in seconds."""
-    return t1 * float(np.log(2 / (1 + np.exp(-tr / t1))))
-
-
-def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> np.ndarray:
-    r"""Return the spoiled gradient-echo signal.
-
-    :math:`\rho\,\sin\alpha\,\frac{1-E_1}{1-E_1\cos\alpha}\,e^{-TE/T_2^*}` with :math:`E_1=e^{-TR/T_1}`.
+    A spin echo, :math:`\rho\,(1-e^{-TR/T_1})\,e^{-TE/T_2}`, for DWI times :math:`e^{-b\,ADC}`. FLAIR inverts before,
+    :math:`\rho\,|1-2e^{-TI/T_1}+e^{-TR/T_1}|\,e^{-TE/T_2}`; CSF vanishes at :math:`TI=T_1\ln\frac{2}{1+e^{-TR/T_1}}`.
+    With a flip angle it is a spoiled gradient echo, :math:`E_1=e^{-TR/T_1}`:
+    :math:`\rho\,\sin\alpha\,\frac{1-E_1}{1-E_1\cos\alpha}\,e^{-TE/T_2^*}`. Contrast agent of concentration C makes
+    :math:`1/T_i' = 1/T_i + r_i C`, with r_2 for T2* as well.
     """
-    angle = np.deg2rad(flip)
-    e1 = np.exp(-tr / tissue.t1)
-    return tissue.pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-te / tissue.t2star)
-
-
-def diffusion_weighted(tissue: Tissue, tr: float, te: float, b: float) -> np.ndarray:
-    r"""Return the diffusion-weighted signal, a spin echo times :math:`e^{-b\,ADC}`."""
-    return spin_echo(tissue, tr, te) * np.exp(-b * 1e-3 * tissue.adc)
-
-
-def with_gadolinium(tissue: Tissue, dose: float) -> Tissue:
-    r"""Return the tissue after contrast agent: :math:`1/T_i' = 1/T_i + r_i C`, i = 1, 2, and 2 for T2*."""
-    times = {"t1": R1, "t2": R2, "t2star": R2}
-    after = {k: 1 / (1 / getattr(tissue, k) + r * (dose * tissue.uptake)) for k, r in times.items()}
-    return dataclasses.replace(tissue, **after)
-
-
-def measure(contrast: str, tissue: Tissue, settings: dict[str, float]) -> np.ndarray:
-    """Return the signal of a tissue in one contrast, relative to that of fully relaxed water."""
     tr, te = settings["tr"], settings["te"]
-    if contrast == "flair":
-        return inversion_recovery(tissue, tr, te, settings["null"] * null_time(TISSUES["csf"].t1, tr))
-    if contrast == "dwi":
-        return diffusion_weighted(tissue, tr, te, settings["b"])
-    if contrast == "t1ce":
-        tissue = with_gadolinium(tissue, settings["dose"])
+    if "dose" in settings:
+        agent = settings["dose"] * tissue.uptake
+        times = {k: 1 / (1 / getattr(tissue, k) + r * agent) for k, r in RELAXIVITIES.items()}
+        tissue = dataclasses.replace(tissue, **times)
+    e1 = np.exp(-tr / tissue.t1)
     if "flip" in settings:
-        return spoiled_gradient_echo(tissue, tr, te, settings["flip"])
-    return spin_echo(tissue, tr, te)
+        angle = np.deg2rad(settings["flip"])
+        return tissue.pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-te / tissue.t2star)
+    recovered = 1 - e1
+    if "null" in settings:
+        water = TISSUES["csf"].t1
+        ti = settings["null"] * (water * float(np.log(2 / (1 + np.exp(-tr / water)))))
+        recovered = np.abs(1 - 2 * np.exp(-ti / tissue.t1) + e1)
+    echo = tissue.flow * tissue.pd * recovered * np.exp(-te / tissue.t2)
+    return echo * np.exp(-settings["b"] * 1e-3 * tissue.adc) if "b" in settings else echo
 
 
 def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> dict[str, dict[str, float]]:

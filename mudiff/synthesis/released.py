@@ -4,6 +4,7 @@ The published files number their modules in order of use (``all_modules.7.Conv_0
 through our networks in that order. The upstream loader ignores keys that do not match (E-5).
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,16 +29,11 @@ def _in_order(network: StructureNetwork | TextureNetwork) -> Iterator[nn.Module]
     yield network.mapper.noisy
     yield from network.mapper.conditions
     for level in h.encoder:
-        for k, block in enumerate(level.blocks):
-            yield block
-            if level.attention is not None:
-                yield level.attention[k]
-        if level.down is not None:
-            yield from (level.down, level.pyramid)
+        pairs = zip(level.blocks, level.attention or [None] * len(level.blocks), strict=True)
+        yield from filter(None, (*itertools.chain(*pairs), level.down, level.pyramid))
     yield from (h.middle1, h.middle_attention, h.middle2)
     for level in h.decoder:
-        yield from level.blocks
-        yield from filter(None, (level.attention, level.up))
+        yield from filter(None, (*level.blocks, level.attention, level.up))
     yield from (h.norm, h.output)
 
 
@@ -90,8 +86,7 @@ def fill(names: dict[str, nn.Parameter], weights: dict[str, Tensor], source: str
     missing, unused = sorted(names.keys() - weights.keys()), sorted(weights.keys() - names.keys())
     if missing or unused:
         wrong = f"{len(missing)} keys are missing {missing[:1]}, {len(unused)} are unknown {unused[:1]}"
-        advice = "pass the file of the right generator, task and image size"
-        raise MudiffError(f"{source}: not the weights of this network: {wrong}; {advice}.")
+        raise MudiffError(f"{source}: {wrong}; pass the file of the right generator, task and image size.")
     for key, parameter in names.items():
         value = weights[key].T if key.endswith(".W") else weights[key]
         if value.shape != parameter.shape:
@@ -132,13 +127,13 @@ def load_networks(
     they decide number of conditions, width and attention. Keys or shapes that do not fit are a `MudiffError`.
     """
     given = {"first generator": generator_1, "second generator": generator_2}
-    name_1, name_2 = (name if isinstance(g, dict) else str(g) for name, g in given.items())
-    first, second = _read(generator_1), _read(generator_2)
-    settings, n_conditions = _infer(first, name_1)
-    f1, f2 = StructureNetwork(settings, n_conditions), TextureNetwork(settings, n_conditions)
-    fill(network_keys(f1), first, name_1)
-    fill(network_keys(f2), second, name_2)
-    return f1.eval(), f2.eval()
+    names = [name if isinstance(source, dict) else str(source) for name, source in given.items()]
+    weights = [_read(source) for source in given.values()]
+    inferred = _infer(weights[0], names[0])
+    networks = StructureNetwork(*inferred).eval(), TextureNetwork(*inferred).eval()
+    for network, own, name in zip(networks, weights, names, strict=True):
+        fill(network_keys(network), own, name)
+    return networks
 
 
 def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, folder: Path) -> Path:

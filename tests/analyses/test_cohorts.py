@@ -42,7 +42,7 @@ def known(cohort, tmp_path, monkeypatch, rng):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     root, manifest = cohort
     prepared = paths.prepared("smoke", "brats")
-    prepare.prepare(profiles.preparation("smoke", "brats"), root, manifest, prepared, workers=1).check()
+    prepare.prepare(profiles.preparation("smoke", "brats"), root, manifest, prepared, workers=1)
     found = cohorts.known("smoke", "brats")
     synthesise(found, rng)
     for target, methods in METHODS.items():

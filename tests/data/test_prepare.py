@@ -2,11 +2,10 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -34,8 +33,10 @@ def contents(folder):
 
 
 def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
-    report = prepare(cohort, tmp_path / "p")
-    assert (report.failed, list(report.subjects.values())) == ({}, ["train", "train", "train", "val", "test"])
+    info = prepare(cohort, tmp_path / "p")
+    splits = [record["split"] for record in info["subjects"].values()]
+    assert (info["failed"], splits) == ({}, ["train", "train", "train", "val", "test"])
+    assert info == json.loads((tmp_path / "p/prepared.json").read_text())
     images = np.load(tmp_path / "p/train/Brats18_A_1.npy", allow_pickle=False)
     masks = np.load(tmp_path / "p/train/Brats18_A_1.masks.npy", allow_pickle=False)
     assert (images.dtype, images.shape) == (np.uint16, (4, 4, 16, 16))
@@ -49,9 +50,7 @@ def test_prepared_files_hold_what_the_volumes_hold(cohort, tmp_path):
     np.testing.assert_array_equal(masks[:, 1], expected[4:8])
     index = pd.read_csv(tmp_path / "p/slices.csv")
     assert index[index["subject"] == "Brats18_A_1"]["slice"].tolist() == [4, 5, 6, 7]
-    info = json.loads((tmp_path / "p/prepared.json").read_text())
-    assert (info["settings"]["image_size"], info["data_hash"]) == (16, report.data_hash)
-    assert info["subjects"]["Brats18_A_1"]["shape"] == list(SHAPE)
+    assert info["settings"]["image_size"] == 16 and info["subjects"]["Brats18_A_1"]["shape"] == list(SHAPE)
 
 
 def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
@@ -60,7 +59,7 @@ def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
     edges = head(rng).astype(np.float32) - 5  # background below 0
     seg = lesion().astype(np.float32) * 0.999  # floating-point labels
     write_subject(cohort[0], "Brats18_A_1", flair=cut, t1=edges, t2=head(rng)[..., None] * 1e4, seg=seg)
-    assert prepare(cohort, tmp_path / "p").failed == {}
+    assert prepare(cohort, tmp_path / "p")["failed"] == {}
     slices = dataset.open_slices(tmp_path / "p", "train")
     where = slices.subject("Brats18_A_1")
     assert (slices.images(where, "flair")[:, 9:] == -1).all()
@@ -72,9 +71,9 @@ def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
 def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_subject):
     write_subject(cohort[0], "Brats18_B_1", seg=lesion() * 0)
     (cohort[0] / "Brats18_C_1/Brats18_C_1_seg.nii.gz").unlink()
-    report = prepare(cohort, tmp_path / "p", Preparation("brats", image_size=16, slices=40))
-    assert report.failed == {}
-    warnings = "\n".join(report.warnings)
+    info = prepare(cohort, tmp_path / "p", Preparation("brats", image_size=16, slices=40))
+    assert info["failed"] == {}
+    warnings = "\n".join(info["warnings"])
     assert warnings.count("12 axial slices instead of 40") == 5
     assert "Brats18_B_1: has no lesion in" in warnings and "Brats18_C_1: has no lesion mask" in warnings
     slices = dataset.open_slices(tmp_path / "p", "train")
@@ -94,8 +93,8 @@ def test_the_other_datasets(tmp_path, rng, name):
         data = lesion() if contrast in ("OT", "GOLD_STANDARD") else head(rng)
         write_nifti(tmp_path / "raw" / one / file.format(contrast), data)
     manifest = pd.DataFrame({"subject": ids, "split": list(manifests.SPLITS), "reason": ""})
-    report = prepare((tmp_path / "raw", manifest), tmp_path / "p", Preparation(name, 16, 4))
-    assert (report.failed, report.warnings) == ({}, [])
+    info = prepare((tmp_path / "raw", manifest), tmp_path / "p", Preparation(name, 16, 4))
+    assert (info["failed"], info["warnings"]) == ({}, [])
     test = dataset.open_slices(tmp_path / "p", "test")
     assert test.subjects == [ids[2]]  # text, also where it looks like a number
     assert len(test.contrasts) == (3 if name == "healthy" else 4)
@@ -108,21 +107,19 @@ def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_sub
     (root / "Brats18_B_1/Brats18_B_1_flair.nii.gz").write_bytes(b"x")
     (root / "Brats18_D_1/Brats18_D_1_t1ce.nii.gz").unlink()
     write_nifti(root / "Brats18_E_1/Brats18_E_1_t1.nii", head(rng))  # a second t1
-    report = prepare(cohort, tmp_path / "p", workers=2)
-    assert report.subjects == {"Brats18_C_1": "train"}
+    info = prepare(cohort, tmp_path / "p", workers=2)
+    assert list(info["subjects"]) == ["Brats18_C_1"]
     says = {"A": "not on one grid", "B": "Brats18_B_1_flair.nii.gz", "D": "has no t1ce", "E": "both claim t1"}
-    assert all(text in report.failed[f"Brats18_{name}_1"] for name, text in says.items())
-    assert list(json.loads((tmp_path / "p/prepared.json").read_text())["failed"]) == list(report.failed)
+    assert all(text in info["failed"][f"Brats18_{name}_1"] for name, text in says.items())
     for use in (
-        report.check,  # so `mudiff prepare` ends with an error
-        lambda: dataset.check(tmp_path / "p", SMALL),  # and so does whoever would train on the rest
+        lambda: dataset.check(tmp_path / "p", SMALL),  # whoever would train on the rest
         lambda: dataset.open_slices(tmp_path / "p", "train"),
     ):
         with pytest.raises(MudiffError, match=r"4 of 5 subjects .*exclude .*: Brats18_A_1: ") as caught:
             use()
         assert "\n" not in str(caught.value)
     excluded = cohort[1].assign(split=["excluded", "excluded", "train", "excluded", "excluded"])
-    prepare((root, excluded), tmp_path / "p").check()
+    prepare((root, excluded), tmp_path / "p")
     assert len(dataset.open_slices(tmp_path / "p", "train")) == 4
     with pytest.raises(MudiffError, match="no slices of split 'test'"):
         dataset.open_slices(tmp_path / "p", "test")
@@ -139,15 +136,15 @@ def test_without_training_subjects_nothing_is_touched(cohort, tmp_path):
             prepare((root, listed), tmp_path / "p")
     assert contents(tmp_path / "p") == before
     test_only = manifest[manifest["split"] == "test"]  # an unseen cohort needs no training subjects
-    report = prepare((root, test_only), tmp_path / "q")
-    assert list(report.subjects) == ["Brats18_E_1"]
+    info = prepare((root, test_only), tmp_path / "q")
+    assert list(info["subjects"]) == ["Brats18_E_1"]
     listed = ", ".join(f"Brats18_{name}_1" for name in "ABCD")
-    assert report.warnings == [f"4 subjects of the data folder are not in the manifest: {listed}"]
+    assert info["warnings"] == [f"4 subjects of the data folder are not in the manifest: {listed}"]
 
 
 def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_path):
     folder = tmp_path / "p"
-    report = prepare(cohort, folder)
+    info = prepare(cohort, folder)
     before, first = contents(folder), folder / "train/Brats18_A_1.npy"
     changed = first.stat().st_mtime_ns
     (folder / "train/Brats18_B_1.json").unlink()  # as if it had been killed while writing this subject
@@ -156,49 +153,35 @@ def test_a_second_run_prepares_nothing_and_a_damaged_subject_again(cohort, tmp_p
     prepare(cohort, folder)
     same = [name for name, content in contents(folder).items() if before[name] == content]
     assert before.keys() - same == {"prepared.json", "val/Brats18_D_1.json"}  # which hold that date
-    assert dataset.check(folder, SMALL) == report.data_hash
+    assert dataset.check(folder, SMALL) == info["data_hash"]
     assert first.stat().st_mtime_ns == changed
     assert not list(tmp_path.glob("p.old-*"))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from mudiff.data import manifests, prepare
-from mudiff.data.dataset import Preparation
-
-left, flush = 8, os.fsync
-
-def kill(handle):  # while the masks of the third subject are written: the file is cut in half
-    global left
-    left -= 1
-    if not left:
-        for path in Path(sys.argv[2]).glob("*/.tmp-*"):
-            os.truncate(path, path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-    flush(handle)
-
-os.fsync = kill
-manifest = manifests.read_manifest("brats", Path(sys.argv[1]) / "manifest.csv")
-prepare.prepare(Preparation("brats", 16, 4), Path(sys.argv[1]), manifest, Path(sys.argv[2]), 1, False)
-"""
-
-
 def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, monkeypatch):
-    root, manifest = cohort
-    manifest.to_csv(root / "manifest.csv", index=False)
     prepare(cohort, tmp_path / "whole", workers=2)  # which writes the same as one process
-    folder = tmp_path / "p"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), str(folder)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(list(folder.glob("*/[!.]*.json"))) == 2
-    assert len(list(folder.glob("*/.tmp-*"))) == 1
+    folder, flushed = tmp_path / "p", []
+
+    def flush(handle):  # killed while the masks of the third subject are written: the file is cut in half
+        flushed.append(handle)
+        if len(flushed) == 8:
+            for path in folder.glob("*/.tmp-*"):
+                os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", flush)
+        child = multiprocessing.get_context("fork").Process(target=prepare, args=(cohort, folder))
+        child.start()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert (len(list(folder.glob("*/[!.]*.json"))), len(list(folder.glob("*/.tmp-*")))) == (2, 1)
     with pytest.raises(MudiffError, match="no prepared slices"):
         dataset.open_slices(folder, "train")
 
     done, work = [], data._prepare_subject
     monkeypatch.setattr(data, "_prepare_subject", lambda *job: done.append(job[1]) or work(*job))
-    prepare(cohort, folder).check()
+    prepare(cohort, folder)
     assert done == ["Brats18_C_1", "Brats18_D_1", "Brats18_E_1"]
     whole = {name: content for name, content in contents(folder).items() if "/.tmp-" not in name}
     assert whole == contents(tmp_path / "whole")
@@ -217,14 +200,14 @@ def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, ch
     else:
         manifest = manifest.iloc[1:]
     new = prepare((root, manifest), tmp_path / "p")
-    assert new.data_hash != old.data_hash
+    assert new["data_hash"] != old["data_hash"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("p")] == ["p"]
     assert dates == {path: path.stat().st_mtime_ns for path in dates}
     places = [str(path.relative_to(tmp_path / "p")) for path in (tmp_path / "p").glob("*/Brats18_A_1.npy")]
     assert places == {"source": ["train/Brats18_A_1.npy"], "split": ["test/Brats18_A_1.npy"]}.get(change, [])
     assert dataset.open_slices(tmp_path / "p", "train").subjects[-1] == "Brats18_C_1"
     if change != "source":
-        assert prepare(cohort, tmp_path / "p").data_hash == old.data_hash
+        assert prepare(cohort, tmp_path / "p")["data_hash"] == old["data_hash"]
         assert contents(tmp_path / "p/train") == before
 
 

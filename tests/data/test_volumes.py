@@ -76,9 +76,9 @@ UNUSABLE = {  # kind -> what is written in place of a volume, what the error say
     "no position": (lambda path, data: nibabel.save(without_position(data), path), "no position"),
     "2-D": (lambda path, data: write_nifti(path, data[:, :, 6]), "has 2 axes"),
     "4-D": (lambda path, data: write_nifti(path, np.stack([data] * 2, -1)), r"4 axes \(20x26x12x2\)"),
-    "zero": (lambda path, data: write_nifti(path, data * 0), "every voxel is 0"),
-    "constant": (lambda path, data: write_nifti(path, data * 0 + 3), "every voxel is 3"),
-    "negative": (lambda path, data: write_nifti(path, -data), "no voxel is above 0"),
+    "zero": (lambda path, data: write_nifti(path, data * 0), "no image, .* from 0 to 0"),
+    "constant": (lambda path, data: write_nifti(path, data * 0 + 3), "no image, .* from 3 to 3"),
+    "negative": (lambda path, data: write_nifti(path, -data), "no image, .* to 0;"),
     "NaN": (lambda path, data: write_nifti(path, np.where(data, data, np.nan)), r"\d+ voxels are NaN"),
     "infinite": (lambda path, data: write_nifti(path, np.where(data, data, np.inf)), "NaN or infinite"),
 }

@@ -117,7 +117,8 @@ def test_only_missing_subjects_or_those_of_another_recipe_are_made(tmp_path):
 
 @pytest.mark.parametrize("dataset", ["brats", "isles", "healthy"])
 def test_tissues_have_the_order_of_each_contrast(cohorts, dataset):
-    volumes, body = load(cohorts, dataset, 1), cohort.draw_body(cohort.Recipe(dataset, spacing=SPACING), 1)
+    volumes, rng = load(cohorts, dataset, 1), cohort.Recipe(dataset, spacing=SPACING).generator(1, "anatomy")
+    body = anatomy.draw_anatomy(dataset, 1, anatomy.Grid(SPACING), rng)
     if dataset == "healthy":  # stored right, anterior, superior
         volumes = {contrast: data[::-1, ::-1] for contrast, data in volumes.items()}
     level = {
@@ -164,17 +165,21 @@ def test_strokes_are_bright_on_diffusion_and_come_in_all_sizes(cohorts):
 
 def test_signal_equations_agree_with_values_worked_by_hand():
     tissue = signals.Tissue(t1=1.0, t2=0.1, t2star=0.05, pd=0.8, adc=1.0, uptake=1.0)
-    assert signals.spin_echo(tissue, tr=1.0, te=0.1) == pytest.approx(0.8 * (1 - np.exp(-1)) * np.exp(-1))
-    assert signals.diffusion_weighted(tissue, tr=1.0, te=0.1, b=1000) == pytest.approx(
-        0.8 * (1 - np.exp(-1)) * np.exp(-2)
-    )
-    assert signals.inversion_recovery(tissue, 5.0, 0.1, signals.null_time(1.0, 5.0)) == pytest.approx(0, abs=1e-9)
+
+    def measured(tissue=tissue, tr=1.0, te=0.1, **own):
+        return pytest.approx(signals.measure(tissue, {"tr": tr, "te": te} | own), abs=1e-9)
+
+    recovered = 0.8 * (1 - np.exp(-1))
+    assert recovered * np.exp(-1) == measured()
+    assert recovered * np.exp(-2) == measured(b=1000)
+    ti = 4.2 * np.log(2 / (1 + np.exp(-5 / 4.2)))  # nulls CSF
+    assert 0.8 * abs(1 - 2 * np.exp(-ti) + np.exp(-5)) * np.exp(-1) == measured(tr=5.0, null=1.0)
+    assert measured(signals.TISSUES["csf"], tr=5.0, null=1.0) == 0
     # At 90 degrees the spoiled gradient echo is a saturation recovery with T2* decay.
-    assert signals.spoiled_gradient_echo(tissue, 1.0, 0.05, 90) == pytest.approx(0.8 * (1 - np.exp(-1)) * np.exp(-1))
-    enhanced = signals.with_gadolinium(tissue, dose=2.0)
-    assert enhanced.t1 == pytest.approx(1 / (1 + 2 * signals.R1))
-    assert enhanced.t2 == pytest.approx(1 / (10 + 2 * signals.R2))
-    assert enhanced.t2star == pytest.approx(1 / (20 + 2 * signals.R2))
+    assert recovered * np.exp(-2) == measured(flip=90)
+    enhanced = 0.8 * (1 - np.exp(-(1 + 2 * 4.5)))  # relaxivities of Rohrer et al.: 4.5 and 6.3
+    assert enhanced * np.exp(-0.1 * (10 + 2 * 6.3)) == measured(dose=2.0)
+    assert enhanced * np.exp(-0.1 * (20 + 2 * 6.3)) == measured(dose=2.0, flip=90)
 
 
 def test_random_fields_are_standardised_and_do_not_depend_on_the_voxel_size():
