@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LIVELY, lively, save_run
+from conftest import LIVELY, lively, run_cells, save_run
 
 from mudiff import paths
 from mudiff.analyses import attention
@@ -14,7 +14,6 @@ from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.model import critic
 from mudiff.model.diffusion import SliceNoise, slice_seed
-from mudiff.plots import attention as drawings
 from mudiff.training import profiles
 
 SIZE = LIVELY["image_size"]
@@ -150,13 +149,27 @@ def index(*levels):
     return pd.MultiIndex.from_product(levels, names=["name", "of", "subject"])
 
 
+SHOWN = {"brain": BRAIN, "means": pd.DataFrame(columns=["what", "name", "of"]), "here": "A", "profile": "smoke"}
+
+
+def fig5a(folder, maps, lesion, ratios):
+    given = SHOWN | {"maps": maps, "conditions": list(maps["image"]), "lesion": lesion, "ratios": ratios, "t": 0}
+    return run_cells("08_attention", "def draw_map", 'publish(folder, "fig5a"', **given, folder=folder)["figure"]
+
+
+def fig5b(folder, masks, lesion, changes):
+    given = SHOWN | {"shown": masks, "images": dict.fromkeys(masks, BRAIN * 0.5), "lesion": lesion, "own": []}
+    given |= {"changes": changes, "method": lively(target="t1ce"), "folder": folder}
+    return run_cells("08_attention", "columns = 1 + len(shown[0])", 'publish(folder, "fig5b"', **given)["figure"]
+
+
 @pytest.mark.parametrize("pairs", [("flair", "t1"), ("flair",)])
-def test_fig5a_shows_each_image_in_its_window_and_the_mean_ratio(rng, pairs):
+def test_fig5a_shows_each_image_in_its_window_and_the_mean_ratio(rng, pairs, tmp_path):
     image = {c: rng.random((SIZE, SIZE)) for c in ("flair", "t1")}
     maps = {"image": image, "adapted": {c: a + 9 * ~BRAIN for c, a in image.items()}}
     maps["fused"] = {c: image[c] for c in pairs}
     ratios = pd.Series([1.0, 4.0] * 4, index(["image", "adapted"], ["flair", "t1"], ["A", "B"]))
-    figure = drawings.fig5a(maps, LESION, BRAIN, ratios, "A", "smoke")
+    figure = fig5a(tmp_path, maps, LESION, ratios)
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.images[0].get_clim() for axis in shown[:2]] == [(0, 1)] * 2
     scales = {axis.images[0].get_clim() for axis in shown[2:]}
@@ -166,13 +179,14 @@ def test_fig5a_shows_each_image_in_its_window_and_the_mean_ratio(rng, pairs):
     assert right.lines[1].get_xdata()[0] == pytest.approx(math.log(2))  # the geometric mean of 1 and 4
 
 
-def test_fig5b_has_one_scale_for_all_masks_and_writes_their_ranges(rng):
+def test_fig5b_has_one_scale_for_all_masks_and_writes_their_ranges(rng, tmp_path):
     keys = [(1, "channel_mean"), (2, "channel_mean"), (1, "convolution"), (2, "convolution")]
     masks = {t: {key: 0.46 + 0.01 * rng.random((SIZE, SIZE)) for key in keys} for t in (2, 0)}
     names = ["channel_mean", "convolution", *(f"draw {k}" for k in range(8))]
     rows = index(names, ["1", "2"], ["A", "B"])
     changes = pd.DataFrame({"lesion": np.arange(40) / 100, "boundary": 0.0}, rows)
-    figure = drawings.fig5b(masks, dict.fromkeys(masks, BRAIN * 0.5), LESION, BRAIN, changes, "t1ce", "A", "smoke")
+    figure = fig5b(tmp_path, masks, LESION, changes)
+    assert [text.get_text() for text in figure.subfigs[0].axes[0].texts] == ["R", "L"]
     shown = [a for s in figure.subfigs for a in s.axes if a.images and " to " in a.get_xlabel()]
     assert len(shown) == 8 and {a.images[0].get_clim() for a in shown} == {(0.45, 0.55)}
     inside = masks[2][1, "channel_mean"][BRAIN]
@@ -183,12 +197,12 @@ def test_fig5b_has_one_scale_for_all_masks_and_writes_their_ranges(rng):
     assert sum(patch.get_height() for patch in draws.patches) == 8  # of the draws alone
 
 
-def test_without_lesions_the_figures_say_so(rng):
+def test_without_lesions_the_figures_say_so(rng, tmp_path):
     none = pd.DataFrame({"lesion": np.nan, "boundary": np.nan}, index(["channel_mean"], ["1"], ["A"]))
     masks, nothing = {0: {(1, "channel_mean"): rng.random((SIZE, SIZE))}}, np.zeros_like(LESION)
-    figure = drawings.fig5b(masks, {0: BRAIN * 0.5}, nothing, BRAIN, none, "t1ce", "A", "smoke")
+    figure = fig5b(tmp_path, masks, nothing, none)
     assert any("no lesion" in text.get_text() for s in figure.subfigs for a in s.axes for text in a.texts)
     maps = {kind: {"flair": rng.random((SIZE, SIZE))} for kind in attention.KINDS}
     empty = pd.Series([np.nan], index(["image"], ["flair"], ["A"]))
-    figure = drawings.fig5a(maps, nothing, BRAIN, empty, "A", "smoke")
+    figure = fig5a(tmp_path, maps, nothing, empty)
     assert any("no lesion" in text.get_text() for a in figure.axes for text in a.texts)
