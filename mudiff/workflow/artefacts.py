@@ -1,13 +1,10 @@
 """The artefacts: which notebook makes which figure or table, from which datasets and from which code."""
 
 import ast
-import base64
-import html
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mudiff import paths
 from mudiff.data import datasets
@@ -140,21 +137,3 @@ def check_figures(folder: Path, available: Collection[str] | None = None) -> Non
         raise MudiffError(f"{folder}: no notebook writes {stale}; delete it.")
     if missing := ", ".join(sorted(expected - there)):
         raise MudiffError(f"{folder}: {missing} missing; run make reproduce.")
-
-
-def gallery(folder: Path) -> Any:
-    """Return every artefact with its files and the notebook that makes it, as HTML for a notebook's output."""
-    from IPython.display import HTML
-
-    tiles = []
-    for name, artefact in ARTEFACTS.items():
-        there = [path for file in artefact.files(name) if (path := Path(folder) / file).exists()]
-        title = html.escape(artefact.title)
-        data = [base64.b64encode(path.read_bytes()).decode() for path in there if path.suffix == ".png"]
-        picture = "".join(f'<img alt="{title}" src="data:image/png;base64,{png}">' for png in data)
-        names = " ".join(f'<code class="file">{path.name}</code>' for path in there) or "not made"
-        tiles.append(
-            f'<figure class="tile">{picture}<figcaption><b>{title}</b><br>{names}<br>'
-            f'from <a href="{artefact.notebook}.ipynb">{artefact.notebook}</a></figcaption></figure>'
-        )
-    return HTML('<div class="gallery">' + "".join(tiles) + "</div>")

@@ -93,7 +93,7 @@ def test_equations_stand_beside_their_code(stem, equations):
 
 def test_links_lead_somewhere_and_questions_come_with_folded_answers(book):
     text = prose(book)
-    for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
         assert (ROOT / "notebooks" / target).exists(), target
     assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
     assert text.count("?</summary>") == text.count("<summary>")

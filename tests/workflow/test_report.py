@@ -6,6 +6,7 @@ import io
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from conftest import run_cells
 from PIL import Image
 
 from mudiff.data import datasets
@@ -33,7 +34,8 @@ def project(tmp_path, monkeypatch):
     training = "# 02 Training\n\nWith $\\beta_t$ and `$code$`:\n\n$$x_t=\\sqrt{a}$$"
     summary = "# Report\n\n[training](02_training.ipynb), [paper](https://doi.org/10.1)"
     picture = {"image/png": base64.b64encode(png()).decode(), "text/plain": "<Figure>"}
-    gallery = {"text/html": artefacts.gallery(figures).data}
+    cells = run_cells("14_report", "tiles = []", "tiles = []", folder=figures, profile="smoke")
+    gallery = {"text/html": cells["gallery"].data}
     books = {"02_training_brats_t1ce": (training, picture), "14_report": (summary, gallery)}
     for stem, (text, shown) in books.items():
         code = v4.new_code_cell("x", outputs=[v4.new_output("display_data", data=shown)])
@@ -73,26 +75,12 @@ def test_prices_and_shell_variables_are_no_formulas():
     assert report.render_mathematics(text, lambda _: "?") == text
 
 
-@pytest.mark.parametrize(
-    "tag", ['<img src="https://x.org/a.png">', '<img src="gone.png">', '<script src="https://x.org/a.js"></script>',
-            "<script>1</script>", '<link rel="stylesheet" href="https://x.org/a.css">', '<a href="gone.html">x</a>',
-            '<a href="#gone">x</a>']
-)  # fmt: skip
-def test_a_page_that_needs_something_else_is_refused(tmp_path, tag):
-    (tmp_path / "a.html").write_text(f"<html><head></head><body>{tag}</body></html>")
-    with pytest.raises(MudiffError, match=r"a\.html"):
-        report.check_pages(tmp_path)
-
-
-def test_the_gallery_prefers_pictures(tmp_path, monkeypatch):
-    both = artefacts.Artefact("06_significance", "Both", artefacts.TABLE + artefacts.FIGURE)
-    monkeypatch.setattr(artefacts, "ARTEFACTS", {"both": both})
-    for name in both.files("both"):
-        (tmp_path / name).write_bytes(png() if name.endswith(".png") else b"text")
-    text = artefacts.gallery(tmp_path).data
-    assert text.count("<img") == 1 and "<table" not in text
-    assert all(f">{name}</code>" in text for name in both.files("both"))
-    assert "not made" in artefacts.gallery(tmp_path / "elsewhere").data
+@pytest.mark.parametrize("tag", ['<img src="gone.png">', "<script>1</script>", '<link href="https://x.org/a.css">'])
+def test_a_page_that_needs_something_else_is_refused(project, tag):
+    v4, executed = nbformat.v4, project / "results" / "smoke" / "executed"
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell(tag)]), executed / "13_a.ipynb")
+    with pytest.raises(MudiffError, match=f"13_a: {tag[:5]}"):
+        report.build("smoke")
 
 
 def test_artefacts_need_one_of_their_datasets():
