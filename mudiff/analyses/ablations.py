@@ -100,22 +100,3 @@ def draw(profile: str, run: Path, slices: Slices, rows: np.ndarray, count: int) 
     weights = file_hash(run / "weights.safetensors")
     stored = kept(file, sample_all, weights, slices.info["data_hash"], rows.tolist(), count)
     return {name: values.astype(np.float32) / UINT16_MAX for name, values in stored.items()}
-
-
-def calibration(samples: np.ndarray, truth: np.ndarray, brain: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare the spread of samples (N, n, S, S) with the error of their mean, in classes of equal size.
-
-    Were the truth one more draw, the root mean square error of the mean of n draws would be sqrt(1 + 1/n)
-    times their standard deviation. One half of the draws sorts the voxels into classes and the other half is
-    judged: sorted by themselves, few draws look too sure where their spread is small by chance.
-    A row per class: sd (root mean square of the voxelwise standard deviation of the judged half, with n - 1), error
-    (root mean square error of its mean), expected (sd times sqrt(1 + 1/n)), voxels.
-    """
-    first, judged = samples[: len(samples) // 2], samples[len(samples) // 2 :]
-    order = np.argsort(first.std(axis=0)[brain], kind="stable")
-    spread, error = judged.std(axis=0, ddof=1)[brain], (judged.mean(axis=0) - truth)[brain]
-    classes = [part for part in np.array_split(order, bins) if len(part)]
-    sd = np.array([np.sqrt(np.mean(spread[part] ** 2)) for part in classes])
-    wrong = [np.sqrt(np.mean(error[part] ** 2)) for part in classes]
-    expected = sd * np.sqrt(1 + 1 / len(judged))
-    return pd.DataFrame({"sd": sd, "error": wrong, "expected": expected, "voxels": list(map(len, classes))})

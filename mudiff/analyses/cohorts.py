@@ -13,7 +13,7 @@ from mudiff import paths
 from mudiff.data import dataset as slice_cache
 from mudiff.data import datasets, files, manifests, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, scores, tables
+from mudiff.evaluation import scores, tables
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
@@ -195,23 +195,3 @@ def compare(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
     reach = (stats.t.ppf(0.975, freedom) * error).where(error > 0)
     change = frame.unseen - frame.known
     return frame.assign(change=change, low=change - reach, high=change + reach)
-
-
-def wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return `changes` as one shows them: a table of methods per region, protocol and target."""
-    shown = {}
-    for (region, protocol, target), part in frame.groupby(["region", "protocol", "target"], sort=False):
-        n = " + ".join(str(part[f"{side}_n"].max()) for side in SIDES)
-        title = f"{datasets.LABELS[target]}, {scores.REGIONS[region]}, {protocol} ({n} {part.unit.iloc[0]}s)"
-        heads = [f"{tables.HEADINGS[m]} {side}" for m in metrics.METRICS for side in (*SIDES, "change")]
-        rows: dict[str, list[str]] = {}
-        for row in part.itertuples():  # the metrics of a method follow each other
-            digits = tables.DECIMALS[row.metric]
-            both = (row.known, row.known_sd), (row.unseen, row.unseen_sd)
-            means = [" ± ".join(tables.number(value, digits) for value in side) for side in both]
-            ends = (row.change, row.low, row.high)
-            change, low, high = (tables.number(value, digits, sign=True) for value in ends)
-            change = change if low == "NA" else f"{change} ({low} to {high})"
-            rows.setdefault(datasets.METHODS[row.method], []).extend([*means, change])
-        shown[title] = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
-    return shown

@@ -1,8 +1,9 @@
-"""Effects of evaluation and sampling: the same images scored, or the same weights sampled, another way."""
+"""Effects of single differences: short trainings on phantoms, and the same weights sampled another way."""
 
-import io
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,110 +12,211 @@ import numpy as np
 import pandas as pd
 
 from mudiff import paths
-from mudiff.analyses import training_effects
-from mudiff.analyses.training_effects import DATASET, TARGET
 from mudiff.cache import file_hash, kept
-from mudiff.data import dataset
-from mudiff.data.slices import normalise
-from mudiff.evaluation import tables
-from mudiff.evaluation.metrics import masked_protocol, released_protocol, to_uint8
+from mudiff.data import dataset, manifests
+from mudiff.data.prepare import prepare
+from mudiff.evaluation import metrics, tables
+from mudiff.phantoms import cohort
+from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
 
 if TYPE_CHECKING:
     from mudiff.methods.base import Method
 
-SEEDS = 3  # of the sampling of the base
-HOT = 2.0  # value of the hot pixel of F-4, in units of white
+DATASET, TARGET = "brats", "t1ce"  # the paper's task for all analyses
+SEED = 1024  # of the base and of every change; repetitions count on from it
+SAMPLINGS = 3  # seeds of the sampler, of the base of E-1, E-4 and E-5
 
-Way = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-"""Truth and synthesis (S, S) in [0, 1], and the mask (S, S) of bool -> PSNR in dB."""
-
-
-def jpeg(image: np.ndarray) -> np.ndarray:
-    """Return an 8-bit image (S, S) as it comes back from a JPEG file of Pillow's default quality (F-3)."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG")
-    return np.asarray(Image.open(file).convert("L"))
+_SIZES = {
+    "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 32, "critic_width": 4,
+    "critic_blocks": 5,  # 32 pixels can be halved five times
+    "batch_size": 4,
+    # As in profile demo, ten times the published: few steps must do, which limits what A-2 and A-4 show.
+    "learning_rate": 2e-3, "critic_learning_rate": 5e-4,
+    "validation_slices": 0, "checkpoint": "last",  # no choice that would differ between the settings compared
+}  # fmt: skip
 
 
-def _masked(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    return masked_protocol(x, y, mask)["psnr"]
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured in a profile."""
+
+    subjects: tuple[int, int, int]  # phantoms for training, validation and test
+    slices: int  # middle slices of each
+    spacing: float  # edge of the voxels in mm
+    seeds: int  # trainings of the base
+    repeats: int  # trainings of each change
+    sizes: Mapping[str, Any]  # fields of `Settings` of every training
+    changes: tuple[str, ...] = ()  # which of `CHANGES` are trained; empty for all
+    images: int = 24  # test slices for the effects of evaluation and sampling
+    steps: int = 1000  # E-4: sampling steps in the place of 4,
+    step_images: int = 4  # and on how many slices
 
 
-def _released(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    """Images in 8 bits, or to be stretched to them."""
-    x, y = (image if image.dtype == np.uint8 else to_uint8(image) for image in (x, y))
-    return released_protocol(x, y, mask)["psnr"]
+EXTENTS = {
+    "smoke": Extent(
+        (2, 1, 1), 2, 8.0, seeds=2, repeats=1, sizes=_SIZES | {"epochs": 2}, changes=("betas", "pair", "minmax"),
+        images=4, steps=20, step_images=1,
+    ),
+    "demo": Extent(
+        (8, 1, 4), 4, 5.0, seeds=4, repeats=1, sizes=_SIZES | {"epochs": 5}, images=12, steps=100,
+        changes=("betas", "constant", "no_r1", "channel_mean", "detached", "shuffled", "pair", "chain", "minmax"),
+    ),
+    "paper": Extent(
+        (16, 2, 8), 20, 3.0, seeds=5, repeats=3,
+        sizes=_SIZES | {"image_size": 64, "width": 16, "critic_width": 16, "critic_blocks": 6, "epochs": 5},
+    ),
+}  # fmt: skip
+"""Profile -> extent; any other profile has that of ``paper``."""
 
 
-def _plain(x: np.ndarray, y: np.ndarray, data_range: float | None = 1.0) -> float:
-    """PSNR over all given pixels, which may leave [0, 1]; without a range by that of both images."""
-    from skimage.metrics import peak_signal_noise_ratio
-
-    data_range = float(np.ptp([x, y])) if data_range is None else data_range
-    return float(peak_signal_noise_ratio(x, y, data_range=data_range))
-
-
-def _hot(y: np.ndarray) -> np.ndarray:
-    y = y.copy()
-    y[len(y) // 2] = HOT
-    return y
-
-
-def _zeros_kept(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    from scipy import ndimage
-
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    return _plain((x * mask)[box], (y * mask)[box])
-
-
-class Step(NamedTuple):
-    """Two ways to score the same slices, the plain one first, and the region."""
+class Change(NamedTuple):
+    """One departure from the base: id in the register, words, the fields of `Settings` of that difference alone."""
 
     id: str
-    change: str
-    base: Way
-    changed: Way
-    region: str = "brain"
+    name: str
+    fields: Mapping[str, Any]
 
 
-STEPS = (
-    Step("F-1", "8 bits, stretched image by image", _masked,
-         lambda x, y, m: _masked(to_uint8(x) / 255, to_uint8(y) / 255, m)),
-    Step("F-2", "the truth itself at half brightness", lambda x, y, m: _masked(x, x / 2, m),
-         lambda x, y, m: _released(x, to_uint8(x) // 2, m)),
-    Step("F-2", "each image in a window of its own", _masked,
-         lambda x, y, m: _masked(normalise(x, "percentile"), normalise(y, "percentile"), m)),
-    Step("F-3", "JPEG between, both images", _released,
-         lambda x, y, m: _released(jpeg(to_uint8(x)), jpeg(to_uint8(y)), m)),
-    Step("F-3", "JPEG between, synthesis alone", _released,
-         lambda x, y, m: _released(x, jpeg(to_uint8(y)), m)),
-    Step("F-4", "range of both images", _masked, lambda x, y, m: _plain(x[m], y[m], None)),
-    Step("F-4", "a hot pixel: range of both images", lambda x, y, m: _plain(x[m], _hot(y[m])),
-         lambda x, y, m: _plain(x[m], _hot(y[m]), None)),
-    Step("F-5", "zeros around the brain kept", _masked, _zeros_kept),
-    Step("F-5", "zeros around the lesion kept", _masked, _zeros_kept, "lesion"),
-    Step("F-1 to F-5", "protocol released as a whole, brain", _masked, _released),
-    Step("F-1 to F-5", "protocol released as a whole, lesion", _masked, _released, "lesion"),
-)  # fmt: skip
-"""What is measured; the base is PSNR of protocol ``masked`` per slice, but F-3's, which is protocol ``released``."""
+CHANGES = {
+    "weights": Change("A-1", "weights of the README's figure", {"weight_supervised": 1.0, "weight_adversarial": 0.5}),
+    "betas": Change("A-2", "Adam β 0.1, 0.2", {"beta1": 0.1, "beta2": 0.2}),
+    "constant": Change("A-4", "constant learning rates", {"schedule": "constant"}),
+    "no_r1": Change("A-5", "no R1 penalty", {"r1_gamma": 0.0}),
+    "channel_mean": Change("C-1", "mask: mean over channels", {"mask": "channel_mean"}),
+    "trained_mask": Change("C-1", "mask: layer trained", {"mask": "trained"}),
+    "detached": Change("C-2", "masks detached", {"mask_detached": True}),
+    "shuffled": Change("C-8", "every epoch shuffled", {"order": "shuffled"}),
+    "pair": Change("D-2", "gates see the pair", {"gates": "pair"}),
+    "chain": Change("D-3", "pairs as a chain", {"pairs": "chain"}),
+    "minmax": Change("B-4", "min-max, on the base's scale", {"normalisation": "minmax"}),
+    "text": Change("A to D", "variant text as a whole", profiles.TEXT | {"variant": "text"}),
+}  # fmt: skip
+"""Name of the training's folder -> the change."""
 
 
-def metric_effects(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, lesion: np.ndarray) -> pd.DataFrame:
-    """Score slices (N, S, S) in [0, 1] plainly and by each of `STEPS`, in the columns of `training_effects.compare`.
+def extent(profile: str) -> Extent:
+    """Return how much is measured in a profile."""
+    return EXTENTS.get(profiles.profile(profile).name, EXTENTS["paper"])
 
-    Means over the n slices whose mask (above 0 inside) is not empty; no interval, since nothing random is in them.
+
+def folder(profile: str) -> Path:
+    """Return where phantoms, trainings and results lie."""
+    return paths.analysis(profile, "effects")
+
+
+def base_settings(profile: str) -> Settings:
+    """Return the settings that every change starts from: variant ``released``, small."""
+    chosen = extent(profile)
+    fields = {"slices": chosen.slices, "seed": SEED, "validate_every": chosen.sizes["epochs"]}
+    return profiles.settings("paper", DATASET, TARGET, "mudiff", **chosen.sizes, **fields)
+
+
+def prepared(profile: str, normalisation: str = "percentile") -> Path:
+    """Return the slices of the phantoms by either normalisation (B-4), made where they are missing."""
+    chosen = extent(profile)
+    options = {"spacing": chosen.spacing, "workers": 1, "progress": False}
+    manifest = cohort.write_cohort(DATASET, folder(profile) / "phantoms", chosen.subjects, **options)
+    preparation = Preparation(DATASET, chosen.sizes["image_size"], chosen.slices, normalisation)
+    target = folder(profile) / "prepared" / normalisation
+    listed = manifests.read_manifest(DATASET, manifest)
+    prepare(preparation, manifest.parent, listed, target, workers=1, progress=False)
+    return target
+
+
+def train_one(profile: str, name: str = "base", repeat: int = 0) -> Path:
+    """Train the base or one of `CHANGES`, if that is not done yet, with seed `SEED` + `repeat`; return its folder."""
+    from mudiff.training import loop
+
+    fields = {} if name == "base" else CHANGES[name].fields
+    settings = base_settings(profile).replace(**fields, seed=SEED + repeat)
+    place = folder(profile) / "trainings" / f"{name}_{repeat}"
+    return loop.train(settings, prepared(profile, settings.normalisation), place, progress=False)
+
+
+def score(profile: str, run: Path, normalisation: str = "percentile") -> dict[str, float]:
+    """Return the PSNR in dB (protocol ``masked``, mean over test subjects) of one training.
+
+    "psnr" is on the base's scale, "own" on that of the training's own normalisation.
     """
-    masks, rows = {"brain": brain > 0, "lesion": lesion > 0}, []
-    for step in STEPS:
-        if slices := [s for s in zip(real, synthetic, masks[step.region], strict=True) if s[2].any()]:
-            base, changed = (float(np.mean([way(*s) for s in slices])) for way in (step.base, step.changed))
-            row = {"id": step.id, "change": step.change, "base": base, "changed": changed}
-            row |= {"difference": changed - base, "low": math.nan, "high": math.nan}
-            rows.append(row | {"n": len(slices), "seeds": 0, "repeats": 0})
-    return pd.DataFrame(rows)
+    tests = [dataset.open_slices(prepared(profile, n), "test") for n in (normalisation, "percentile")]
+    inputs = [file_hash(run / "weights.safetensors"), *(test.info["data_hash"] for test in tests)]
+    return kept(run / "score.csv", partial(_score, run, *tests), *inputs).iloc[0].to_dict()
+
+
+def _score(run: Path, test: dataset.Slices, scale: dataset.Slices) -> pd.DataFrame:
+    from mudiff.synthesis import sample
+    from mudiff.training import runs
+
+    indices = np.arange(len(test))
+    synthetic = sample.sample_slices(runs.load(run, runs.default_device()), test, indices)
+    own, common = ((slices.images(indices, TARGET) + 1) / 2 for slices in (test, scale))
+    brain, subjects = test.brain(indices), test.index.subject.to_numpy()
+    moved = rescaled(synthetic, own, common, subjects)
+    scores = {"psnr": psnr(common, moved, brain, subjects), "own": psnr(own, synthetic, brain, subjects)}
+    return pd.DataFrame([scores])
+
+
+def psnr(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, subjects: np.ndarray) -> float:
+    """Return the mean over subjects of the PSNR in dB (protocol ``masked``) of slices (N, S, S) in [0, 1]."""
+    parts = [subjects == name for name in np.unique(subjects)]
+    scores = [metrics.score_subject(real[part], synthetic[part], brain[part])[1] for part in parts]
+    return float(np.mean([score["psnr"] for score in scores]))
+
+
+def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Bring slices (N, S, S) in [0, 1] from their own normalisation to a common one (B-4).
+
+    Both are linear in the measured signal where the common one does not clip, so the line through the truth in
+    both, `own` and `common`, gives the factors of each volume.
+    """
+    if np.array_equal(own, common):
+        return synthetic
+    result = np.empty_like(synthetic)
+    for name in np.unique(subjects):
+        part = subjects == name
+        linear = (common[part] > 0.02) & (common[part] < 0.98)
+        slope, offset = np.polyfit(own[part][linear], common[part][linear], 1)
+        result[part] = np.clip(slope * synthetic[part] + offset, 0, 1)
+    return result
+
+
+def compare(name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int) -> dict[str, Any]:
+    r"""Compare a change with the base of the same seeds; the interval tells what other seeds do.
+
+    It is :math:`\pm t\,s\sqrt{2/m}` around the difference, with the standard deviation s of the base's n seeds, the
+    97.5 % quantile t of Student's distribution with n - 1 degrees of freedom, and m seeds of the change: two
+    trainings of one setting whose seeds differ are no further apart in 95 % of the cases. NaN with one seed.
+
+    `name` is an id of the register; `base` and `changed` are the PSNR of all seeds of the base, and of the change by
+    the first m of them; `n` counts test slices.
+    """
+    from scipy import stats
+
+    seeds, m = len(base), len(changed)
+    first, second = float(np.mean(base[:m])), float(np.mean(changed))
+    spread = np.std(base, ddof=1) if seeds > 1 else math.nan
+    reach = float(stats.t.ppf(0.975, seeds - 1) * spread * math.sqrt(2 / m))
+    row = {"id": name, "change": change, "base": first, "changed": second, "difference": second - first}
+    row |= {"low": row["difference"] - reach, "high": row["difference"] + reach}
+    return row | {"n": n, "seeds": seeds, "repeats": m}
+
+
+def training_effects(profile: str) -> pd.DataFrame:
+    """Return the effects of the profile's changes, in the columns of `compare`; trains what is not trained yet."""
+    from tqdm.auto import tqdm
+
+    chosen = extent(profile)
+    names = chosen.changes or tuple(CHANGES)
+    work = [("base", k) for k in range(chosen.seeds)] + [(c, k) for c in names for k in range(chosen.repeats)]
+    scores: dict[str, list[dict[str, float]]] = {}
+    for name, repeat in tqdm(work, desc="short trainings", unit="training", disable=None):
+        scale = "percentile" if name == "base" else CHANGES[name].fields.get("normalisation", "percentile")
+        scores.setdefault(name, []).append(score(profile, train_one(profile, name, repeat), scale))
+    base, n = [one["psnr"] for one in scores["base"]], chosen.subjects[2] * chosen.slices
+    rows = [compare(*CHANGES[name][:2], base, [one["psnr"] for one in scores[name]], n) for name in names]
+    own = [one["own"] for one in scores.get("minmax", ())]
+    return pd.DataFrame(rows + ([compare("B-4", "min-max, each on its own scale", base, own, n)] if own else []))
 
 
 class Source(NamedTuple):
@@ -130,8 +232,8 @@ def source(profile: str) -> Source:
     run = paths.run(profile, profiles.settings(profile, DATASET, TARGET, "mudiff").run_name)
     if (run / "weights.safetensors").is_file() and tables.origin(profile).startswith("generated"):
         return Source(run, paths.prepared(profile, DATASET), f"run {run.name} of profile {profile}")
-    base = training_effects.train_one(profile)
-    return Source(base, training_effects.prepared(profile), "the base of the short trainings")
+    base = train_one(profile)
+    return Source(base, prepared(profile), "the base of the short trainings")
 
 
 def chosen_slices(slices: dataset.Slices, count: int) -> np.ndarray:
@@ -140,18 +242,6 @@ def chosen_slices(slices: dataset.Slices, count: int) -> np.ndarray:
     with_lesion = every[(slices.lesion(every) > 0).any(axis=(1, 2))]
     usable = with_lesion if len(with_lesion) else every[slices.brain(every).any(axis=(1, 2))]
     return usable[np.unique(np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int))]
-
-
-def images(profile: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return truth, synthesis (both (N, S, S) in [0, 1]), brain masks and lesion labels of slices of `source`."""
-    from mudiff.synthesis import sample
-    from mudiff.training import runs
-
-    found = source(profile)
-    slices = dataset.open_slices(found.prepared, "test")
-    indices = chosen_slices(slices, training_effects.extent(profile).images)
-    synthetic = sample.sample_slices(runs.load(found.run, runs.default_device()), slices, indices)
-    return (slices.images(indices, TARGET) + 1) / 2, synthetic, slices.brain(indices), slices.lesion(indices)
 
 
 def sampled(
@@ -164,38 +254,35 @@ def sampled(
     from mudiff.model.diffusion import Schedule
     from mudiff.synthesis import sample
 
-    real, brain = (slices.images(indices, method.settings.target) + 1) / 2, slices.brain(indices)
-    subjects, trained = slices.index.subject.to_numpy()[indices], method.schedule
-    method.schedule = Schedule.variance_preserving(method.settings.replace(**changes)).to(method.device)
-    try:
-        drawn = [sample.sample_slices(method, slices, indices, seed) for seed in range(seeds)]
-    finally:
-        method.schedule = trained
-    return pd.DataFrame({"psnr": [training_effects.psnr(real, y, brain, subjects) for y in drawn]})
+    real, brain = (slices.images(indices, TARGET) + 1) / 2, slices.brain(indices)
+    subjects, other = slices.index.subject.to_numpy()[indices], copy.deepcopy(method)
+    other.schedule = Schedule.variance_preserving(method.settings.replace(**changes)).to(method.device)
+    drawn = [sample.sample_slices(other, slices, indices, seed) for seed in range(seeds)]
+    return pd.DataFrame({"psnr": [psnr(real, y, brain, subjects) for y in drawn]})
 
 
 def sampling_effects(profile: str) -> pd.DataFrame:
-    """Return the effects of E-1, E-4 and E-5 on the run of `source`, in the columns of `training_effects.compare`."""
+    """Return the effects of E-1, E-4 and E-5 on the run of `source`, in the columns of `compare`."""
     from mudiff.methods.base import build
     from mudiff.training import runs
 
-    extent, found = training_effects.extent(profile), source(profile)
+    chosen, found = extent(profile), source(profile)
     slices = dataset.open_slices(found.prepared, "test")
-    many, few = (chosen_slices(slices, count) for count in (extent.images, extent.step_images))
+    many, few = (chosen_slices(slices, count) for count in (chosen.images, chosen.step_images))
     method = runs.load(found.run, runs.default_device())
     untrained = build(method.settings).to(method.device).eval()  # with the weights that it began with
     identity = [file_hash(found.run / "weights.safetensors"), slices.info["data_hash"]]
 
-    def scores(name: str, chosen: "Method", indices: np.ndarray, seeds: int = 1, **changes: Any) -> list:
-        path = training_effects.folder(profile) / "sampling" / f"{name}.csv"
-        compute = partial(sampled, chosen, slices, indices, seeds, **changes)
+    def scores(name: str, sampler: "Method", indices: np.ndarray, seeds: int = 1, **changes: Any) -> list:
+        path = folder(profile) / "sampling" / f"{name}.csv"
+        compute = partial(sampled, sampler, slices, indices, seeds, **changes)
         return kept(path, compute, *identity, indices.tolist(), seeds, changes).psnr.tolist()
 
-    base, fewer = (scores(f"base_{len(indices)}", method, indices, SEEDS) for indices in (many, few))
-    steps = f"T = {extent.steps} with weights of T = {method.settings.steps}"
+    base, fewer = (scores(f"base_{len(indices)}", method, indices, SAMPLINGS) for indices in (many, few))
+    steps = f"T = {chosen.steps} with weights of T = {method.settings.steps}"
     rows = (
         ("E-1", "Eq. 31 as printed", base, scores("printed", method, many, posterior="printed"), len(many)),
-        ("E-4", steps, fewer, scores(f"steps_{extent.steps}", method, few, steps=extent.steps), len(few)),
+        ("E-4", steps, fewer, scores(f"steps_{chosen.steps}", method, few, steps=chosen.steps), len(few)),
         ("E-5", "weights not loaded, in silence", base, scores("not_loaded", untrained, many), len(many)),
     )
-    return pd.DataFrame([training_effects.compare(*row) for row in rows])
+    return pd.DataFrame([compare(*row) for row in rows])

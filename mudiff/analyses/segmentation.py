@@ -15,7 +15,7 @@ from torch import nn
 from mudiff import paths
 from mudiff.analyses import unet
 from mudiff.cache import kept
-from mudiff.data import dataset, datasets
+from mudiff.data import dataset
 from mudiff.errors import MudiffError
 from mudiff.evaluation import scores, statistics, tables
 from mudiff.training import profiles
@@ -77,33 +77,3 @@ def differences(frame: pd.DataFrame, regions: Sequence[str] = ("whole",)) -> pd.
                 rows.append({"region": region, "task": task, "first": first, "second": second} | numbers)
     result = pd.DataFrame(rows)
     return result.assign(p_holm=result.groupby(["region", "first", "second"]).p.transform(statistics.holm))
-
-
-def table(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return Fig. 4c as one shows it: for each region tasks x methods, and the `differences` of the whole tumour."""
-    labels, tasks = datasets.METHODS | {REAL: "complete"}, list(TASKS)
-    contrasts = datasets.dataset(unet.DATASET).contrasts
-    marks = {datasets.LABELS[c]: ["×" if c in TASKS[task] else "✓" for task in tasks] for c in contrasts}
-    blocks = {}
-    for region, name in unet.REGIONS.items():
-        groups = frame[frame.region == region].groupby(["task", "method"]).dice
-        texts, means = groups.agg(_cell).unstack(fill_value=""), groups.mean().unstack()[list(METHODS[:2])]
-        for task, method in means[means.nunique(axis=1) == 2].idxmax(axis=1).items():
-            texts.loc[task, method] = f"**{texts.loc[task, method]}**"
-        columns = {labels[method]: texts.loc[tasks, method] for method in (REAL, *METHODS)}
-        blocks[f"{name} (n = {groups.count().max()})"] = pd.DataFrame(marks | columns, index=tasks)
-    pairs = {
-        f"{labels[first]} − {labels[second]}": part.set_index("task").apply(_difference, axis=1)
-        for (first, second), part in differences(frame).groupby(["first", "second"], sort=False)
-    }
-    return blocks | {unet.REGIONS["whole"]: pd.DataFrame(pairs)}
-
-
-def _cell(values: pd.Series) -> str:
-    mean, deviation = (tables.number(value, 3) for value in (values.mean(), values.std()))
-    return f"{mean} ± {deviation}" if values.notna().any() else "NA"
-
-
-def _difference(row: pd.Series) -> str:
-    difference, low, high = (tables.number(row[name], 3, sign=True) for name in ("difference", "low", "high"))
-    return f"{difference} ({low} to {high})" if pd.notna(row.low) else difference

@@ -72,25 +72,3 @@ def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(liv
     monkeypatch.setattr(runs, "default_device", None)  # kept: nothing is drawn again
     again = ablations.draw("smoke", run, lively_slices, rows, 4)
     np.testing.assert_array_equal(again["samples"], drawn["samples"])
-
-
-def gaussian(count: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return samples and a truth from one Gaussian per voxel; with `scale` the samples' spread is wrong by it."""
-    rng = np.random.default_rng(5)
-    shape = (6, 32, 32)
-    mean, sigma = rng.uniform(0.3, 0.7, shape), rng.uniform(0.01, 0.1, shape)
-    truth = mean + sigma * rng.standard_normal(shape)
-    return mean + scale * sigma * rng.standard_normal((count, *shape)), truth, np.ones(shape, bool)
-
-
-@pytest.mark.parametrize("count", [4, 8, 64])  # few draws have a spread that is small by chance
-def test_samples_from_the_truths_own_distribution_are_calibrated(count):
-    frame = ablations.calibration(*gaussian(count))
-    np.testing.assert_allclose(frame.error, frame.expected, rtol=0.16)
-    np.testing.assert_allclose(frame.expected, frame.sd * np.sqrt(1 + 2 / count))
-    assert frame.voxels.sum() == 6 * 32 * 32 and frame.sd.iloc[-1] > 1.3 * frame.sd.iloc[0]
-
-
-def test_samples_that_agree_too_much_are_found_out():
-    frame = ablations.calibration(*gaussian(32, scale=0.25))
-    assert (frame.error > 3 * frame.expected).all()

@@ -186,16 +186,3 @@ def test_changes_put_both_cohorts_side_by_side():
 def test_no_interval_where_there_is_none(few):
     frame = cohorts.changes(*map(scores, few))
     assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None)
-
-
-def test_the_table_has_a_block_per_region_protocol_and_target():
-    known = pd.concat([scores([20.0, 21.0, 22.0]), scores([19.0, 19.5, 20.0], "linear"), scores([9.0], "pgan")])
-    frame = cohorts.changes(known, pd.concat([scores([19.0]), scores([18.0], "linear")]))
-    shown = cohorts.wide(frame)
-    block = shown["T1CE, whole brain, masked (3 + 1 subjects)"]
-    assert len(shown) == 2 and "T1CE, whole brain, released (3 + 1 slices)" in shown
-    assert list(block.index) == ["MU-Diff", "Linear"] and len(block.columns) == 3 * len(metrics.METRICS)
-    assert block.iloc[0, :3].tolist() == ["21.00 ± 1.00", "19.00 ± NA", "−2.00"]
-    frame = cohorts.changes(scores([20.0, 22.0, 24.0]), scores([18.0, 19.0]))
-    cell = cohorts.wide(frame)["T1CE, whole brain, masked (3 + 2 subjects)"].iloc[0, 2]
-    assert cell.startswith("−3.50 (−") and " to +" in cell

@@ -1,40 +1,43 @@
-"""Effects of the differences: the statistics, the metric steps by hand, and a miniature of the trainings."""
+"""Effects of the differences: the statistics, the notebook's metric steps, and a miniature of the trainings."""
 
+import ast
 import math
 
+import nbformat
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
 from mudiff.analyses import effects
-from mudiff.analyses import training_effects as training
 from mudiff.data import dataset
 from mudiff.evaluation import metrics
 from mudiff.methods.base import build
 from mudiff.training import profiles, runs
 from mudiff.workflow import register
 
-TINY = training.Extent(
-    (2, 1, 1), 1, 8.0, seeds=2, repeats=1, sizes=training._SIZES | {"epochs": 1}, changes=("betas", "minmax"),
+BOOK = nbformat.read(REPOSITORY / "notebooks/13_paper_versus_code.ipynb", as_version=4)
+
+TINY = effects.Extent(
+    (2, 1, 1), 1, 8.0, seeds=2, repeats=1, sizes=effects._SIZES | {"epochs": 1}, changes=("betas", "minmax"),
     images=2, steps=5, step_images=1,
 )  # fmt: skip
 
 
 def test_a_change_is_compared_with_the_same_seeds_and_with_the_spread_of_all():
-    one = training.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
+    one = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
     assert (one["base"], one["changed"], one["difference"]) == (1.0, 2.5, 1.5)
     assert (one["n"], one["seeds"], one["repeats"]) == (4, 3, 1)
     # t(0.975, 2 degrees of freedom) = 4.30265; s = 1
     assert [one["high"] - 1.5, 1.5 - one["low"]] == pytest.approx([4.30265 * math.sqrt(2)] * 2, rel=1e-5)
-    two = training.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
+    two = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
     assert (two["base"], two["changed"]) == (1.5, 3.0)
     assert two["high"] - two["low"] == pytest.approx(2 * 4.30265, rel=1e-5)
-    assert math.isnan(training.compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
+    assert math.isnan(effects.compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
 
 
 @pytest.mark.parametrize("n, m", [(4, 1), (4, 4), (5, 3)])
 def test_another_seed_alone_leaves_out_zero_in_one_of_twenty_cases_at_most(rng, n, m):
-    rows = [training.compare("A-2", "x", d[:n], d[n:], 1) for d in rng.normal(size=(2000, n + m))]
+    rows = [effects.compare("A-2", "x", d[:n], d[n:], 1) for d in rng.normal(size=(2000, n + m))]
     assert 0.02 < np.mean([row["low"] > 0 or row["high"] < 0 for row in rows]) < 0.06
 
 
@@ -42,9 +45,9 @@ def test_slices_return_to_the_scale_of_the_base(rng):
     signal = rng.uniform(0, 1, (3, 16, 16))
     own, common = 0.5 * signal, np.clip((signal - 0.1) / 0.8, 0, 1)
     guess, subjects = own + 0.01, np.array(["a", "a", "b"])
-    result = training.rescaled(guess, own, common, subjects)
+    result = effects.rescaled(guess, own, common, subjects)
     np.testing.assert_allclose(result, np.clip((2 * guess - 0.1) / 0.8, 0, 1), atol=1e-6)
-    assert training.rescaled(guess, own, own, subjects) is guess
+    assert effects.rescaled(guess, own, own, subjects) is guess
 
 
 @pytest.fixture
@@ -59,9 +62,17 @@ def slices(rng):
     return real, synthetic, brain, lesion
 
 
-def found(slices, change):
-    frame = effects.metric_effects(*slices)
-    return frame[frame.change == change].iloc[0]
+def metric_effects(real, synthetic, brain, lesion):
+    """Return the notebook's table of the metrics' effects, of other slices, with a row per change."""
+    cells = [cell.source for cell in BOOK.cells if cell.cell_type == "code"]
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    nodes = [node for cell in cells for node in ast.parse(cell).body if isinstance(node, kinds)]
+    scope = {"real": real, "synthetic": synthetic, "boxes": {"brain": brain > 0, "lesion": lesion > 0}}
+    exec(compile(ast.Module(nodes, []), "notebook 13", "exec"), scope)
+    for cell in cells:
+        if "steps = [" in cell or "of_metrics = " in cell:
+            exec(cell, scope)
+    return scope["of_metrics"].set_index("change")
 
 
 def test_zeros_kept_are_worth_the_part_of_the_box_that_is_filled(slices):
@@ -69,7 +80,7 @@ def test_zeros_kept_are_worth_the_part_of_the_box_that_is_filled(slices):
     for region, mask, count in (("brain", brain, 2), ("lesion", lesion, 1)):
         rows, columns = np.nonzero(mask[0])
         fill = mask[0].sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
-        one = found(slices, f"zeros around the {region} kept")
+        one = metric_effects(*slices).loc[f"zeros around the {region} kept"]
         assert 0.5 < fill < 0.9 and one.n == count
         assert one.difference == pytest.approx(-10 * np.log10(fill))
         plain = [metrics.masked_protocol(*trio)["psnr"] for trio in zip(real, synthetic, mask, strict=True)]
@@ -77,46 +88,37 @@ def test_zeros_kept_are_worth_the_part_of_the_box_that_is_filled(slices):
 
 
 def test_a_hot_pixel_is_rewarded_by_the_range_of_both_images(slices):
-    real, synthetic, brain, _ = slices
-    one = found(slices, "a hot pixel: range of both images")
+    (real, synthetic, brain, _), frame = slices, metric_effects(*slices)
+    one, plain = (frame.loc[f"{which}range of both images"] for which in ("a hot pixel: ", ""))
     lows = [min(x[m].min(), y[m].min()) for x, y, m in zip(real, synthetic, brain, strict=True)]
-    assert one.difference == pytest.approx(np.mean(20 * np.log10(effects.HOT - np.array(lows))), abs=1e-6)
-    plain = found(slices, "range of both images")
+    assert one.difference == pytest.approx(np.mean(20 * np.log10(2 - np.array(lows))), abs=1e-6)
     assert one.base < plain.base and one.changed > plain.base
 
 
 def test_wrong_brightness_is_forgiven(slices):
     real, _, brain, lesion = slices
-    one = found(slices, "the truth itself at half brightness")
+    one = metric_effects(*slices).loc["the truth itself at half brightness"]
     expected = [-10 * np.log10(np.mean((x[m] / 2) ** 2)) for x, m in zip(real, brain, strict=True)]
     assert one.base == pytest.approx(np.mean(expected))
     assert one.changed > 35 > 15 > one.base
-    darker = real, 0.5 * real, brain, lesion
-    for change in ("each image in a window of its own", "8 bits, stretched image by image"):
-        assert found(darker, change).difference > 20
+    darker = metric_effects(real, 0.5 * real, brain, lesion).difference
+    assert darker[["each image in a window of its own", "8 bits, stretched image by image"]].min() > 20
 
 
 def test_the_whole_protocol_is_the_one_of_the_tables(slices):
     real, synthetic, brain, lesion = slices
-    whole = found(slices, "protocol released as a whole, brain")
-    _, scores = metrics.score_subject(real, synthetic, brain, "released")
-    assert whole.changed == pytest.approx(scores["psnr"])
-    both = found(slices, "JPEG between, both images")
-    assert both.base == pytest.approx(whole.changed) and abs(both.difference) > 1e-3
-    frame = effects.metric_effects(real, synthetic, brain, np.zeros_like(lesion))
-    assert len(frame) == len(effects.STEPS) - 2 and not frame.change.str.contains("lesion").any()
-
-
-def test_jpeg_rings_into_the_background(slices):
-    image = metrics.to_uint8(slices[0][0])
-    after = effects.jpeg(image)
-    assert after.dtype == np.uint8 and after.shape == image.shape
-    assert (after[image == 0] > 0).mean() > 0.02
+    frame = metric_effects(*slices)
+    whole = frame.changed["protocol released as a whole, brain"]
+    assert whole == pytest.approx(metrics.score_subject(real, synthetic, brain, "released")[1]["psnr"])
+    both = frame.loc["JPEG between, both images"]
+    assert both.base == pytest.approx(whole) and abs(both.difference) > 1e-3
+    without = metric_effects(real, synthetic, brain, np.zeros_like(lesion))
+    assert len(without) == len(frame) - 2 and not without.index.str.contains("lesion").any()
 
 
 def test_a_change_is_one_difference_of_the_register_and_can_be_built():
-    known, base = {one.id: one for one in register.read()}, training.base_settings("smoke")
-    for name, (difference, _, fields) in training.CHANGES.items():
+    known, base = {one.id: one for one in register.read()}, effects.base_settings("smoke")
+    for name, (difference, _, fields) in effects.CHANGES.items():
         for field, value in fields.items():
             if name != "text":
                 assert field in known[difference].fields and getattr(base, field) != value, name
@@ -124,21 +126,21 @@ def test_a_change_is_one_difference_of_the_register_and_can_be_built():
 
 
 def test_the_base_is_released_and_the_whole_text_that_variant_but_for_their_size():
-    for profile in training.EXTENTS:
-        base = training.base_settings(profile)
-        sizes = {name: getattr(base, name) for name in [*training._SIZES, "epochs", "slices", "validate_every"]}
+    for profile in effects.EXTENTS:
+        base = effects.base_settings(profile)
+        sizes = {name: getattr(base, name) for name in [*effects._SIZES, "epochs", "slices", "validate_every"]}
         assert base == profiles.settings("paper", "brats", "t1ce", "mudiff", **sizes)
         sizes["critic_blocks"] = 4
-        text = base.replace(**training.CHANGES["text"].fields)
+        text = base.replace(**effects.CHANGES["text"].fields)
         assert text == profiles.settings("paper", "brats", "t1ce", "mudiff", "text", **sizes)
 
 
-def test_what_changes_results_is_measured_or_said_not_to_be():
+def test_what_changes_results_is_measured_or_said_not_to_be(slices):
     important = {one.id for one in register.read() if one.severity == "results"}
-    measured = {change.id for change in training.CHANGES.values()} | {step.id for step in effects.STEPS}
+    measured = {change.id for change in effects.CHANGES.values()} | set(metric_effects(*slices).id)
     assert important - measured - {"E-1", "E-4"} == {"B-1", "B-2", "F-10"}
-    book = (REPOSITORY / "notebooks/13_paper_versus_code.ipynb").read_text(encoding="utf-8")
-    assert "**Not measured**, though marked: F-10 (what was not released cannot be run), and B-1 and B-2" in book
+    said = "**Not measured**, though marked: F-10 (what was not released cannot be run), and B-1 and B-2"
+    assert any(said in cell.source for cell in BOOK.cells)
 
 
 @pytest.fixture(scope="module")
@@ -146,19 +148,19 @@ def miniature(tmp_path_factory):
     """A project with the tiny cohort and its trainings, and their effects."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MUDIFF_ROOT", str(tmp_path_factory.mktemp("effects")))
-        patch.setitem(training.EXTENTS, "smoke", TINY)
-        yield training.training_effects("smoke")
+        patch.setitem(effects.EXTENTS, "smoke", TINY)
+        yield effects.training_effects("smoke")
 
 
 def test_effects_are_measured_against_the_base_and_kept(miniature):
-    place = training.folder("smoke") / "trainings"
+    place = effects.folder("smoke") / "trainings"
     assert {path.parent.name for path in place.glob("*/score.csv")} == {"base_0", "base_1", "betas_0", "minmax_0"}
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/*")}
-    assert training.training_effects("smoke").equals(miniature)
+    assert effects.training_effects("smoke").equals(miniature)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert miniature.id.tolist() == ["A-2", "B-4", "B-4"]
-    first, second = (training.score("smoke", place / f"base_{k}") for k in (0, 1))
-    own = training.score("smoke", place / "minmax_0", "minmax")
+    first, second = (effects.score("smoke", place / f"base_{k}") for k in (0, 1))
+    own = effects.score("smoke", place / "minmax_0", "minmax")
     assert first["psnr"] == first["own"] != second["psnr"] and own["psnr"] != own["own"]
     assert (miniature.base == first["psnr"]).all()
     assert miniature.changed.tolist()[1:] == [own["psnr"], own["own"]]
@@ -169,21 +171,23 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
 def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_does_it(miniature):
     from mudiff.training import loop
 
-    place = training.folder("smoke") / "trainings"
+    place = effects.folder("smoke") / "trainings"
     base, changed, again = (runs.load(place / name) for name in ("base_0", "betas_0", "base_1"))
     assert changed.settings == base.settings.replace(beta1=0.1, beta2=0.2)
     assert again.settings == base.settings.replace(seed=base.settings.seed + 1)
     for name, normalisation in (("base_0", "percentile"), ("minmax_0", "minmax")):
-        test = dataset.open_slices(training.prepared("smoke", normalisation), "test")
+        test = dataset.open_slices(effects.prepared("smoke", normalisation), "test")
         expected = loop.validation_psnr(runs.load(place / name), test)
-        assert training.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
+        assert effects.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_misprint_gives_one_grey_and_the_process_is_put_back(miniature):
     source = effects.source("smoke")
     assert source.run.name == "base_0" and "short trainings" in source.words  # there is no run of the profile
     method, slices = runs.load(source.run), dataset.open_slices(source.prepared, "test")
-    before, real, index = method.schedule, (slices.images([0], "t1ce") + 1) / 2, np.array([0])
+    index = effects.chosen_slices(slices, 5)
+    assert slices.lesion(index).any(axis=(1, 2)).all() and len(index) == 1  # the one slice has a lesion
+    before, real = method.schedule, (slices.images(index, "t1ce") + 1) / 2
     grey = metrics.masked_protocol(real[0], np.full_like(real[0], 0.5), slices.brain([0])[0])["psnr"]
     printed = effects.sampled(method, slices, index, posterior="printed").psnr
     assert printed.tolist() == pytest.approx([grey], abs=1e-4)
@@ -194,13 +198,7 @@ def test_the_misprint_gives_one_grey_and_the_process_is_put_back(miniature):
 def test_sampling_effects_are_kept_one_file_each(miniature):
     measured = effects.sampling_effects("smoke")
     assert measured.id.tolist() == ["E-1", "E-4", "E-5"]
-    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == effects.SEEDS).all()
-    files = {path.name for path in (training.folder("smoke") / "sampling").iterdir()}
+    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == effects.SAMPLINGS).all()
+    files = {path.name for path in (effects.folder("smoke") / "sampling").iterdir()}
     assert files == {"base_1.csv", "printed.csv", "steps_5.csv", "not_loaded.csv"}
     assert effects.sampling_effects("smoke").equals(measured)
-
-
-def test_images_are_the_slices_with_lesions(miniature):
-    real, synthetic, brain, lesion = effects.images("smoke")
-    assert real.shape == synthetic.shape == brain.shape == lesion.shape == (1, 32, 32)
-    assert synthetic.min() >= 0 and synthetic.max() <= 1

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, cka_by_definition, prepare_subjects, run_cells, save_run
+from conftest import LIVELY, cka_by_definition, lively, run_cells, save_run
 from matplotlib.text import Text
 
 from mudiff.analyses import mutual
@@ -15,46 +15,27 @@ from mudiff.plots import mutual as drawings
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 
-SMALL = {
-    "image_size": 16, "slices": 6, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding": 16,
-    "attention_at": 8, "critic_width": 4, "critic_blocks": 2,
-}  # fmt: skip
-
-
 NAMES = {"f_1": "F1", "f_2": "F2", "profile": "smoke"}
 
 
-def drawn(seed=7, **changes):
-    """Return a method with random weights of ordinary size, so that its networks answer to their inputs."""
-    method = build(Settings(**SMALL | changes)).eval()
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter += 0.15 * torch.randn(parameter.shape, generator=g)
-    return method
-
-
 @pytest.fixture
-def trained(tmp_path, monkeypatch, write_subject):
+def trained(lively_slices):
     """A run with three test subjects, the last without lesion."""
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    subjects = [("train", {}), ("val", {}), ("test", {}), ("test", {}), ("test", {"seg": np.zeros(SHAPE, np.uint8)})]
-    prepare_subjects(write_subject, subjects, Settings(**SMALL).preparation())
-    save_run(drawn())
+    save_run(lively())
     return mutual.open_run("smoke")
 
 
 @pytest.mark.parametrize("changes", [{"method": "syndiff"}, {"networks": "single"}], ids=str)
 @pytest.mark.usefixtures("trained")
 def test_a_run_without_a_pair_is_refused(changes):
-    save_run(build(Settings(**SMALL | changes)))
+    save_run(build(Settings(**LIVELY | changes)))
     with pytest.raises(MudiffError, match="no pair of networks"):
         mutual.open_run("smoke")
 
 
-@pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 8), (2, (1, 1, 2), 0)])
+@pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 16), (2, (1, 1, 2), 0)])
 def test_layers_are_named_alike_and_stand_in_the_order_of_the_computation(blocks, multipliers, attention):
-    method = drawn(blocks=blocks, multipliers=multipliers, attention_at=attention)
+    method = lively(blocks=blocks, multipliers=multipliers, attention_at=attention)
     levels, called = len(multipliers), []
     for network in (method.f1, method.f2):
         layers = mutual.layers(network)
@@ -63,22 +44,22 @@ def test_layers_are_named_alike_and_stand_in_the_order_of_the_computation(blocks
         parts = [layer.part for layer in layers]
         assert parts == sorted(parts, key=["input", "encoder", "decoder", "output"].index)
         assert parts.count("encoder") == levels * blocks + (levels - 1) + 3
-        assert parts.count("decoder") == levels * (blocks + 1) + (levels - 1) + (attention == 8)
+        assert parts.count("decoder") == levels * (blocks + 1) + (levels - 1) + (attention == 16)
         for layer in layers[1:]:
             layer.module.register_forward_hook(lambda *_, name=layer.name: called.append(name))
-    x, y, z = torch.randn(2, 1, 16, 16), torch.randn(2, 3, 16, 16), torch.randn(2, 100)
+    x, y, z = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32), torch.randn(2, 100)
     method.f2(x, y, torch.zeros(2).long(), z, method.f1(x, y, torch.zeros(2).long(), z))
     assert called == [*names[1:], *names[1:]]
 
 
 @torch.no_grad()
 def test_features_of_a_layer_are_those_that_flow_on():
-    h, kept = (method := drawn()).f1.encoder_decoder, {}
+    h, kept = (method := lively()).f1.encoder_decoder, {}
     following = {"f_c": h, "down 1": h.encoder[1], "mid 2": h.decoder[0], "up 2": h.decoder[1]}
     following |= {"enc 2.1": h.middle1, "att 2": h.decoder[0].up}
     for name, module in following.items():
         module.register_forward_pre_hook(lambda _, given, name=name: kept.update({name: given[0]}))
-    given = torch.randn(5, 1, 16, 16), torch.randn(5, 3, 16, 16), torch.zeros(5).long(), torch.randn(5, 100)
+    given = torch.randn(5, 1, 32, 32), torch.randn(5, 3, 32, 32), torch.zeros(5).long(), torch.randn(5, 100)
     features = mutual.layer_features(method.f1, *given)
     found = dict(zip([layer.name for layer in mutual.layers(method.f1)], features.unbind(1), strict=True))
     kept["x^p"] = method.f1(*given)
@@ -118,42 +99,42 @@ def test_comparison_is_the_definition_on_the_networks_features(trained):
 
 
 def test_steps_are_compared_once_and_the_control_has_random_weights(trained, monkeypatch):
-    after = mutual.compare_steps(trained, [0, 3], count=6)
+    after = mutual.compare_steps(trained, [0, 2], count=6)
     before = mutual.compare_steps(trained, [0], count=6, untrained=True)
-    once = mutual.compare(trained.method, trained.slices, 3, 6)
-    pd.testing.assert_frame_equal(after[after.t == 3].reset_index(drop=True), once)
+    once = mutual.compare(trained.method, trained.slices, 2, 6)
+    pd.testing.assert_frame_equal(after[after.t == 2].reset_index(drop=True), once)
     fresh = build(trained.method.settings).eval()
     pd.testing.assert_frame_equal(before, mutual.compare(fresh, trained.slices, 0, 6))
     monkeypatch.setattr(mutual, "compare", None)  # everything below is kept
-    pd.testing.assert_frame_equal(mutual.compare_steps(trained, [0, 3], count=6), after)
+    pd.testing.assert_frame_equal(mutual.compare_steps(trained, [0, 2], count=6), after)
     with pytest.raises(TypeError):
-        mutual.compare_steps(trained, [0, 3], count=7)
+        mutual.compare_steps(trained, [0, 2], count=7)
 
 
 def test_numbers_out_of_range_are_errors(trained):
     with pytest.raises(MudiffError, match="CKA of 3 slices: it takes 4 or more"):
         mutual.compare(trained.method, trained.slices, 0, count=3)
-    with pytest.raises(MudiffError, match="steps 0 to 3"):
-        mutual.compare(trained.method, trained.slices, 4)
+    with pytest.raises(MudiffError, match="steps 0 to 2"):
+        mutual.compare(trained.method, trained.slices, 3)
     with pytest.raises(MudiffError, match="every = 0"):
         mutual.scores(trained, every=0)
 
 
 def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monkeypatch):
-    found = mutual.predictions(trained, "Brats18_3_1")
+    found = mutual.predictions(trained, "Brats18_2_1")
     assert np.allclose(found["mutual"], (found["f1"] + found["f2"]) / 2, atol=2e-5)  # 16 bits
     assert np.abs(found["f1"] - found["f2"]).max() > 0.05
-    here = trained.slices.subject("Brats18_3_1")
+    here = trained.slices.subject("Brats18_2_1")
     assert np.allclose(found["mutual"], sample.sample_slices(trained.method, trained.slices, here), atol=1e-5)
     monkeypatch.setattr(sample, "sample_slices", None)
-    assert np.array_equal(mutual.predictions(trained, "Brats18_3_1")["f1"], found["f1"])
-    save_run(drawn(seed=8))
+    assert np.array_equal(mutual.predictions(trained, "Brats18_2_1")["f1"], found["f1"])
+    save_run(lively(seed=8))
     with pytest.raises(TypeError):  # of other weights they are computed anew
-        mutual.predictions(mutual.open_run("smoke"), "Brats18_3_1")
+        mutual.predictions(mutual.open_run("smoke"), "Brats18_2_1")
 
 
 def test_scores_are_those_of_the_masked_protocol(trained):
-    method, slices, name = trained.method, trained.slices, "Brats18_3_1"
+    method, slices, name = trained.method, trained.slices, "Brats18_2_1"
     scores = mutual.scores(trained)
     assert list(scores.columns) == ["prediction", "region", "subject", "psnr", "ssim", "mae"]
     assert len(scores) == 3 * 2 * 3
@@ -168,16 +149,16 @@ def test_scores_are_those_of_the_masked_protocol(trained):
             expected = metrics.score_subject(truth, image, mask, "masked")[1]
             row = table.query(f"prediction == {prediction!r} and region == {region!r} and subject == {name!r}")
             assert row[["psnr", "ssim", "mae"]].iloc[0].to_dict() == pytest.approx(expected, nan_ok=True)
-    free = scores[(scores.region == "lesion") & (scores.subject == "Brats18_4_1")]
+    free = scores[(scores.region == "lesion") & (scores.subject == "Brats18_3_1")]
     assert len(free) == 3 and free.mae.isna().all()
 
 
 @pytest.mark.parametrize("network", [1, 2])
 def test_a_network_alone_follows_its_own_predictions(trained, network):
     method, slices = trained.method, trained.slices
-    indices = slices.subject("Brats18_2_1")[:2]
+    indices = slices.subject("Brats18_1_1")[:2]
     alone = sample.sample_slices(mutual.alone(method, network), slices, indices)
-    common = mutual.predictions(trained, "Brats18_2_1")
+    common = mutual.predictions(trained, "Brats18_1_1")
     assert not np.allclose(alone, common[f"f{network}"][:2], atol=1e-3)  # the other no longer steers
     real = method.predict
     method.predict = lambda *given: (real(*given)[network - 1],) * 2  # both terms of Eq. 31 are its own

@@ -151,19 +151,3 @@ def test_differences_are_paired_and_signed(rng):
     assert (against_real.difference < 0).all() and len(against_real) == 6
     family = found[(found.region == "whole") & (found.second == "syndiff")]
     assert np.allclose(family.p_holm, statistics.holm(family.p)) and (family.p_holm >= family.p).all()
-
-
-def test_the_table_shows_what_is_replaced_and_what_is_better(rng):
-    frame = made_up(rng)
-    blocks = segmentation.table(frame)
-    assert list(blocks)[:2] == ["Whole tumour (n = 6)", "Necrotic core (n = 5)"] and len(blocks) == 5
-    whole = blocks["Whole tumour (n = 6)"]
-    assert list(whole) == ["T1", "T1CE", "T2", "FLAIR", "complete", "MU-Diff", "SynDiff", "Linear"]
-    assert whole.loc["complete", ["T1", "FLAIR", "MU-Diff"]].tolist() == ["✓", "✓", ""]
-    assert whole.loc["E", ["T1", "T1CE", "T2", "FLAIR", "complete"]].tolist() == ["✓", "×", "✓", "×", ""]
-    dice = frame[(frame.region == "whole") & (frame.task == "F") & (frame.method == "mudiff")].dice
-    assert whole.loc["F", "MU-Diff"] == f"**{dice.mean():.3f} ± {dice.std():.3f}**"
-    assert whole.map(lambda cell: "**" in cell).sum().sum() == 6
-    assert blocks["Whole tumour"].loc["F", "MU-Diff − complete"].startswith("−0.0")
-    single = segmentation.table(frame[frame.subject == "s1"])["Whole tumour"]
-    assert "(" not in single.loc["A", "MU-Diff − SynDiff"]  # one subject has no interval
