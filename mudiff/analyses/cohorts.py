@@ -141,16 +141,6 @@ def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> di
     return chosen
 
 
-def examples(cohort: Cohort, chosen: Chosen) -> list[scores.Example]:
-    """Return the shown slice of the first subject for each target, or of two subjects if there is one target."""
-    slices = cohort.slices()
-    return [
-        scores.example(slices, target, subject, {method: cohort.folder(target, method) for method in methods})
-        for target, methods in chosen.items()
-        for subject in slices.subjects[: 2 if len(chosen) == 1 else 1]
-    ]
-
-
 def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
     """Score a cohort's syntheses, in the columns of `scores.score_runs`, brain and lesions in one frame."""
     slices, frames = cohort.slices(), []

@@ -1,4 +1,4 @@
-"""The ablations' scores and times; several samples of a slice, and what their spread is worth."""
+"""The ablations' scores and times, and several samples of a slice."""
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,6 @@ from mudiff.analyses import ablations
 from mudiff.errors import MudiffError
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
-
-
-def write_run(name: str, **changes: object) -> None:
-    save_run(lively(**changes), paths.run("smoke", name))
 
 
 def test_full_is_the_main_run_only_where_the_budgets_are_equal():
@@ -30,7 +26,7 @@ def test_scores_are_the_subjects_of_the_masked_protocol(lively_slices, monkeypat
     name = ablations.settings("smoke", "abl1").run_name
     with pytest.raises(MudiffError, match=f"run {name} has no synthetic test slices"):
         ablations.score("smoke", lively_slices, ["abl1"], "brain")
-    write_run(name)
+    save_run(lively(), paths.run("smoke", name))
     folder = paths.synthetic("smoke", name)
     sample.synthesize_split(paths.run("smoke", name), paths.prepared("smoke", "brats"), "test", folder)
     frame = ablations.score("smoke", lively_slices, ["abl1"], "lesion")
@@ -45,20 +41,20 @@ def test_scores_are_the_subjects_of_the_masked_protocol(lively_slices, monkeypat
 def test_seconds_name_the_device_that_they_were_measured_on(lively_slices, monkeypatch):
     """A figure made elsewhere from kept times must not call that machine its own."""
     for variant, steps in {"T2": 2, "T8": 8}.items():
-        write_run(ablations.settings("smoke", variant).run_name, steps=steps)
+        save_run(lively(steps=steps), paths.run("smoke", ablations.settings("smoke", variant).run_name))
     monkeypatch.setattr("os.cpu_count", lambda: 77)
     frame = ablations.seconds("smoke", lively_slices, ["T2", "T8"])
     assert list(frame.variant) == ["T2", "T8"] and (frame.seconds > 0).all()
     assert frame.device.str.contains("of 77 cores").all()
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     pd.testing.assert_frame_equal(ablations.seconds("smoke", lively_slices, ["T2", "T8"]), frame)
-    write_run(ablations.settings("smoke", "T8").run_name, steps=1, seed=9)  # other weights are measured anew
+    other = lively(steps=1, seed=9)  # other weights are measured anew
+    save_run(other, paths.run("smoke", ablations.settings("smoke", "T8").run_name))
     assert ablations.seconds("smoke", lively_slices, ["T2", "T8"]).device.str.contains("of 2 cores").all()
 
 
 def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(lively_slices, monkeypatch):
-    write_run("main")
-    run, rows = paths.run("smoke", "main"), np.array([1, 3, 4, 7])
+    run, rows = save_run(lively(), paths.run("smoke", "main")), np.array([1, 3, 4, 7])
     monkeypatch.setattr(sample, "BATCH", 3)  # one step comes from several batches
     drawn = ablations.draw("smoke", run, lively_slices, rows, 4)
     assert drawn["samples"].shape == (4, 4, 32, 32) and drawn["one_step"].shape == (4, 32, 32)

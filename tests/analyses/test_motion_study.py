@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import head, prepare_subjects
+from conftest import head, prepare_subjects, save_run
 
 from mudiff import paths
 from mudiff.analyses import motion as study
@@ -14,7 +14,7 @@ from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import base
 from mudiff.synthesis import sample
-from mudiff.training import profiles, runs
+from mudiff.training import profiles
 
 PAIR = ("mudiff", "linear")  # linear stands in for SynDiff: it is set to copy FLAIR
 C, D = "Brats18_2_1", "Brats18_3_1"
@@ -27,10 +27,7 @@ def write_run(method: str, change: float = 0.0) -> None:
     if method == "linear":
         built.coefficients[settings.conditions.index("flair")] = 1.0
         built.coefficients[-1] = change
-    folder, made = paths.run("smoke", settings.run_name), paths.synthetic("smoke", settings.run_name)
-    paths.write_json(folder / "settings.json", {"settings": settings.to_dict()})
-    paths.write_json(folder / "provenance.json", {"fingerprint": settings.fingerprint()})
-    runs.save_weights(folder / "weights.safetensors", built.state_dict())
+    folder, made = save_run(built, paths.run("smoke", settings.run_name)), paths.synthetic("smoke", settings.run_name)
     sample.synthesize_split(folder, paths.prepared("smoke", "brats"), "test", made)
 
 
