@@ -26,16 +26,12 @@ _CONTRASTS = {
     **{"t1n": "t1", "t1w": "t1", "t1c": "t1ce", "t1post": "t1ce", "t2w": "t2", "t2f": "flair"},
     **dict.fromkeys(("seg", "ot", "gold_standard"), "mask"),
 }
-_SKIPPED = ("derivatives", "sourcedata")  # of BIDS: other versions of the same images
-_PREFIX = re.compile(r"^(?:brats(?:17|18|19|20(?!21)|2021))_", re.IGNORECASE)
-
-Files = dict[str, Path]
-"""The files of one subject: contrast, or ``mask``, -> file."""
+Files = dict[str, Path]  # of one subject: contrast, or ``mask``, -> file
 
 
 def match_id(subject: str) -> str:
     """Return the part of a subject id that all releases share: no ``Brats18_``, ``BraTS19_`` and so on."""
-    return _PREFIX.sub("", subject)
+    return re.sub(r"^brats(?:17|18|19|20|2021)_", "", subject, flags=re.IGNORECASE)
 
 
 def patient(subject: str) -> str:
@@ -63,16 +59,14 @@ def find_contrasts(folder: Path) -> Files:
     """Return the files of one subject's folder, in any of the four layouts: contrast or ``mask`` -> file."""
     if not Path(folder).is_dir():
         raise MudiffError(f"{folder}: subject folder not found; pass the folder that holds its contrasts.")
-    found = _collect(_LAYOUTS, folder, only=str(folder)).get(str(folder), {})
+    found = _collect(_LAYOUTS, folder, None, str(folder)).get(str(folder), {})
     if not found.keys() - {"mask"}:
         expected = " or ".join(words for words, _ in _LAYOUTS.values())
         raise MudiffError(f"{folder}: no contrast found; expected {expected}.")
     return found
 
 
-def _collect(
-    layouts: Iterable[str], folder: Path, problems: dict[str, str] | None = None, only: str = ""
-) -> dict[str, Files]:
+def _collect(layouts: Iterable[str], folder: Path, wrong: dict[str, str] | None, only: str = "") -> dict[str, Files]:
     """Return subject -> contrast -> file; a second file for a contrast is entered as a problem, or raised."""
     found: dict[str, Files] = {}
     for path in _walk(folder):
@@ -84,9 +78,9 @@ def _collect(
             first = found.setdefault(subject, {}).setdefault(contrast, path)
             if not first.samefile(path):
                 problem = f"{subject}: {first} and {path} both claim {contrast}; keep one of them."
-                if problems is None:
+                if wrong is None:
                     raise MudiffError(problem)
-                problems[subject] = problem
+                wrong[subject] = problem
     return {subject: dict(sorted(contrasts.items())) for subject, contrasts in found.items()}
 
 
@@ -96,7 +90,7 @@ def _walk(root: Path) -> Iterator[Path]:
         above = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
         folders[:] = [
             name for name in sorted(folders)
-            if not name.startswith(".") and name.lower() not in _SKIPPED
-            and not (Path(folder, name).is_symlink() and Path(folder, name).resolve() in above)
+            if not name.startswith(".") and name.lower() not in ("derivatives", "sourcedata")  # copies, in BIDS
+            and Path(folder, name).resolve() not in above
         ]  # fmt: skip
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))

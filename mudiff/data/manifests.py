@@ -11,7 +11,6 @@ from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
 SPLITS = ("train", "val", "test")
-_FRACTIONS = {"healthy": (50 / 85, 20 / 85, 15 / 85)}  # section "Datasets"
 
 
 def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
@@ -20,13 +19,11 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
     By default it is the published split. Returned are the three columns, all text, in the order of the file.
     """
     datasets.dataset(dataset)
-    if path is None:
-        path = paths.manifests() / f"{dataset}.csv"
-        if not path.is_file():
-            raise MudiffError(
-                f"dataset {dataset!r} has no published split: pass --manifest FILE (columns subject, split); "
-                f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
-            )
+    if path is None and not (path := paths.manifests() / f"{dataset}.csv").is_file():
+        raise MudiffError(
+            f"dataset {dataset!r} has no published split: pass --manifest FILE (columns subject, split); "
+            f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
+        )
     try:
         lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
@@ -71,16 +68,13 @@ def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str]
 
 
 def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
-    """Write a manifest (subject, split) with a seeded random split of the people of a data folder.
-
-    The proportions are 50/20/15 (healthy) or 70/20/10; every split gets at least one person where there are three.
-    """
+    """Write a manifest with a seeded random split of the people of a data folder, 50/20/15 (healthy) or 70/20/10."""
     if Path(path).exists():
         raise MudiffError(f"{path}: exists already; delete it or choose another name for the draft.")
     subjects = list(files.find_subjects(dataset, root))
     people = sorted({files.patient(subject) for subject in subjects})
-    fractions = np.array(_FRACTIONS.get(dataset, (0.7, 0.2, 0.1)))
-    _, val, test = np.maximum(np.rint(fractions * len(people)).astype(int), len(people) >= 3)
+    fractions = np.array((50, 20, 15)) / 85 if dataset == "healthy" else np.array((0.7, 0.2, 0.1))
+    _, val, test = np.maximum(np.rint(fractions * len(people)).astype(int), len(people) >= 3)  # 1 or more of three
     shuffled = np.random.default_rng(seed).permutation(people)
     groups = np.split(shuffled, [len(people) - val - test, len(people) - test])
     splits = {str(person): split for split, group in zip(SPLITS, groups, strict=True) for person in group}

@@ -92,10 +92,8 @@ def move(volume: np.ndarray, affine: np.ndarray, movement: Movement) -> np.ndarr
 
 
 def move_stack(stack: np.ndarray, movement: Movement, sides: tuple[float, float, float]) -> np.ndarray:
-    """Return prepared slices (Z, S, S) in [0, 1] after motion, float32; `sides` in mm, along these axes.
-
-    A stand-in where the raw volume is not at hand: what turns into the stack from beyond its edge is missing.
-    """
+    """Return prepared slices (Z, S, S) in [0, 1] after motion, float32; `sides` in mm, along these axes."""
+    # A stand-in where the raw volume is not at hand: what turns into the stack from beyond its edge is missing.
     axes = np.array([(0, 0, -1), (0, -1, 0), (1, 0, 0)]) * sides  # columns S, P, L in RAS
     affine = nibabel.affines.from_matvec(axes)
     return np.clip(move(stack, affine, movement), 0, 1).astype(np.float32)

@@ -22,7 +22,7 @@ from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, to_slices
 from mudiff.errors import MudiffError
 
-Records = dict[str, dict[str, Any]]  # subject -> what its JSON file holds
+Record = dict[str, Any]  # what the JSON file of a subject holds
 
 
 def prepare(
@@ -31,10 +31,9 @@ def prepare(
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare the slices of a dataset, and return the content of ``prepared.json``; what is prepared already is kept.
 
-    Per subject it writes ``<split>/<subject>.npy`` and ``<subject>.masks.npy`` (see `subject_slices`) and
-    ``<subject>.json``, where they come from; last ``slices.csv`` and ``prepared.json``. A subject whose split or
-    files changed is prepared again, one no longer listed is deleted, a folder of other settings is moved aside. A bad
-    subject stops no other: it stands under ``failed``, and `dataset.read_info` raises.
+    Per subject it writes ``<split>/<subject>.npy``, ``<subject>.masks.npy`` (see `subject_slices`) and, with their
+    sources, ``<subject>.json``. A subject whose split or files changed is prepared again, one no longer listed is
+    deleted, a folder of other settings is moved aside. A bad subject stops no other: `dataset.read_info` raises.
     """
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
@@ -45,7 +44,7 @@ def prepare(
             "--data-root, or pass a --manifest of your own (`mudiff verify --write-manifest FILE` drafts one)."
         )
     chosen = datasets.dataset(preparation.dataset)
-    used = {*chosen.contrasts, *(("mask",) if chosen.lesions else ())}
+    used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
     sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
     records = _finished(preparation, folder, splits, sources)
     jobs = [(preparation, s, splits[s], own, folder) for s, own in sources.items() if s not in records]
@@ -81,9 +80,7 @@ def each_subject(
         raise MudiffError(f"{label}: a process died, probably for want of memory; {advice}.") from None
 
 
-def _prepare_subject(
-    preparation: Preparation, subject: str, split: str, found: files.Files, folder: Path
-) -> dict[str, Any]:
+def _prepare_subject(preparation: Preparation, subject: str, split: str, found: files.Files, folder: Path) -> Record:
     """Prepare one subject; its JSON file is written last and marks it as finished."""
     images, masks, record = subject_slices(preparation, subject, found)
     sources = {c: {**_state(path), "sha256": cache.file_hash(path)} for c, path in found.items()}
@@ -102,7 +99,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 def subject_slices(
     preparation: Preparation, subject: str, found: files.Files
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, np.ndarray, Record]:
     """Prepare the slices of one subject: each volume normalised, cut, padded and resized, and the brain mask.
 
     Returned are images, uint16 (n, C, S, S), contrasts in the dataset's order, 0 to 65535 for intensities 0 to 1;
@@ -126,8 +123,7 @@ def subject_slices(
     if len(masks) < preparation.slices:
         notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
     affine = loaded[contrasts[0]].affine
-    sides = dict(zip(nibabel.aff2axcodes(affine), nibabel.affines.voxel_sizes(affine), strict=True))
-    across, along = (next(sides[code] for code in pair if code in sides) for pair in ("LR", "AP"))
+    across, along, _ = nibabel.affines.voxel_sizes(affine)[np.argsort(nibabel.io_orientation(affine)[:, 0])]
     if not np.isclose(across, along, rtol=0.02):
         notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
     if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
@@ -149,7 +145,7 @@ def contrast_slices(preparation: Preparation, volume: volumes.Volume) -> tuple[n
 
 def _finished(
     preparation: Preparation, folder: Path, splits: dict[str, str], sources: dict[str, files.Files]
-) -> Records:
+) -> dict[str, Record]:
     """Return the records of the subjects that are prepared already, and delete what is out of date."""
     kept = {}
     # Names that begin with a dot are what a killed process was writing.
@@ -173,7 +169,7 @@ def _finished(
 
 
 def _write_index(
-    preparation: Preparation, folder: Path, records: Records, failed: dict[str, str], warnings: list[str]
+    preparation: Preparation, folder: Path, records: dict[str, Record], failed: dict[str, str], warnings: list[str]
 ) -> dict[str, Any]:
     """Write slices.csv and prepared.json, which make the folder readable; return the latter's content."""
     records, failed = dict(sorted(records.items())), dict(sorted(failed.items()))

@@ -10,8 +10,7 @@ from skimage.transform import resize
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 
-SLICE_ORDER = "LPS"
-"""Axes behind slices (Z, S, S): columns run to the patient's left, rows to posterior, slices to superior."""
+SLICE_ORDER = "LPS"  # columns run to the patient's left, rows to posterior, slices to superior
 
 
 def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> np.ndarray:
@@ -70,8 +69,6 @@ def to_slices(
 
 def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.ndarray:
     """Put the slices (Z, S, S) that `to_slices` kept back into the native grid (X, Y, Z); the others are 0."""
-    if len(slices) != geometry.kept[1] - geometry.kept[0]:
-        raise MudiffError(f"{len(slices)} slices do not fit slices {geometry.kept}; pass them all.")
     data = np.zeros(geometry.shape, slices.dtype if order == 0 else np.float32)
     oriented = _oriented(data, geometry.affine)  # a view: what is written there is in `data`
     rows, columns = oriented.shape[1:]

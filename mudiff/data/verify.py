@@ -10,8 +10,7 @@ from mudiff.data.prepare import each_subject
 from mudiff.data.slices import normalise
 from mudiff.errors import MudiffError
 
-Finding = tuple[str, str, str]
-"""Subject, contrast (``mask`` for the lesion mask, empty for the whole subject), and what is wrong."""
+Finding = tuple[str, str, str]  # subject, contrast (or ``mask``; empty for the whole subject), and what is wrong
 
 
 def verify(
@@ -37,21 +36,19 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
     chosen = datasets.dataset(dataset)
     wrong: list[tuple[str, str]] = []
     loaded = {}
-    for name in (*chosen.contrasts, *(("mask",) if chosen.lesions else ())):
+    for name in (*chosen.contrasts, "mask") if chosen.lesions else chosen.contrasts:
         try:
             if name not in found:
-                wrong.append((name, "is missing."))
-            elif name == "mask":
-                loaded[name] = volumes.read(found[name])
-                changed = loaded[name].data != volumes.labels(loaded[name])
-                if changed.any():
-                    first = f"(for example {loaded[name].data[changed][0]:g})"
-                    kept = "fractions are rounded, negative values become 0, values above 255 become 1"
-                    odd = f"{changed.sum()} voxels are no labels from 0 to 255 {first}; {kept}."
-                    wrong.append((name, f"{found[name]}: {odd}"))
-            else:
+                raise MudiffError("is missing.")
+            if name != "mask":
                 loaded[name] = volumes.load_volume(found[name])
                 normalise(loaded[name].data, "percentile", found[name])
+                continue
+            loaded[name] = mask = volumes.read(found[name])
+            if (changed := mask.data[mask.data != volumes.labels(mask)]).size:
+                odd = f"{changed.size} voxels are no labels from 0 to 255 (for example {changed[0]:g})"
+                kept = "fractions are rounded, negative values become 0, values above 255 become 1"
+                raise MudiffError(f"{mask.path}: {odd}; {kept}.")
         except MudiffError as error:
             wrong.append((name, str(error)))
     first, *others = volumes.grids(loaded) if loaded else [[]]

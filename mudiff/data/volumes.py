@@ -12,9 +12,6 @@ import numpy as np
 from mudiff import paths
 from mudiff.errors import MudiffError
 
-GRID_TOLERANCE = 0.1
-"""Two grids are one if no corner lies farther apart than this part of the smallest voxel side."""
-
 _UNREADABLE = (
     *(OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError),
     *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
@@ -34,11 +31,7 @@ class Volume:
 
 
 def load_volume(path: Path) -> Volume:
-    """Read one contrast (``.nii`` or ``.nii.gz``), background 0; it must be finite, with a voxel above 0.
-
-    Where more voxels have the lowest, negative value than 0, the volume was z-scored or scaled to [-1, 1]: it is
-    shifted. Other negative values are kept.
-    """
+    """Read one contrast (``.nii`` or ``.nii.gz``), background 0; it must be finite, with a voxel above 0."""
     volume = read(path)
     lowest, highest = volume.data.min(), volume.data.max()
     if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
@@ -46,6 +39,7 @@ def load_volume(path: Path) -> Volume:
         raise MudiffError(f"{path}: {count} voxels are NaN or infinite; {_REPLACE}.")
     if highest <= max(lowest, 0):
         raise MudiffError(f"{path}: holds no image, its voxels are from {lowest:g} to {highest + 0:g}; {_REPLACE}.")
+    # A negative value that more voxels have than 0 is the background of what was z-scored or scaled to [-1, 1].
     if lowest < 0 and np.count_nonzero(volume.data == lowest) > np.count_nonzero(volume.data == 0):
         volume = replace(volume, data=volume.data - lowest)
     return volume
@@ -131,9 +125,10 @@ def describe_grid(volume: Volume) -> str:
 
 
 def _same_grid(one: Volume, other: Volume) -> bool:
+    """Whether no corner lies farther apart than a tenth of the smallest voxel side."""
     if one.data.shape != other.data.shape:
         return False
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.data.shape) - 1)  # (8, 3) voxel indices
     mine, theirs = (nibabel.affines.apply_affine(volume.affine, corners) for volume in (one, other))
     distances = np.linalg.norm(mine - theirs, axis=1)
-    return bool(distances.max() <= GRID_TOLERANCE * nibabel.affines.voxel_sizes(one.affine).min())
+    return bool(distances.max() <= 0.1 * nibabel.affines.voxel_sizes(one.affine).min())

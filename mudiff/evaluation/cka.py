@@ -21,24 +21,17 @@ BATCH = 16
 
 
 def factor(features: Tensor) -> Tensor:
-    """Return (B, B) with the Gram matrix of the centred features (B, ...): all that CKA looks at, in little memory.
-
-    Centring leaves HSIC_1 as it is; without the common part its differences of sums are exact in float32 too.
-    """
-    x = features.flatten(1).float()
+    """Return (B, B) with the Gram matrix of the centred features (B, ...): all that CKA looks at, and little."""
+    x = features.flatten(1).float()  # centring leaves HSIC_1 as it is, and its differences of sums exact in float32
     rows = torch.linalg.qr((x - x.mean(dim=0)).T, mode="r").R.T  # (B, <= B)
     return F.pad(rows, (0, len(x) - rows.shape[1]))
 
 
-class _Layers(nn.Module):
+class _Layers(nn.ModuleList):
     """A module for each layer, which torch-cka hooks; the layers' features are the input (B, layers, ...)."""
 
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.taps = nn.ModuleList(nn.Identity() for _ in range(count))
-
     def forward(self, features: Tensor) -> None:
-        for tap, layer in zip(self.taps, features.unbind(dim=1), strict=True):
+        for tap, layer in zip(self, features.unbind(dim=1), strict=True):
             tap(layer)
 
 
@@ -58,9 +51,8 @@ def alignment(first: Tensor, second: Tensor, batch: int = BATCH) -> np.ndarray:
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"), torch.no_grad():
         from torch_cka import CKA
 
-        models = [_Layers(x.shape[1]) for x in (first, second)]
-        names = [[f"taps.{i}" for i in range(x.shape[1])] for x in (first, second)]
-        cka = CKA(*models, "first", "second", *names)
+        models = [_Layers(nn.Identity() for _ in range(x.shape[1])) for x in (first, second)]
+        cka = CKA(*models, "first", "second", *(list(map(str, range(len(model)))) for model in models))
         with contextlib.suppress(AssertionError):
             cka.compare(*loaders)
     matrix = cka.hsic_matrix.numpy()

@@ -16,8 +16,7 @@ from mudiff.evaluation import statistics, tables
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "inconclusive"
 ONE_TRAINING = "open: one training"
 
-LEVEL = 0.025
-"""One-sided level of both directions, so that a 95 % interval clear of the margin decides."""
+LEVEL = 0.025  # one-sided, in both directions: a 95 % interval clear of the margin decides
 
 
 class Finding(NamedTuple):
@@ -55,8 +54,8 @@ def paired(
         verdict = SUPPORTED
     else:
         verdict = CONTRADICTED if (below < LEVEL).any() else OPEN
-    several = f"{(frame.difference > 0).sum()} of {len(tests)} comparisons; weakest: {weakest.name}"
     numbers = (float(weakest[key]) + margin for key in ("difference", "low", "high"))
+    several = f"{(frame.difference > 0).sum()} of {len(tests)} comparisons; weakest: {weakest.name}"
     detail = several if len(tests) > 1 else ""
     return Finding(*numbers, unit, int(weakest.n), detail, ONE_TRAINING if trainings else verdict)
 
@@ -70,9 +69,8 @@ def number(value: float, threshold: float, margin: float, unit: str, above: bool
 
 def near(ours: float, paper: float, limit: float, unit: str, n: int) -> Finding:
     """Decide whether a number of profile ``paper`` is within `limit` of the published one."""
-    distance = abs(ours - paper)
-    verdict = SUPPORTED if distance <= limit else CONTRADICTED if distance > limit else OPEN  # open: a NaN
-    return Finding(float(ours), np.nan, np.nan, unit, n, f"paper: {paper:g}, limit {limit:g}", verdict)
+    found = number(abs(ours - paper), limit, 0.0, unit, above=False, n=n)
+    return found._replace(value=float(ours), detail=f"paper: {paper:g}, limit {limit:g}")
 
 
 def record(profile: str, notebook: str, found: Sequence[tuple[str, str, Finding]]) -> pd.DataFrame:
@@ -91,12 +89,9 @@ def read(profile: str) -> pd.DataFrame:
 
 
 def shown(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """Return statements as one reads them: statement, where, ours with interval and n, detail, verdict.
-
-    Below profile ``paper`` a verdict is no more than a direction, and its column says so.
-    """
+    """Return statements as one reads them: statement, where, ours with interval and n, detail, verdict."""
     ours = [_number(row) for row in frame.itertuples()]
-    heading = "verdict" if profile == "paper" else "direction on phantoms"
+    heading = "verdict" if profile == "paper" else "direction on phantoms"  # of which it is no more
     columns = {"statement": frame.statement, "where": frame["where"], "ours": ours, "detail": frame.detail}
     return pd.DataFrame(columns | {heading: frame.verdict}).fillna("")
 

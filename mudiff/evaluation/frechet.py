@@ -17,28 +17,25 @@ from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.synthesis import sample
 
-INCEPTION_FILE = "weights-inception-2015-12-05-6cffb8f4.pth"
-"""The weights that torch-fidelity publishes, as it names them (github.com/toshas/torch-fidelity, releases)."""
-
 
 class Inception(nn.Module):
-    """Inception-v3 features of one contrast, from the file `INCEPTION_FILE` that the user fetched."""
+    """Inception-v3 features of one contrast, from the file of torch-fidelity's weights that the user fetched."""
 
     num_features = 2048
     label = "Inception-v3 (2048 features)"
 
     def __init__(self, weights: Path | str) -> None:
         super().__init__()
-        try:
-            import torch_fidelity  # noqa: F401
-            from torchmetrics.image.fid import NoTrainInceptionV3
-        except ImportError as error:
-            raise MudiffError(f"Inception features need `pip install torch-fidelity` ({error}).") from None
-        advice = f"fetch {INCEPTION_FILE} from the releases of github.com/toshas/torch-fidelity"
+        file = "weights-inception-2015-12-05-6cffb8f4.pth"
+        advice = f"fetch {file} from the releases of github.com/toshas/torch-fidelity"
         # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
         paths.read_tensors(weights, "Inception weights", advice)
         try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
             self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], str(weights))
+        except ImportError:
+            raise MudiffError("Inception features need `pip install torch-fidelity`.") from None
         except Exception as error:  # torch raises many kinds for files that hold something else
             reason = str(error).splitlines()[:1]
             raise MudiffError(f"{weights}: no Inception weights ({reason}); {advice}.") from None
@@ -51,11 +48,7 @@ class Inception(nn.Module):
 
 @torch.inference_mode()
 def features(slices: Slices, target: str, network: nn.Module, folder: Path | None = None) -> Tensor:
-    """Return the features (N, ``network.num_features``) of all slices; with `folder`, their target is synthetic.
-
-    To the segmentation network an image is all contrasts, of which three stay real; to `Inception` it is the target
-    alone.
-    """
+    """Return the features (N, ``network.num_features``) of all slices; with `folder`, their target is synthetic."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     found = []
     for subject in slices.subjects:
@@ -63,6 +56,7 @@ def features(slices: Slices, target: str, network: nn.Module, folder: Path | Non
         stack = np.stack([(slices.images(rows, c) + 1) / 2 for c in slices.contrasts], axis=1)  # (Z, C, S, S)
         if folder is not None:
             stack[:, slices.contrasts.index(target)] = sample.read_synthetic(folder, subject)
+        # To the segmentation network an image is all contrasts, of which three stay real.
         seen = stack[:, [slices.contrasts.index(target)]] if isinstance(network, Inception) else stack
         found.append(network.eval()(torch.from_numpy(seen).to(device)).cpu())
     return torch.cat(found)
@@ -80,12 +74,3 @@ def distance(real: Tensor, other: Tensor) -> float:
     metric.update(real, real=True)
     metric.update(other, real=False)
     return max(float(metric.compute()), 0.0)  # rounding can make a distance of 0 negative
-
-
-def halves(slices: Slices) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of two equally large sets of slices; every second subject is in the second."""
-    halved = [[slices.subject(name) for name in slices.subjects[i::2]] for i in (0, 1)]
-    sides = [np.concatenate([[], *parts]).astype(int) for parts in halved]
-    count = min(map(len, sides))
-    first, second = (side[np.linspace(0, len(side), count, endpoint=False).astype(int)] for side in sides)
-    return first, second

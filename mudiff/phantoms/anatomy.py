@@ -58,10 +58,7 @@ def _column(values: Array, dimensions: int) -> Array:
 
 @functools.lru_cache(maxsize=1)
 def _load_template(spacing: float) -> Template:
-    """Return what interpolates nilearn's ICBM maps (grey, white, brain, detail) linearly at positions (3, ...) in mm.
-
-    They are smoothed so that voxels of `spacing` mm do not alias; detail is the rest of the T1 image, unit variance.
-    """
+    """Return what interpolates nilearn's ICBM maps, smoothed so that voxels of `spacing` mm do not alias."""
     from nilearn import datasets  # slow to import
 
     loaders = datasets.load_mni152_gm_template, datasets.load_mni152_wm_template, datasets.load_mni152_template
@@ -72,7 +69,7 @@ def _load_template(spacing: float) -> Template:
     maps = np.stack([grey, white, csf]) ** 1.7 * brain
     maps /= np.maximum(maps.sum(0), 1e-6)
     weights = np.linalg.lstsq(maps[:, brain][:, ::97].T, t1[brain][::97], rcond=None)[0]
-    detail = np.zeros_like(t1)
+    detail = np.zeros_like(t1)  # the rest of the T1 image, unit variance
     detail[brain] = t1[brain] - weights @ maps[:, brain]
     detail = np.clip(detail / detail[brain].std(), -3, 3)
     maps = {"grey": maps[0], "white": maps[1], "brain": brain.astype(np.float32), "detail": detail}

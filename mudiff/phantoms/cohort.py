@@ -15,9 +15,7 @@ from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
 from mudiff.phantoms import anatomy, signals
 
-RECIPE_VERSION = 3
-"""Raised by every change that alters voxels, so that old phantoms are generated anew."""
-
+RECIPE_VERSION = 3  # raised by every change that alters voxels, so that old phantoms are generated anew
 _LAYOUTS = {  # subject, file in its folder, and there the names of its contrasts, in order, and of the mask
     "brats": ("PhantomBraTS_{:03d}", "{0}_{1}.nii.gz", ("t1", "t1ce", "t2", "flair", "seg")),
     "isles": ("{}", "VSD.{1}.{2}/VSD.{1}.{2}.nii", (

@@ -96,12 +96,8 @@ def measure(tissue: Tissue, settings: dict[str, float]) -> np.ndarray:
 
 
 def draw_settings(dataset: str, rng: np.random.Generator, scanner: int = 0) -> dict[str, dict[str, float]]:
-    """Draw the settings of one examination: contrast -> setting -> value; the healthy cohort's T1 is a gradient echo.
-
-    Three quarters of every draw come from one number per examination: a site that shortens one sequence shortens the
-    others, so the look of one contrast tells something about the rest.
-    """
-    site = rng.uniform()
+    """Draw the settings of one examination, contrast -> setting -> value; healthy T1 is a gradient echo."""
+    site = rng.uniform()  # a site that shortens one sequence shortens the others: one contrast tells of the rest
     drawn = {}
     for contrast in datasets.dataset(dataset).contrasts:
         ranges = SCANNERS[scanner][contrast]

@@ -141,7 +141,6 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
 
     The critic and the convolution of the masks were never released (C-1): such a run cannot be trained further.
     """
-    folder = Path(folder)
     if folder.exists():
         raise MudiffError(f"{folder}: exists already; choose another --output.")
     settings, n_conditions = _infer(_read(generator_1), str(generator_1))
