@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import lively, save_run
+from conftest import lively, run_cells, save_run
 
 from mudiff import paths
 from mudiff.analyses import ablations
@@ -68,3 +68,14 @@ def test_the_first_sample_is_the_synthesis_and_one_step_the_first_prediction(liv
     monkeypatch.setattr(runs, "default_device", None)  # kept: nothing is drawn again
     again = ablations.draw("smoke", run, lively_slices, rows, 4)
     np.testing.assert_array_equal(again["samples"], drawn["samples"])
+
+
+@pytest.mark.parametrize("samples", [4, 8, 64])  # few draws have a spread that is small by chance
+def test_samples_from_the_truths_own_distribution_are_calibrated_and_too_sure_ones_found_out(samples):
+    names = {"truth": np.zeros((6, 32, 32)), "brain": np.ones((6, 32, 32), bool), "samples": samples}
+    book = run_cells("11_ablations", "def calibration(", "def calibration(", **names)
+    honest = book["calibration"](np.array(book["draws"]), book["one_more"], names["brain"])
+    np.testing.assert_allclose(honest.error, honest.expected, rtol=0.16)
+    np.testing.assert_allclose(honest.expected, honest.sd * np.sqrt(1 + 2 / samples))
+    assert honest.sd.iloc[-1] > 1.3 * honest.sd.iloc[0] and len(honest) == 10
+    assert (book["found"].error > 2.5 * book["found"].expected).all()  # a quarter of the spread

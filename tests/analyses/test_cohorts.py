@@ -1,15 +1,15 @@
 """Unseen cohorts are truly unseen; known and unseen stand side by side as Welch has it."""
 
-import hashlib
 import inspect
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_cells
 from scipy import stats
 
-from mudiff import paths
+from mudiff import cache, paths
 from mudiff.analyses import cohorts
 from mudiff.data import manifests, prepare
 from mudiff.errors import MudiffError
@@ -17,7 +17,6 @@ from mudiff.evaluation import metrics, tables
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
-WEIGHTS = hashlib.sha256(b"{}").hexdigest()  # of what stands in for weights
 METHODS = {"t1ce": ("pgan", "mudiff", "linear"), "flair": ("mudiff", "linear")}
 
 
@@ -33,9 +32,10 @@ def known(cohort, tmp_path, monkeypatch, rng):
     for target, methods in METHODS.items():
         for level, method in zip((0.3, 0.2, 0.1), methods, strict=False):  # noisy truths, the last the best
             folder = found.folder(target, method)
-            paths.write_text(paths.run("smoke", folder.name) / "weights.safetensors", "{}")
-            record = {"run": folder.name, "weights": WEIGHTS, "data": slices.info["data_hash"], "split": "test"}
-            paths.write_json(folder / "synthetic.json", record | {"seed": 0})
+            weights = paths.run("smoke", folder.name) / "weights.safetensors"
+            paths.write_text(weights, "{}")
+            made_from = {"weights": cache.file_hash(weights), "data": slices.info["data_hash"], "seed": 0}
+            paths.write_json(folder / "synthetic.json", made_from)
             for subject in slices.subjects:
                 truth = (slices.images(slices.subject(subject), target) + 1) / 2
                 noisy = np.clip(truth + level * rng.random(truth.shape), 0, 1)
@@ -151,6 +151,10 @@ def test_changes_put_both_cohorts_side_by_side():
     assert (masked.low, masked.high) == pytest.approx((expected.low, expected.high))
     slices = frame[frame.protocol == "released"]
     assert len(slices) == len(metrics.METRICS) and slices[["low", "high"]].isna().all(axis=None)
+    shown = run_cells("12_generalisation", "shown = {}", "shown = {}", changes=frame)["shown"]  # as tables of text
+    cells = shown["T1CE, whole brain, masked (3 + 2 subjects)"].loc["MU-Diff"]
+    assert len(shown) == 2 and "T1CE, whole brain, released (3 + 2 slices)" in shown
+    assert cells.iloc[:2].tolist() == ["22.00 ± 2.00", "18.50 ± 0.71"] and cells.iloc[2].startswith("−3.50 (−")
 
 
 @pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
