@@ -138,17 +138,16 @@ def test_scores_are_those_of_the_masked_protocol(trained):
     scores = mutual.scores(trained)
     assert list(scores.columns) == ["prediction", "region", "subject", "psnr", "ssim", "mae"]
     assert len(scores) == 3 * 2 * 3
-    together = mutual.predictions(trained, name)["f2"], scores, "f2", slices.subject(name)
-    indices = slices.subject(name)[::2]  # networks alone are scored on the same slices
-    alone = sample.sample_slices(mutual.alone(method, 2), slices, indices)
+    here = slices.subject(name)[::2]
     apart = mutual.scores(trained, every=2, apart=True)
     assert set(apart.prediction) == {"f1", "f2", "mutual", "f1 alone", "f2 alone"}
-    for image, table, prediction, here in (together, (alone, apart, "f2 alone", indices)):
-        for region, mask in {"brain": slices.brain(here), "lesion": slices.lesion(here)}.items():
-            truth = (slices.images(here, "t1ce") + 1) / 2
+    alone = sample.sample_slices(mutual.alone(method, 2), slices, here)
+    truth, masks = (slices.images(here, "t1ce") + 1) / 2, {"brain": slices.brain(here), "lesion": slices.lesion(here)}
+    found = apart[apart.subject == name].set_index(["prediction", "region"])[["psnr", "ssim", "mae"]]
+    for prediction, image in {"f2": mutual.predictions(trained, name)["f2"][::2], "f2 alone": alone}.items():
+        for region, mask in masks.items():
             expected = metrics.score_subject(truth, image, mask, "masked")[1]
-            row = table.query(f"prediction == {prediction!r} and region == {region!r} and subject == {name!r}")
-            assert row[["psnr", "ssim", "mae"]].iloc[0].to_dict() == pytest.approx(expected, nan_ok=True)
+            assert found.loc[prediction, region].to_dict() == pytest.approx(expected, nan_ok=True)
     free = scores[(scores.region == "lesion") & (scores.subject == "Brats18_3_1")]
     assert len(free) == 3 and free.mae.isna().all()
 

@@ -66,23 +66,19 @@ def test_features_are_the_bottleneck_averaged_over_positions(rng):
     assert features.num_features == 32 and "32 features" in features.label
 
 
-def test_it_learns_keeps_the_best_epoch_and_looks_at_no_test_subject(prepared):
-    state = torch.get_rng_state()
+def test_a_network_learns_and_is_kept_until_recipe_or_data_change(cohort, prepared, monkeypatch):
+    epochs, real, state = [], unet._epoch, torch.get_rng_state()
+    monkeypatch.setattr(unet, "_epoch", lambda *args: epochs.append(len(args[3])) or real(*args))
     network = unet.train("smoke", TINY)  # there is no test split
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global state
+    assert epochs == [12] * TINY.epochs  # eight slices with tumour, half as many without
     log = pd.read_csv(unet.folder("smoke") / "training.csv")
     assert len(log) == TINY.epochs and log.chosen.sum() == 1 and not network.training
     assert log.loss.iloc[-1] < 0.7 * log.loss.iloc[0]
     assert log.dice[log.chosen].item() == log.dice.max() > 0.5
     scores = unet.score(network, dataset.open_slices(prepared, "val"))
     assert scores.dice[scores.region == "whole"].mean() == pytest.approx(log.dice.max())
-
-
-def test_a_network_is_kept_until_recipe_or_data_change(cohort, prepared, monkeypatch):
-    epochs, real = [], unet._epoch
-    monkeypatch.setattr(unet, "_epoch", lambda *args: epochs.append(len(args[3])) or real(*args))
-    first = weights(unet.train("smoke", TINY))
-    assert epochs == [12] * TINY.epochs  # eight slices with tumour, half as many without
+    first = weights(network)
     assert torch.equal(weights(unet.train("smoke", TINY)), first) and len(epochs) == 6
     file = unet.folder("smoke") / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:100])  # damaged
