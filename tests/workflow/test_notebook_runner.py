@@ -61,7 +61,7 @@ def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
             notebook.check(path, given)
 
 
-def test_a_notebook_runs_on_this_interpreter_whatever_is_installed(tmp_path, monkeypatch):
+def test_a_notebook_runs_on_this_interpreter_whatever_is_installed_and_may_stop(tmp_path, monkeypatch):
     decoy = tmp_path / "home" / "kernels" / "python3" / "kernel.json"
     decoy.parent.mkdir(parents=True)
     argv = '["/bin/false", "{connection_file}"]'
@@ -71,10 +71,12 @@ def test_a_notebook_runs_on_this_interpreter_whatever_is_installed(tmp_path, mon
     output.parent.mkdir()
     output.with_suffix(".failed.ipynb").write_text("of an earlier run")
     bar = "from tqdm.auto import tqdm\nfor _ in tqdm([1, 2]):\n    pass"
-    source = write(tmp_path / "a.ipynb", bar, "import sys\nprint(sys.executable, repeats + 1)")
+    said = "import sys\nprint(sys.executable, repeats + 1)"
+    end = "from mudiff.workflow import notebook\nnotebook.stop('no data')"
+    source = write(tmp_path / "a.ipynb", bar, said, end, "print(1 / 0)")  # what follows the stop is left out
     assert notebook.main(["run", str(source), str(output), "-p", "repeats", "40"]) == 0
-    (only,) = outputs(output)  # bars are for people who watch
-    assert only.text.split() == [sys.executable, "41"]
+    one, other = outputs(output)  # bars are for people who watch
+    assert one.text.split() == [sys.executable, "41"] and other.text == "no data\n"
     assert [p.name for p in output.parent.iterdir() if not p.name.startswith(".")] == ["executed.ipynb"]
 
 
@@ -89,13 +91,6 @@ def test_a_users_error_is_one_line_here_and_in_the_failed_copy(tmp_path, capsys)
     assert output.read_text() == "of an earlier run"
     errors = [out for out in outputs(tmp_path / "executed.failed.ipynb") if out.output_type == "error"]
     assert [error.traceback for error in errors] == [[f"MudiffError: {line}"]]
-
-
-def test_a_notebook_may_stop_without_an_error(tmp_path):
-    steps = ("from mudiff.workflow import notebook\nnotebook.stop('no data')", "print(1)", "print(1 / 0)")
-    source, output = write(tmp_path / "a.ipynb", *steps), tmp_path / "executed.ipynb"
-    assert notebook.main(["run", str(source), str(output)]) == 0
-    assert [out.text for out in outputs(output)] == ["no data\n"]
 
 
 def test_a_programming_error_exits_with_1_and_a_dead_kernel_is_an_error(tmp_path, capsys):

@@ -58,11 +58,3 @@ def test_stated_values_are_those_of_the_settings(entries):
     for one in entries:
         why = "No setting|A protocol|In neither protocol|`released` counts"
         assert one.fields or re.match(why, one.here), one.id
-
-
-def test_the_register_is_shown_as_tables():
-    one = Difference("A-2", "results", "p", "-", "h", {"beta1": [0.5, 0.1]})
-    other = Difference("B-1", "minor", "p", "c", "h", {"mask_detached": [False, True]})
-    page = register.markdown([one, other])
-    assert "| **A-2** | p | – | `beta1` 0.5 → 0.1 | h |" in page
-    assert "### B. Data" in page and "| B-1 | p | c | `mask_detached` off → on | h |" in page
