@@ -141,17 +141,33 @@ def train(
 def synthesize(
     run: Annotated[Path, typer.Option(help="Folder of a trained or imported run.")],
     subject: Annotated[Path, typer.Option(help="Folder of the subject's contrasts.")],
-    target: Target, output: Annotated[Path, typer.Option(help="NIfTI file to write.")],
+    target: Annotated[str | None, typer.Option(help="Contrast to make; goes with --output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="NIfTI file to write.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for every contrast that is missing.")] = None,
     device: Device = None, seed: Annotated[int, typer.Option(help="Seed of all slices.")] = 0,
     samples: Annotated[int, typer.Option(help="Volumes to draw and average.")] = 1,
-    uncertainty: Annotated[Path | None, typer.Option(help="NIfTI file for the samples' deviation.")] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="For the samples' deviation: NIfTI file, with --output-dir a folder.")
+    ] = None,
+    noise: Annotated[str, typer.Option(help="shared by all slices, or independent.")] = "shared",
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps of diffusion, such as 1.")] = None,
+    force: Annotated[bool, typer.Option(help="Make a contrast that the subject has, from the others.")] = False,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; default: the run's.")] = None,
 ) -> None:  # fmt: skip
-    """Make a subject's missing contrast as a whole volume on the grid of the others."""
-    from mudiff.synthesis.sample import synthesize_volume
+    """Make a subject's missing contrast, or all of them, as whole volumes on the grid of the others.
+
+    A run of target any takes whatever contrasts there are; --output-dir makes all that are missing.
+    """
+    from mudiff.synthesis.sample import synthesize_missing, synthesize_volume
 
     options = {"samples": samples, "uncertainty": uncertainty, "precision": precision, "seed": seed}
-    print(synthesize_volume(run, subject, target, output, device=_device(device), **options))
+    options |= {"noise": noise, "steps": steps, "force": force, "device": _device(device)}
+    if (output_dir is None) == (output is None) or (target is None) != (output is None):
+        raise MudiffError("synthesize: pass --target with --output, or --output-dir alone.")
+    if output_dir is None:
+        print(synthesize_volume(run, subject, target, output, **options))
+    else:
+        print(*synthesize_missing(run, subject, output_dir, **options), sep="\n")
 
 
 @app.command()

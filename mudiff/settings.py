@@ -23,7 +23,7 @@ class Settings:
 
     # The task
     dataset: str = "brats"
-    target: str = "t1ce"
+    target: str = "t1ce"  # or "any" (X-1): every contrast of the dataset, from any subset of the others
     method: str = "mudiff"
     variant: str = "released"  # or "text", "published", or an ablation (training/profiles.py)
     seed: int = 1024  # A-7: not in the paper
@@ -86,6 +86,7 @@ class Settings:
     r1_interval: int = 10  # A-5: steps between two penalties
     ema_decay: float = 0.0  # A-6: 0 is off (as the released command runs), 0.999 what it names
     order: Literal["fixed", "shuffled"] = "fixed"  # C-8: of the slices, in all epochs (code)
+    curriculum: float = 0.0  # target "any": part of the training in which the number of missing contrasts grows
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
 
     # Choice of the checkpoint
@@ -109,6 +110,11 @@ class Settings:
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, in the order that the networks take them."""
         return datasets.dataset(self.dataset).conditions(self.target)
+
+    @property
+    def targets(self) -> int:
+        """Number of targets that a network is told apart by: all contrasts in a run of "any", 0 in others."""
+        return len(self.conditions) if self.target == datasets.ANY else 0
 
     @property
     def run_name(self) -> str:
@@ -173,7 +179,7 @@ def _check(s: Settings) -> None:
     datasets.known("method", s.method, datasets.METHODS)
     datasets.dataset(s.dataset).conditions(s.target)
     rules = {f"{name} must be above 0": getattr(s, name) > 0 for name in _POSITIVE}
-    for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part"):
+    for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part", "curriculum"):
         rules[f"{name} must be at least 0 and below 1"] = 0 <= getattr(s, name) < 1
     rules |= {
         "numbers must be finite": all(math.isfinite(v) for v in vars(s).values() if isinstance(v, float)),
@@ -187,6 +193,9 @@ def _check(s: Settings) -> None:
         "beta_min must be above 0 and below beta_max": 0 < s.beta_min < s.beta_max,
         "validation_slices must not be negative": s.validation_slices >= 0,
         "vgg16 is for method pgan alone": not s.vgg16 or s.method == "pgan",
+        f"target any is for methods {', '.join(datasets.ANY_METHODS)}": (
+            s.target != datasets.ANY or s.method in datasets.ANY_METHODS
+        ),
     }
     for rule in (rule for rule, holds in rules.items() if not holds):
         raise MudiffError(f"settings: {rule}.")

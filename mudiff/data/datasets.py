@@ -8,6 +8,9 @@ from mudiff.errors import MudiffError
 PHANTOM_MARK = "mudiff phantom"
 """How the NIfTI field `descrip` of a phantom's volume begins: it tells phantoms from patients."""
 
+ANY = "any"
+"""The target of a run that makes every contrast of its dataset from any subset of the others (X-1)."""
+
 LABELS = {"t1": "T1", "t1ce": "T1CE", "t2": "T2", "flair": "FLAIR", "dwi": "DWI"}
 """Contrast name in code and file names -> name in figures and tables."""
 
@@ -16,6 +19,9 @@ METHODS = {
     "syndiff": "SynDiff", "mudiff": "MU-Diff", "linear": "Linear",
 }  # fmt: skip
 """Method name in code and file names -> name in figures and tables: the paper's seven, and our floor."""
+
+ANY_METHODS = ("mmgan", "linear", "mudiff")
+"""The methods that take target `ANY`."""
 
 BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")
 """The methods that the paper compares MU-Diff with (section "Competing methods")."""
@@ -36,7 +42,9 @@ class Dataset:
     dilate: bool = False  # whether lesion masks are dilated for the metrics
 
     def conditions(self, target: str) -> tuple[str, ...]:
-        """Return the conditions of `target`, in the order that the networks take them."""
+        """Return the conditions of `target`, in the order that the networks take them; of `ANY` all contrasts."""
+        if target == ANY:
+            return self.contrasts
         return self.targets[known(f"{self.label} target", target, self.targets)]
 
 

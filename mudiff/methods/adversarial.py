@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mudiff.methods.base import Batch, Callback, Loss, Method, frozen
 from mudiff.model.diffusion import slice_seed
 from mudiff.model.layers import check_size
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -33,6 +34,10 @@ class Adversarial(Method):
         for name, rate in (("generator", settings.learning_rate), ("critic", settings.critic_learning_rate)):
             parameters = getattr(self, name).parameters()
             self.optimisers[name] = torch.optim.Adam(parameters, rate, (settings.beta1, settings.beta2))
+
+    def generate(self, conditions: Tensor, scenario: Scenario | None) -> Tensor:
+        """Return what the generator makes, (B, C, H, W), the target first or, with a scenario, all contrasts."""
+        return self.generator(conditions)
 
     def judge(self, batch: Batch, image: Tensor) -> Tensor:
         """Return logits (B, 1, h, w), one per patch, of the image beside the conditions."""
@@ -70,16 +75,19 @@ class Adversarial(Method):
             if isinstance(layer, SeededDropout):
                 layer.random = random
         with self._autocast():
-            fake = self.generator(batch.conditions)
+            fake = self.generate(batch.conditions, batch.scenario)
         return {k: v for name in self.turns for k, v in self._minimise(name, self._loss, name, batch, fake).items()}
 
     @torch.inference_mode()
-    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
+    def synthesize(
+        self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None, scenario: Scenario | None = None
+    ) -> Tensor:
         """Return the target, (B, 1, H, W) in [-1, 1]; nothing in it is random, so `seeds` are not used."""
         training = self.training
         self.eval()  # no dropout; in training, BatchNorm would mix the images of a batch, and remember them
         with self._autocast():
-            x = self.generator(conditions)[:, :1].float().clamp(-1, 1)
+            x = self.generate(conditions, scenario)
+            x = (x[:, :1] if scenario is None else scenario.pick(x)).float().clamp(-1, 1)
         self.train(training)
         return x
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mudiff.errors import MudiffError
 from mudiff.model.diffusion import Schedule, SliceNoise, to_device
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 # Receives t, x_t and the predictions of x_0, x_p1 (of MU-Diff also x_p2), at each sampling step.
@@ -26,10 +27,12 @@ class Batch:
     conditions: Tensor  # (B, n, H, W), y_1 .. y_n in [-1, 1], in the order of the settings
     brain: Tensor  # (B, 1, H, W), True inside the brain
     seeds: Tensor  # (B,), one a slice for everything random in this step
+    scenario: Scenario | None = None  # of target "any", where `conditions` hold all contrasts, also the target
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; the seeds stay where generators are made."""
-        return Batch(*(to_device(x, device) for x in (self.target, self.conditions, self.brain)), self.seeds)
+        images = (to_device(x, device) for x in (self.target, self.conditions, self.brain))
+        return Batch(*images, self.seeds, None if self.scenario is None else self.scenario.to(device))
 
 
 @contextmanager
@@ -106,8 +109,13 @@ class Method(nn.Module, ABC):
         """Learn from one batch, after `step` earlier ones; returns name -> scalar loss, detached."""
 
     @abstractmethod
-    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
-        """Return the target (B, 1, H, W) of conditions (B, n, H, W), in [-1, 1], from one seed (B,) a slice alone."""
+    def synthesize(
+        self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None, scenario: Scenario | None = None
+    ) -> Tensor:
+        """Return the target (B, 1, H, W) of conditions (B, n, H, W), in [-1, 1], from one seed (B,) a slice alone.
+
+        A run of target "any" takes the scenario of each slice; what it does not give has no influence.
+        """
 
 
 class Diffusion(Method):
@@ -117,23 +125,32 @@ class Diffusion(Method):
     schedule: Schedule
 
     @abstractmethod
-    def predictions(self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise) -> tuple[Tensor, ...]:
+    def predictions(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise, scenario: Scenario | None = None
+    ) -> tuple[Tensor, ...]:
         """Return each network's prediction of x_0, (B, 1, H, W) in [-1, 1], at steps t (B,)."""
 
     @torch.no_grad()  # in inference mode autocast would round the weights anew at each use
-    def synthesize(self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None) -> Tensor:
+    def synthesize(
+        self, conditions: Tensor, seeds: Tensor, callback: Callback | None = None, scenario: Scenario | None = None,
+        steps: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return the target, (B, 1, H, W) in [-1, 1], after T steps of mutual sampling, Eqs. 30 to 33.
 
-        `callback` gets at each step a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``.
+        `callback` gets at each step a dict of ``t`` (int), ``x_t``, ``x_p1`` and, of two networks, ``x_p2``. After
+        fewer `steps` than T the mean of the predictions of x_0 is returned (X-2).
         """
         noise = SliceNoise(seeds, conditions.device)
         x = noise.normal(1, *conditions.shape[2:])  # x_T
         with self._autocast():  # one block for all steps: the weights are rounded once
             for step in reversed(range(self.schedule.steps)):
                 t = torch.full((len(x),), step, device=x.device)
-                predictions = self.predictions(x, conditions, t, noise)
+                predictions = self.predictions(x, conditions, t, noise, scenario)
                 if callback is not None:
                     callback({"t": step, "x_t": x} | {f"x_p{j}": x_0 for j, x_0 in enumerate(predictions, start=1)})
+                if steps is not None and step == self.schedule.steps - steps:
+                    x = sum(predictions) / len(predictions)
+                    break
                 means = [self.schedule.posterior_mean(x_0, x, t) for x_0 in predictions]
                 mean = sum(means) / len(means)  # Eq. 31
                 x = self.schedule.posterior_sample(mean, t, noise.normal(*x.shape[1:]))  # Eq. 33

@@ -42,7 +42,9 @@ class DDPM(Diffusion):
         noise = self.schedule.sigma[t + 1, None, None, None] * self.predict_noise(x_t, conditions, t)
         return ((x_t - noise) / self.schedule.sqrt_alpha_bar[t + 1, None, None, None]).clamp(-1, 1)
 
-    def predictions(self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise) -> tuple[Tensor]:
+    def predictions(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise, scenario: None = None
+    ) -> tuple[Tensor]:
         """Return what `predict` does: of one network, `synthesize` is Ho et al.'s Algorithm 2 (and Eq. 7)."""
         return (self.predict(x_t, conditions, t),)
 

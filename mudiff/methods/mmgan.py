@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mudiff.methods.adversarial import Adversarial, SeededDropout
 from mudiff.methods.base import Batch
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -28,9 +29,8 @@ class UNet(nn.Module):
         self.drop = SeededDropout(settings.dropout)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Return the target (B, 1, H, W) in [-1, 1] of the conditions y (B, n, H, W); their outputs are not used."""
-        levels, skips = len(self.down), []
-        h = F.pad(y, (0, 0, 0, 0, 1, 0), value=-1.0)  # (B, 1+n, H, W), the missing contrast imputed
+        """Return all contrasts (B, C, H, W) in [-1, 1] of a stack y of the same shape, the missing ones imputed."""
+        levels, skips, h = len(self.down), [], y
         for k, conv in enumerate(self.down):
             h = conv(h)
             h = F.leaky_relu(h if k in (0, levels - 1) else F.instance_norm(h), 0.2)
@@ -40,7 +40,7 @@ class UNet(nn.Module):
             h = F.relu(F.instance_norm(conv(h)))
             h = torch.cat([self.drop(h) if k < levels - 4 else h, skips.pop()], dim=1)
         h = F.pad(F.interpolate(h, scale_factor=2), (1, 0, 1, 0))  # makes up for the even kernel
-        return torch.tanh(self.last(h))[:, :1]
+        return torch.tanh(self.last(h))
 
 
 class StackCritic(nn.Module):
@@ -53,7 +53,7 @@ class StackCritic(nn.Module):
         self.last = nn.Conv2d(widths[-1], channels, 4, padding=1, bias=False)
 
     def forward(self, stack: Tensor, true: Tensor) -> Tensor:
-        """Return logits (B, n+1, h, w) of the stack and the true stack, (B, n+1, H, W) each."""
+        """Return logits (B, C, h, w) of the stack and the true stack, (B, C, H, W) each."""
         h = torch.cat([stack, true], dim=1)
         for k, conv in enumerate(self.down):
             h = F.leaky_relu(F.instance_norm(conv(h)) if k else conv(h), 0.2)
@@ -61,28 +61,51 @@ class StackCritic(nn.Module):
 
 
 class MMGAN(Adversarial):
-    """One stack of all contrasts, target first, with a fixed scenario: the target is the missing one.
+    """One stack of all contrasts, of which the missing ones are made: the target alone, or those of a scenario.
 
-    Implicit conditioning: the missing contrast is imputed black (-1), the given ones replace their own outputs, L1
-    counts the missing one alone, and the critic's label of a generated stack is 0 there only. Tanh and the common
+    Implicit conditioning: missing contrasts are imputed black (-1), the given ones replace their own outputs, L1
+    counts the missing ones alone, and the critic's labels of a generated stack are 0 there only. Tanh and the common
     normalisation replace ReLU and division by the mean; one of the released scripts cuts the adversarial gradient.
+    With target "any" scenarios are drawn per slice; their curriculum is that of `training.loop.make_batch`.
     """
 
     turns = ("generator", "critic")
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__(settings)
-        channels = len(settings.conditions) + 1
+        channels = settings.targets or len(settings.conditions) + 1
         self.generator, self.critic = UNet(channels, settings), StackCritic(channels, settings)
         self._finish(generator, 2**settings.levels, 2 ** (settings.critic_blocks + 1))
 
+    def _stack(self, conditions: Tensor, scenario: Scenario | None, target: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return all contrasts, the target first where there is no scenario, and which are missing, (B, C, 1, 1)."""
+        if scenario is not None:
+            return conditions, scenario.missing()
+        missing = torch.arange(1 + conditions.shape[1], device=conditions.device) == 0
+        stack = F.pad(conditions, (0, 0, 0, 0, 1, 0))  # (B, 1+n, H, W)
+        stack[:, :1] = target
+        return stack, missing.expand(len(stack), -1)[:, :, None, None]
+
+    def generate(self, conditions: Tensor, scenario: Scenario | None) -> Tensor:
+        """Return all contrasts, (B, C, H, W): the given ones as they are, the missing ones as they were made."""
+        stack, missing = self._stack(conditions, scenario, -1.0)
+        return torch.where(missing, self.generator(stack.masked_fill(missing, -1.0)), stack)
+
     def judge(self, batch: Batch, image: Tensor) -> Tensor:
-        """Return logits (B, n+1, h, w) of the stack with the image as target, beside the true stack."""
-        return self.critic(*(torch.cat([x, batch.conditions], dim=1) for x in (image, batch.target)))
+        """Return logits (B, C, h, w) of a stack beside the true one."""
+        return self.critic(image, self._stack(batch.conditions, batch.scenario, batch.target)[0])
 
     def critic_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Return half the squared distances of the true stack from 1 and of the other from its labels."""
-        real, fake = self.judge(batch, batch.target), self.judge(batch, fake)
-        labels = torch.ones_like(fake)
-        labels[:, 0] = 0.0  # the missing contrast
-        return {"critic": (self.distance(real, 1) + self.distance(fake, labels)) / 2}
+        true, missing = self._stack(batch.conditions, batch.scenario, batch.target)
+        real, fake = self.judge(batch, true), self.judge(batch, fake)
+        return {"critic": (self.distance(real, 1) + self.distance(fake, (~missing).float())) / 2}
+
+    def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms that the generator minimises: adversarial, and L1 of the missing contrasts."""
+        true, missing = self._stack(batch.conditions, batch.scenario, batch.target)
+        error = (fake.float() - true).abs()[missing[:, :, 0, 0]]  # (missing, H, W)
+        return {
+            "adversarial": self.settings.weight_adversarial * self.distance(self.judge(batch, fake), 1),
+            "supervised": self.settings.weight_supervised * error.mean(),
+        }

@@ -11,6 +11,7 @@ from mudiff.model.critic import Critic, attentive_mask, mask_convolution
 from mudiff.model.diffusion import Schedule, SliceNoise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.model.layers import initialise
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -39,15 +40,20 @@ class AdversarialDiffusion(Diffusion):
             "critic": adam(self.critic.parameters(), lr=settings.critic_learning_rate),
         }
 
-    def predictions(self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise) -> tuple[Tensor, ...]:
+    def predictions(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise, scenario: Scenario | None = None
+    ) -> tuple[Tensor, ...]:
         """Return what `predict` does with one z, which the networks share (D-10)."""
-        return self.predict(x_t, conditions, t, noise.normal(self.settings.latent))
+        return self.predict(x_t, conditions, t, noise.normal(self.settings.latent), scenario)
 
-    def judge(self, candidates: list[Tensor], t: Tensor, x_t: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def judge(
+        self, candidates: list[Tensor], t: Tensor, x_t: Tensor, scenario: Scenario | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return the critic's logit (B,) and middle features for each candidate x_{t-1} (B, 1, H, W), in one pass."""
         n = len(candidates)
         with self._autocast():
-            logits, middles = self.critic(torch.cat(candidates), t.repeat(n), x_t.repeat(n, 1, 1, 1), n)
+            given = None if scenario is None else scenario.repeat(n)
+            logits, middles = self.critic(torch.cat(candidates), t.repeat(n), x_t.repeat(n, 1, 1, 1), n, given)
         return list(zip(logits.float().chunk(n), middles.float().chunk(n), strict=True))
 
     def _noisy_pair(self, x_0: Tensor, noise: SliceNoise) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +64,7 @@ class AdversarialDiffusion(Diffusion):
 
     def _denoise(self, batch: Batch, x_t: Tensor, t: Tensor, noise: SliceNoise) -> tuple[tuple, list]:
         """Return the predictions and, from each, a sample of x_{t-1} with noise of its own (C-3)."""
-        predictions = self.predictions(x_t, batch.conditions, t, noise)
+        predictions = self.predictions(x_t, batch.conditions, t, noise, batch.scenario)
         draw, shape = self.schedule.posterior_sample, x_t.shape[1:]
         means = [self.schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
         return predictions, [draw(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
@@ -72,8 +78,8 @@ class AdversarialDiffusion(Diffusion):
         penalise = settings.r1_gamma > 0 and step % settings.r1_interval == 0
         x_before.requires_grad_(penalise)
         with self._autocast():  # one block for both: the weights are rounded once
-            ((real, _),) = self.judge([x_before], t, x_t)
-            fakes = [logit for logit, _ in self.judge(samples, t, x_t)]
+            ((real, _),) = self.judge([x_before], t, x_t, batch.scenario)
+            fakes = [logit for logit, _ in self.judge(samples, t, x_t, batch.scenario)]
         loss = losses.critic_loss(real, fakes, settings.critic_real_weight)
         values = {"critic": loss}
         if penalise:
@@ -91,7 +97,7 @@ class AdversarialDiffusion(Diffusion):
         loss = settings.weight_supervised * sum(supervised)
         if self.has_critic:
             with frozen(self.critic):
-                judged = self.judge(samples, t, x_t)
+                judged = self.judge(samples, t, x_t, batch.scenario)
             adversarial = [losses.generator_critic_loss(logit) for logit, _ in judged]
             values |= {f"adversarial_{j}": value for j, value in enumerate(adversarial, start=1)}
             if len(samples) == 2 and settings.weight_mask > 0:
@@ -127,15 +133,17 @@ class MUDiff(AdversarialDiffusion):
             trained += self.attention.parameters()
         self._start(trained, generator)
 
-    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    def predict(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, scenario: Scenario | None = None
+    ) -> tuple[Tensor, ...]:
         """Return x^{p1} and x^{p2}, each (B, 1, H, W) in [-1, 1]."""
         with self._autocast():
-            x_p1 = self.f1(x_t, conditions, t, z)  # Eq. 23
+            x_p1 = self.f1(x_t, conditions, t, z, scenario)  # Eq. 23
             if self.f2 is None:
                 return (x_p1.float(),)
             # C-4: undetached, the loss of F2 also trains F1, as in the released code.
             guide = x_p1.detach() if self.settings.detach_first else x_p1
-            x_p2 = self.f2(x_t, conditions, t, z, guide)  # Eq. 24
+            x_p2 = self.f2(x_t, conditions, t, z, guide, scenario)  # Eq. 24
         return x_p1.float(), x_p2.float()
 
     def mask(self, middle: Tensor) -> Tensor:

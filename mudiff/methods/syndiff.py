@@ -33,7 +33,7 @@ class SynDiff(AdversarialDiffusion):
         self.network = ConcatenationNetwork(settings, len(settings.conditions))
         self._start(list(self.network.parameters()), generator)
 
-    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor]:
+    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, scenario: None = None) -> tuple[Tensor]:
         """Return the prediction of x_0, (B, 1, H, W) in [-1, 1]."""
         with self._autocast():
             return (self.network(x_t, conditions, t, z).float(),)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.model.layers import Modulation, channels_last, conv3x3, group_count
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -32,16 +33,31 @@ class MapperBlock(nn.Module):
 
 
 class FeatureMapper(nn.Module):
-    """Phi: a separate block R_0 for x_t and R_i for each condition, those `styled` by rho's vector in F2."""
+    """Phi: a separate block R_0 for x_t and R_i for each condition, those `styled` by rho's vector in F2.
+
+    In a run of target "any" a missing condition has the features c_i, learned and equal in all pixels, in place of
+    R_i(y_i): no voxel of it has an influence on anything (X-1).
+    """
 
     def __init__(self, settings: Settings, n_conditions: int, styled: bool = False) -> None:
         super().__init__()
         self.noisy = MapperBlock(settings)
         self.conditions = nn.ModuleList(MapperBlock(settings, styled) for _ in range(n_conditions))
+        self.missing = nn.Parameter(torch.zeros(n_conditions, settings.width)) if settings.targets else None
 
-    def forward(self, x_t: Tensor, conditions: Tensor, vector: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, x_t: Tensor, conditions: Tensor, vector: Tensor | None = None, scenario: Scenario | None = None
+    ) -> list[Tensor]:
         """Return f_{x_t} and f_{y_i}, i = 1 .. n, each (B, width, H, W)."""
+        if scenario is not None:
+            conditions = conditions.masked_fill(scenario.missing(), 0.0)  # not a number of it goes on
         features = [block(y, vector) for block, y in zip(self.conditions, conditions.split(1, dim=1), strict=True)]
+        if scenario is not None:
+            missing = scenario.missing().unbind(dim=1)  # (B, 1, 1) each
+            features = [
+                torch.where(absent[:, None], c[:, None, None].to(f.dtype), f)
+                for f, c, absent in zip(features, self.missing, missing, strict=True)
+            ]
         return [self.noisy(x_t), *features]  # Eq. 9 without rho's vector, Eq. 11 with it
 
 

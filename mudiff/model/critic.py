@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.model.layers import TimeEmbedding, channels_last, check_size, conv3x3, fir_down
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 _leaky = nn.LeakyReLU(0.2)
@@ -52,7 +53,7 @@ class Critic(nn.Module):
         check_size(settings, f"a critic with critic_blocks = {settings.critic_blocks}", 2**settings.critic_blocks)
         self.minibatch_std = settings.critic_minibatch_std
         self.middle = math.ceil(settings.critic_blocks / 2)  # C-1, D-1: block 3 of 6
-        self.time = TimeEmbedding(settings.embedding, settings.embedding, _leaky)
+        self.time = TimeEmbedding(settings.embedding, settings.embedding, _leaky, settings.targets)
         self.input = nn.Conv2d(2, widths[0], 1)
         self.blocks = nn.ModuleList(CriticBlock(a, b, settings.embedding) for a, b in itertools.pairwise(widths))
         self.final = conv3x3(widths[-1] + self.minibatch_std, widths[-1])
@@ -63,12 +64,14 @@ class Critic(nn.Module):
             if settings.critic_weights == "default":  # of no block the second convolution near zero, either
                 layer.init_fan, layer.init_scale = "default", 1.0
 
-    def forward(self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_before: Tensor, t: Tensor, x_t: Tensor, candidates: int = 1, scenario: Scenario | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return log(psi / (1 - psi)) (B,) of x_{t-1} given x_t, and middle features (B, C, H/8, W/8) for the masks.
 
         Each of the `candidates` batches that are concatenated here gets minibatch statistics of its own.
         """
-        time = _leaky(self.time(t))
+        time = _leaky(self.time(t, scenario))
         h = channels_last(self.input(torch.cat([x_before, x_t], dim=1)))
         for k, block in enumerate(self.blocks, start=1):
             h = block(h, time)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mudiff.model import layers
 from mudiff.model.adapters import ContrastAdapter, FeatureMapper, TargetAdapter
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -63,7 +64,7 @@ class EncoderDecoder(nn.Module):
         widths = [settings.width * m for m in settings.multipliers]
         attention = [settings.image_size >> level == settings.attention_at for level in range(len(widths))]
         layers.check_size(settings, f"a network of {len(widths)} multipliers", 2 ** (len(widths) - 1))
-        self.time = layers.TimeEmbedding(settings.width, settings.embedding)
+        self.time = layers.TimeEmbedding(settings.width, settings.embedding, targets=settings.targets)
         self.latent = layers.LatentEmbedding(settings.latent, settings.embedding)
         self.encoder = nn.ModuleList()
         skips, channels, pyramid = [inputs], inputs, images
@@ -83,12 +84,12 @@ class EncoderDecoder(nn.Module):
         self.norm = nn.GroupNorm(layers.group_count(channels), channels, eps=1e-6)
         self.output = layers.conv3x3(channels, 1, scale=1e-10)
 
-    def forward(self, f_c: Tensor, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    def forward(self, f_c: Tensor, x_t: Tensor, t: Tensor, z: Tensor, scenario: Scenario | None = None) -> Tensor:
         """Return the prediction of x_0, (B, 1, H, W) in [-1, 1], from features f_c (B, inputs, H, W).
 
         The pyramid starts from x_t (B, images, H, W); steps t (B,) are 0 .. T-1, z (B, latent) is the latent vector.
         """
-        time, latent = self.time(t), self.latent(z)
+        time, latent = self.time(t, scenario), self.latent(z)
         h, p = layers.channels_last(f_c), layers.channels_last(x_t)
         skips = [h]
         for level in self.encoder:
@@ -108,13 +109,16 @@ class StructureNetwork(nn.Module):
         self.mapper = FeatureMapper(settings, n_conditions)
         self.encoder_decoder = EncoderDecoder((1 + n_conditions) * settings.width, settings)
 
-    def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, scenario: Scenario | None = None
+    ) -> Tensor:
         """Return x^{p1}, (B, 1, H, W) in [-1, 1], from the noisy target x_t (B, 1, H, W) at steps t (B,), 0 .. T-1.
 
         `conditions` (B, n, H, W) are in [-1, 1] and in the order of the settings, z (B, latent) is standard normal.
+        A run of target "any" takes a scenario; without one the equations are the paper's.
         """
-        f_c = torch.cat(self.mapper(x_t, conditions), dim=1)  # f_c^1, Eq. 1
-        return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 2
+        f_c = torch.cat(self.mapper(x_t, conditions, scenario=scenario), dim=1)  # f_c^1, Eq. 1
+        return self.encoder_decoder(f_c, x_t, t, z, scenario)  # Eq. 2
 
 
 class TextureNetwork(nn.Module):
@@ -128,11 +132,13 @@ class TextureNetwork(nn.Module):
         groups = self.contrast_adapter.outputs if settings.contrast_adaptation else n_conditions
         self.encoder_decoder = EncoderDecoder((1 + groups) * settings.width, settings)
 
-    def forward(self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, x_p1: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, conditions: Tensor, t: Tensor, z: Tensor, x_p1: Tensor, scenario: Scenario | None = None
+    ) -> Tensor:
         """Return x^{p2}, (B, 1, H, W) in [-1, 1]; arguments as for F1, and x^{p1} (B, 1, H, W)."""
         style = None if self.target_adapter is None else self.target_adapter(x_p1)
-        f_x, *f_y = self.mapper(x_t, conditions, style)  # Eq. 3
+        f_x, *f_y = self.mapper(x_t, conditions, style, scenario)  # Eq. 3
         if self.contrast_adapter is not None:
             f_y = self.contrast_adapter(f_y)
         f_c = torch.cat([f_x, *f_y], dim=1)  # f_c^2, Eq. 18
-        return self.encoder_decoder(f_c, x_t, t, z)  # Eq. 4
+        return self.encoder_decoder(f_c, x_t, t, z, scenario)  # Eq. 4

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff.errors import MudiffError
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 
 
@@ -96,6 +97,8 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, Modulation):
             nn.init.ones_(layer.linear.bias[: layer.linear.out_features // 2])
+        if getattr(layer, "missing", None) is not None:  # as large as features are
+            nn.init.uniform_(layer.missing, -1, 1, generator)
 
 
 class Modulation(nn.Module):
@@ -179,20 +182,27 @@ class PyramidStep(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """`width` sines and cosines of t, wavelengths up to 10000, then two linear layers and an activation between."""
+    """`width` sines and cosines of t, wavelengths up to 10000, then two linear layers and an activation between.
 
-    def __init__(self, width: int, embedding: int, activation: Callable[[Tensor], Tensor] = F.silu) -> None:
+    Where there are several `targets`, a learned vector of each is added (X-1).
+    """
+
+    def __init__(
+        self, width: int, embedding: int, activation: Callable[[Tensor], Tensor] = F.silu, targets: int = 0
+    ) -> None:
         super().__init__()
+        self.target = nn.Parameter(torch.zeros(targets, embedding)) if targets else None
         self.width, self.activation = width, activation
         self.linear1 = nn.Linear(width, embedding)
         self.linear2 = nn.Linear(embedding, embedding)
 
-    def forward(self, t: Tensor) -> Tensor:
-        """Return (B, embedding) from integer steps t (B,)."""
+    def forward(self, t: Tensor, scenario: Scenario | None = None) -> Tensor:
+        """Return (B, embedding) from integer steps t (B,) and the scenario's targets."""
         half = self.width // 2
         rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / max(half - 1, 1)))
         angles = t.float()[:, None] * rates  # (B, half)
-        return self.linear2(self.activation(self.linear1(torch.cat([angles.sin(), angles.cos()], dim=1))))
+        h = self.linear2(self.activation(self.linear1(torch.cat([angles.sin(), angles.cos()], dim=1))))
+        return h if self.target is None else h + self.target[scenario.target]
 
 
 class LatentEmbedding(nn.Module):

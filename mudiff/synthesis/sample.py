@@ -1,8 +1,9 @@
 """Synthesis with a trained run: prepared slices, and whole volumes on their own grid."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,20 @@ from mudiff import cache, paths
 from mudiff.data import dataset, datasets, files, volumes
 from mudiff.data.slices import from_slices, normalise, to_slices
 from mudiff.errors import MudiffError
-from mudiff.methods.base import Callback, Method
+from mudiff.methods.base import Callback, Diffusion, Method
 from mudiff.model.diffusion import slice_seed
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 from mudiff.training import runs
 
 BATCH = 8
 """Slices that are sampled at once; has no influence on the result."""
+
+NOISES = ("shared", "independent")
+"""Whether all slices of a volume begin with one noise (no stripes across slices, X-2) or each with its own."""
+
+Task = tuple[Collection[str], str]
+"""Of a run of target "any": the contrasts that are given, and the one to make."""
 
 
 def _unit(x: Tensor) -> np.ndarray:
@@ -29,11 +37,12 @@ def _unit(x: Tensor) -> np.ndarray:
 def sample_slices(
     method: Method, slices: dataset.Slices, indices: np.ndarray, seed: int = 0,
     replaced: Mapping[str, np.ndarray] | None = None, callback: Callback | None = None,
+    task: Task | None = None, steps: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Synthesise the prepared slices `indices` (N,), float32 (N, S, S) in [0, 1].
 
     `seed`, subject and slice number decide a slice's random numbers. `replaced` maps conditions to images
-    (N, S, S) in [-1, 1] that take the place of the prepared ones. `callback`: see `Method.synthesize`.
+    (N, S, S) in [-1, 1] that take the place of the prepared ones. `callback`, `steps`: see `Diffusion.synthesize`.
     """
     rows = slices.index.iloc[indices]
     seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
@@ -43,8 +52,25 @@ def sample_slices(
         y = {c: slices.images(indices[part], c) for c in method.settings.conditions}
         y |= {c: stack[part] for c, stack in (replaced or {}).items() if c in y}
         conditions = torch.from_numpy(np.stack(list(y.values()), axis=1).astype(np.float32))  # (B, n, S, S)
-        output[part] = _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds[part]), callback))
+        output[part] = _sample(method, conditions, seeds[part], task, steps, callback)
     return output
+
+
+def _sample(
+    method: Method, conditions: Tensor, seeds: list[int], task: Task | None, steps: int | None = None,
+    callback: Callback | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the slices (B, S, S) in [0, 1] of conditions (B, n, S, S) in [-1, 1]."""
+    settings, options = method.settings, {}
+    if settings.targets:
+        scenario = Scenario.of(settings.conditions, *(task or ((), settings.conditions[0])), len(seeds))
+        options["scenario"] = scenario.to(method.device)
+    if steps is not None:
+        if not isinstance(method, Diffusion) or not 0 < steps <= method.schedule.steps:
+            most = method.schedule.steps if isinstance(method, Diffusion) else "none"
+            raise MudiffError(f"{steps} steps: a run of {settings.method} takes up to {most}.")
+        options["steps"] = steps
+    return _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
 
 
 def synthesize_split(
@@ -92,41 +118,73 @@ def read_synthetic(folder: Path, subject: str) -> np.ndarray:
         raise MudiffError(f"{path}: damaged ({error}); delete it and run notebook 03_sampling.") from None
 
 
+def synthesize_missing(
+    run: Path, subject: Path, folder: Path, *, uncertainty: Path | None = None, **options: Any
+) -> list[Path]:
+    """Synthesise every contrast that the run makes and the subject lacks, as ``<subject>_<contrast>.nii.gz``.
+
+    `uncertainty` is a folder, too (it may be the same); the other options are those of `synthesize_volume`.
+    """
+    subject, settings = Path(subject).resolve(), runs.load(run).settings
+    found = files.find_contrasts(subject)
+    if Path(folder).resolve().is_relative_to(subject):
+        raise MudiffError(f"{folder}: lies in the subject's folder, whose files count as acquired; choose another.")
+    own = settings.conditions if settings.targets else (settings.target,)
+    if not (missing := [name for name in own if name not in found]):
+        made = ", ".join(datasets.LABELS[name] for name in own)
+        advice = "pass --target and --output with --force to make one of them from the others"
+        raise MudiffError(f"{subject}: nothing is missing of what this run makes ({made}); {advice}.")
+    written = []
+    for name in missing:
+        file = f"{subject.name}_{name}"
+        spread = None if uncertainty is None else uncertainty / f"{file}_uncertainty.nii.gz"
+        output = folder / f"{file}.nii.gz"
+        written.append(synthesize_volume(run, subject, name, output, uncertainty=spread, **options))
+    return written
+
+
 def synthesize_volume(
     run: Path, subject: Path, target: str, output: Path, *, samples: int = 1, uncertainty: Path | None = None,
-    device: torch.device | None = None, precision: str | None = None, seed: int = 0,
+    noise: str = "shared", steps: int | None = None, force: bool = False, device: torch.device | None = None,
+    precision: str | None = None, seed: int = 0,
 ) -> Path:  # fmt: skip
     """Synthesise a subject's missing contrast as a whole volume on the grid of its other contrasts.
 
     In this order: normalise each condition; cut it into axial slices, pad and resize; sample all slices; average the
     samples; resize and pad back; set voxels where every condition is background to 0. `subject` is a folder in any
     layout that `mudiff prepare` reads; `output` and `uncertainty` are NIfTI files on its grid, in [0, 1] of the
-    normalised target: mean and standard deviation of the samples. `precision` is by default that of the run.
+    normalised target: mean and standard deviation of the samples. `precision` is by default that of the run; `noise`
+    is one of `NOISES`, `steps` see `Diffusion.synthesize`. A run of target "any" takes what there is, also where
+    (`force`) the target is there, too.
     """
     method = runs.load(run, device or runs.default_device(), precision)
-    settings = method.settings
+    settings, target = method.settings, datasets.contrast(target)
     if samples < 1 or (uncertainty is not None and samples < 2):
         raise MudiffError(f"--samples {samples}: expected at least 1, and at least 2 with --uncertainty.")
-    if datasets.contrast(target) != settings.target:
-        own, wanted = (datasets.LABELS[datasets.contrast(c)] for c in (settings.target, target))
+    if not settings.targets and target != settings.target:
+        own, wanted = (datasets.LABELS[c] for c in (settings.target, target))
         raise MudiffError(f"{run}: this run makes {own}, not {wanted}; pass a run of the wanted target.")
+    datasets.known("noise", noise, NOISES)
     outputs = [Path(path) for path in (output, uncertainty) if path is not None]
-    conditions = _conditions(settings, Path(subject), outputs)
-    background = np.logical_and.reduce([volume.data <= 0 for volume in conditions])
-    stacks = []
-    for volume in conditions:
+    conditions = _conditions(Path(run), settings, Path(subject), target, outputs, force)
+    background = np.logical_and.reduce([volume.data <= 0 for volume in conditions.values()])
+    stacks = {}
+    for name, volume in conditions.items():
         unit = normalise(volume.data, settings.normalisation, volume.path)
-        slices, geometry = to_slices(unit, volume.affine, settings.image_size)
-        stacks.append(slices)
-    y = torch.from_numpy(np.stack(stacks, axis=1)) * 2 - 1  # (Z, n, S, S) in [-1, 1]
-    for path, stack in zip(outputs, _sample_stack(method, y, samples, seed), strict=False):
+        stacks[name], geometry = to_slices(unit, volume.affine, settings.image_size)
+    absent = np.zeros_like(stacks[name])
+    y = torch.from_numpy(np.stack([stacks.get(c, absent) for c in settings.conditions], axis=1)) * 2 - 1
+    drawn = _sample_stack(method, y, samples, seed, (tuple(conditions), target), noise, steps)
+    for path, stack in zip(outputs, drawn, strict=False):
         native = from_slices(stack.astype(np.float32), geometry)
         native[background] = 0
-        volumes.save_volume(path, np.clip(native, 0, 1), conditions[0])
+        volumes.save_volume(path, np.clip(native, 0, 1), volume)
     return outputs[0]
 
 
-def _conditions(settings: Settings, subject: Path, outputs: list[Path]) -> list[volumes.Volume]:
+def _conditions(
+    run: Path, settings: Settings, subject: Path, target: str, outputs: list[Path], force: bool
+) -> dict[str, volumes.Volume]:
     """Read the conditions of a subject, on one grid, once it is clear that nothing of it is overwritten."""
     found = files.find_contrasts(subject)
     for path in outputs:
@@ -135,15 +193,28 @@ def _conditions(settings: Settings, subject: Path, outputs: list[Path]) -> list[
     written = {path.resolve() for path in outputs}
     if len(written) < len(outputs) or written & {path.resolve() for path in found.values()}:
         raise MudiffError(f"{outputs[0]}: is a file of the subject, or named twice; choose another name.")
-    missing = [datasets.LABELS[c] for c in settings.conditions if c not in found]
-    if missing:
-        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs.")
-    loaded = {c: volumes.load_volume(found[c]) for c in settings.conditions}
+    named, needed = datasets.LABELS, settings.conditions
+    if settings.targets:
+        datasets.known("contrast", target, settings.conditions)
+        if target in found and not force:
+            advice = "pass --force to make it from the others all the same"
+            raise MudiffError(f"{subject}: {named[target]} is there already ({found[target].name}); {advice}.")
+        needed = tuple(name for name in settings.conditions if name in found and name != target)
+        if not needed:
+            known = ", ".join(named[name] for name in settings.conditions if name != target)
+            raise MudiffError(f"{subject}: holds none of {known}, of which this run needs at least one.")
+    if missing := [named[c] for c in needed if c not in found]:
+        other = run.resolve().parent / f"{settings.dataset}_{datasets.ANY}_{settings.method}"
+        advice = f"; run {other} can do without" if runs.is_complete(other) else ""
+        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs{advice}.")
+    loaded = {c: volumes.load_volume(found[c]) for c in needed}
     volumes.check_grid(loaded, str(subject))
-    return list(loaded.values())
+    return loaded
 
 
-def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _sample_stack(
+    method: Method, y: Tensor, samples: int, seed: int, task: Task, noise: str, steps: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of the samples, float64 (Z, S, S) each, of slices y (Z, n, S, S)."""
     from tqdm.auto import tqdm
 
@@ -151,9 +222,11 @@ def _sample_stack(method: Method, y: Tensor, samples: int, seed: int) -> tuple[n
     # Sums of x and x^2 over the samples: memory does not grow with their number.
     total, squares = np.zeros((2, len(y), *y.shape[2:]), np.float64)
     work = [(k, part) for k in range(samples) for part in filled.split(BATCH)]
-    for k, part in tqdm(work, desc=f"synthesise {method.settings.run_name}", unit="batch", disable=None):
-        seeds = torch.tensor([slice_seed(seed, "volume", k, int(z)) for z in part])
-        x = _unit(method.synthesize(y[part].to(method.device), seeds))
+    label = f"synthesise {datasets.LABELS[task[1]]}"
+    for k, part in tqdm(work, desc=label, unit="batch", disable=None):
+        own = [(int(z),) if noise == "independent" else () for z in part]
+        seeds = [slice_seed(seed, "volume", k, *place) for place in own]
+        x = _sample(method, y[part], seeds, task, steps)
         total[part.numpy()] += x
         squares[part.numpy()] += np.square(x, dtype=np.float64)
     mean = total / samples

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mudiff.data import dataset
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Batch, Method, build
 from mudiff.model.diffusion import slice_seed
+from mudiff.model.scenario import Scenario
 from mudiff.settings import Settings
 from mudiff.training import processes, runs
 
@@ -200,12 +201,31 @@ def epoch_order(count: int, settings: Settings, epoch: int) -> np.ndarray:
 def make_batch(
     slices: dataset.Slices, indices: np.ndarray, settings: Settings, step: int, places: range | None = None
 ) -> Batch:
-    """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch."""
-    contrasts = (settings.target, *settings.conditions)
-    target, *conditions = (torch.from_numpy(slices.images(indices, c)) for c in contrasts)
+    """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch.
+
+    In the first part of the training, as long as ``curriculum`` says, one contrast is missing, then up to two, and
+    so on (MM-GAN's way from easy to hard).
+    """
     seeds = [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
-    brain = torch.from_numpy(slices.brain(indices))
-    return Batch(target[:, None], torch.stack(conditions, dim=1), brain[:, None], torch.tensor(seeds))
+    progress = step / (settings.epochs * math.ceil(len(slices) / settings.batch_size))
+    most = settings.targets - 1
+    if progress < settings.curriculum:
+        most = 1 + int(progress / settings.curriculum * most)
+    return read_batch(slices, indices, settings, seeds, most)
+
+
+def read_batch(
+    slices: dataset.Slices, indices: np.ndarray, settings: Settings, seeds: Sequence[int], most: int | None = None
+) -> Batch:
+    """Read slices; with target "any" each draws its scenario by its seed, with at most `most` missing contrasts."""
+    conditions = torch.stack([torch.from_numpy(slices.images(indices, c)) for c in settings.conditions], dim=1)
+    if settings.targets:
+        scenario = Scenario.draw((slice_seed(seed, "scenario") for seed in seeds), settings.targets, most)
+        target = scenario.pick(conditions)
+    else:
+        scenario, target = None, torch.from_numpy(slices.images(indices, settings.target))[:, None]
+    brain = torch.from_numpy(slices.brain(indices))[:, None]
+    return Batch(target, conditions, brain, torch.tensor(seeds), scenario)
 
 
 def validation_psnr(method: Method, slices: dataset.Slices) -> float:
@@ -216,11 +236,10 @@ def validation_psnr(method: Method, slices: dataset.Slices) -> float:
     subjects, numbers = (slices.index[name].to_numpy()[indices] for name in ("subject", "slice"))
     errors = []
     for part in np.array_split(np.arange(len(indices)), range(8, len(indices), 8)):
-        y = np.stack([slices.images(indices[part], c) for c in settings.conditions], axis=1)
         seeds = [slice_seed(0, "sample", subjects[i], numbers[i]) for i in part]
-        x = method.synthesize(torch.from_numpy(y).to(method.device), torch.tensor(seeds))[:, 0]
-        real = slices.images(indices[part], settings.target)
-        errors.append((x.float().cpu().numpy() + 1) / 2 - (real + 1) / 2)
+        batch = read_batch(slices, indices[part], settings, seeds).to(method.device)
+        x = method.synthesize(batch.conditions, batch.seeds, scenario=batch.scenario)
+        errors.append(((x.float() + 1) / 2 - (batch.target + 1) / 2)[:, 0].cpu().numpy())
     squares, brain = np.square(np.concatenate(errors), dtype=np.float64), slices.brain(indices)
     own = [subjects == subject for subject in np.unique(subjects)]
     values = [-10 * math.log10(max(squares[s][brain[s]].mean(), 1e-12)) for s in own if brain[s].any()]

@@ -31,6 +31,8 @@ RECIPES: dict[str, Fields] = {
     "mmgan": _ADVERSARIAL | {
         "levels": 8, "dropout": 0.2, "critic_blocks": 4, "weight_supervised": 0.9, "weight_adversarial": 0.1,
         "schedule": "constant"},
+    # ... for all contrasts at once: first one is missing, then up to two, and so on up to the middle of the training.
+    "mmgan any": {"curriculum": 0.5},
     # Zhou et al. 2020: one auto-encoder per contrast, fused at three scales; 100 L1 + 20 reconstruction.
     "hinet": _ADVERSARIAL | {
         "width": 32, "critic_width": 32, "critic_blocks": 4, "weight_supervised": 100.0,
@@ -207,7 +209,8 @@ def settings(
     chosen = profile(profile_name)
     method, _, named = method.partition("_")
     method = datasets.known("method", method, datasets.METHODS)
-    variant, target = named or variant, datasets.contrast(target)
+    variant = named or variant
+    target = target if target == datasets.ANY else datasets.contrast(target)
     own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
     if variant not in (choices := ["released", *own]):
         raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}.")
@@ -215,6 +218,7 @@ def settings(
         raise MudiffError("variant 'published' has the published sizes: use profile 'paper'.")
     fields = {"dataset": dataset, "target": target, "method": method, "variant": variant}
     fields |= {"slices": preparation(profile_name, dataset).slices} | RECIPES[method]
+    fields |= RECIPES.get(f"{method} {target}", {})
     fields |= TEXT if variant == "text" else {}
     fields |= chosen.overrides | chosen.sizes.get(method, {}) | chosen.sizes.get(f"{method} {target}", {})
     if (dataset, target) in chosen.epochs:

@@ -53,6 +53,7 @@ def test_a_run_leaves_what_the_contract_says(prepared, tmp_path):
 
 RESUMED = [
     {}, {"ema_decay": 0.9, "order": "shuffled", "checkpoint": "last"}, {"method": "linear"}, {"method": "hinet"},
+    {"target": "any"}, {"target": "any", "method": "mmgan", "levels": 3, "curriculum": 0.5},
     {"method": "pgan", "dropout": 0.5}, {"method": "ddpm", "ema_decay": 0.9, "steps": 25},
 ]  # fmt: skip
 

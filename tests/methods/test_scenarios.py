@@ -1,0 +1,144 @@
+"""Any subset of contrasts in, any missing one out: scenarios, and the methods that take them."""
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import some_slices
+
+from mudiff.data import datasets
+from mudiff.errors import MudiffError
+from mudiff.methods.base import Batch, Method, build
+from mudiff.model.scenario import Scenario, subsets
+from mudiff.settings import Settings
+
+NAMES = datasets.dataset("brats").contrasts
+SMALL = {
+    "target": "any", "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16,
+    "critic_width": 4, "critic_blocks": 2, "levels": 3, "dropout": 0.0,
+}  # fmt: skip
+
+
+def any_slices(seeds: range | list[int]) -> Batch:
+    """Return a batch of all four contrasts with a scenario per seed."""
+    batch, scenario = some_slices(len(seeds), 4), Scenario.draw(seeds, 4)
+    return replace(batch, target=scenario.pick(batch.conditions), scenario=scenario)
+
+
+def trained(method: str) -> Method:
+    made = build(Settings(**SMALL, method=method))
+    for step in range(3):
+        made.training_step(any_slices(range(6)), step)
+    return made.eval()
+
+
+def test_subsets_and_scenarios_are_all_that_there_are():
+    assert len(subsets(4)) == 14 and len(subsets(3)) == 6 and len(subsets(4, 1)) == 4
+    drawn = Scenario.draw(range(4000), 4)
+    assert not drawn.given[torch.arange(4000), drawn.target].any() and drawn.given.any(dim=1).all()
+    counts = Counter((*map(tuple, drawn.given.tolist()),))
+    assert len(counts) == 14 and min(counts.values()) > 4000 / 14 * 0.75  # equally likely
+    assert len(set(zip(map(tuple, drawn.given.tolist()), drawn.target.tolist(), strict=True))) == 28
+    assert (Scenario.draw(range(99), 4, 1).given.sum(dim=1) == 3).all()
+    again = Scenario.draw(reversed(range(4000)), 4)  # each by its own seed, whatever the order
+    assert torch.equal(again.given.flip(0), drawn.given) and torch.equal(again.target.flip(0), drawn.target)
+
+
+@pytest.mark.parametrize(
+    ("given", "target", "words"),
+    [((), "t2", "T2 is made from: there are none"), (("t1", "t2"), "t2", "T2 is among them"),
+     (("t1", "dwi"), "t2", "contrast 'dwi' is unknown"), (("t1",), "dwi", "choose one of t1, t1ce, t2, flair")],
+)  # fmt: skip
+def test_what_is_no_scenario_is_named(given, target, words):
+    with pytest.raises(MudiffError, match=words):
+        Scenario.of(NAMES, given, target, 2)
+
+
+@pytest.mark.parametrize("method", datasets.ANY_METHODS)
+def test_missing_contrasts_have_no_influence_and_the_order_of_a_batch_has_none(method):
+    made, batch, seeds = trained(method), any_slices(range(8)), torch.arange(8)
+    x = made.synthesize(batch.conditions, seeds, scenario=batch.scenario)
+    assert x.shape == (8, 1, 16, 16) and torch.isfinite(x).all()
+    other = batch.conditions.masked_fill(batch.scenario.missing(), torch.nan)
+    assert torch.equal(made.synthesize(other, seeds, scenario=batch.scenario), x)
+    changed = batch.conditions.masked_fill(~batch.scenario.missing(), 0.3)
+    assert (made.synthesize(changed, seeds, scenario=batch.scenario) != x).flatten(1).any(dim=1).all()
+    order = torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])
+    moved = Scenario(*(part[order] for part in batch.scenario))
+    again = made.synthesize(batch.conditions[order], seeds[order], scenario=moved)
+    assert torch.allclose(again, x[order], atol=1e-6)
+
+
+def test_not_even_gradients_see_a_missing_contrast():
+    def weights(fill: float) -> list[torch.Tensor]:
+        made, batch = build(Settings(**SMALL)), any_slices(range(6))
+        hidden = batch.conditions.masked_fill(batch.scenario.missing(), fill)
+        for step in range(2):
+            made.training_step(replace(batch, conditions=hidden), step)
+        return list(made.state_dict().values())
+
+    assert all(itertools.starmap(torch.equal, zip(weights(0.0), weights(torch.nan), strict=True)))
+
+
+@pytest.mark.parametrize("method", ["mudiff", "mmgan"])
+def test_every_parameter_learns(method):
+    made = build(Settings(**SMALL, method=method, mask="trained"))
+    before = {name: value.clone() for name, value in made.named_parameters()}
+    for step in range(3):
+        made.training_step(any_slices(range(12)), step)
+    assert [name for name, value in made.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_scenario_and_target_enter_features_and_time_alone():
+    made, plain = trained("mudiff"), Settings(**SMALL | {"target": "t1ce"})
+    assert {k for k in made.state_dict() if ".missing" in k or "time.target" in k} == {
+        "f1.mapper.missing", "f2.mapper.missing", "critic.time.target",
+        "f1.encoder_decoder.time.target", "f2.encoder_decoder.time.target",
+    }  # fmt: skip
+    assert not any("missing" in k or "time.target" in k for k in build(plain).state_dict())
+    batch = any_slices(range(4))
+    _, *f_y = made.f1.mapper(batch.target, batch.conditions, scenario=batch.scenario)
+    _, *plain_features = made.f1.mapper(batch.target, batch.conditions)
+    for i, (f, expected) in enumerate(zip(f_y, plain_features, strict=True)):
+        for k, given in enumerate(batch.scenario.given[:, i]):
+            constant = made.f1.mapper.missing[i, :, None, None].expand(-1, 16, 16)
+            assert torch.equal(f[k], expected[k] if given else constant)
+    t = torch.tensor([0, 1, 2, 3])
+    time = made.critic.time
+    target, time.target = time.target, None
+    with_target = time(t) + target[batch.scenario.target]
+    time.target = target
+    assert torch.equal(time(t, batch.scenario), with_target)
+
+
+def test_linear_fits_each_subset_by_least_squares():
+    made, batch = build(Settings(**SMALL, method="linear")), any_slices(range(6))
+    made.training_step(batch, 0)
+    y = batch.conditions.movedim(1, -1).flatten(0, 2).double().numpy()
+    for target, given in ((0, [1, 2, 3]), (3, [1]), (2, [0, 3])):
+        design = np.column_stack([y[:, given], np.ones(len(y))])
+        fitted = design @ np.linalg.lstsq(design, y[:, target], rcond=None)[0]
+        scenario = Scenario.of(NAMES, [NAMES[i] for i in given], NAMES[target], 6)
+        x = made.synthesize(batch.conditions, batch.seeds, scenario=scenario)
+        assert np.allclose(x.flatten(), np.clip(fitted, -1, 1), atol=1e-5)
+
+
+def test_mmgan_counts_the_missing_contrasts_alone():
+    made, batch = build(Settings(**SMALL, method="mmgan")), any_slices(range(6))
+    stack = made.generate(batch.conditions, batch.scenario)
+    missing = batch.scenario.missing().expand_as(stack)
+    assert torch.equal(stack[~missing], batch.conditions[~missing])
+    loss = made.generator_losses(batch, stack)["supervised"].item()
+    error = (stack - batch.conditions).abs()[missing].mean().item()
+    assert loss == pytest.approx(made.settings.weight_supervised * error, rel=1e-5)
+    made.judge = lambda *_: torch.ones(6, 4, 3, 3)  # takes every contrast for a true one
+    labelled = made.critic_losses(batch, stack)["critic"].item()
+    assert labelled == pytest.approx(batch.scenario.missing().float().mean().item() / 2)
+
+
+def test_other_methods_are_refused():
+    with pytest.raises(MudiffError, match="target any is for methods mmgan, linear, mudiff"):
+        Settings(target="any", method="ddpm")
