@@ -11,13 +11,12 @@ import fcntl
 import json
 import logging
 import os
-import queue
+import select
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +60,18 @@ def workflow(profile: str, arguments: list[str]) -> int:
 
 def _watch(profile: str, arguments: list[str], lock: TextIO) -> int:
     """Run Snakemake to its end, or to a signal, and tell what happens."""
-    progress, records = Progress(profile, sys.stdout), queue.SimpleQueue()
+    progress = Progress(profile, sys.stdout)
     progress.log.parent.mkdir(parents=True, exist_ok=True)
     with progress.log.open("w") as chatter:
         process = subprocess.Popen(
             [sys.executable, "-c", "from mudiff.workflow import reproduce; reproduce.snakemake()", *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, bufsize=0,  # else `select` is blind
             start_new_session=True, pass_fds=[lock.fileno()],
         )  # fmt: skip
-    threading.Thread(target=lambda: [*map(records.put, process.stdout), records.put("")], daemon=True).start()
     try:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                if not (line := records.get(timeout=1)):
-                    break
+        line = b" "
+        while line:  # empty at the end
+            if select.select([process.stdout], [], [], 1)[0] and (line := process.stdout.readline()):
                 progress.take(json.loads(line))
             progress.draw()
         progress.finish(process.wait())
