@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import LPS, REAL_DATA, SHAPE, head, lesion, write_nifti
 
-from mudiff.data import dataset, files, manifests, volumes
+from mudiff.data import dataset, manifests, volumes
 from mudiff.data import prepare as data
 from mudiff.data.dataset import Preparation
 from mudiff.data.masks import brain_mask
@@ -72,7 +72,6 @@ def test_few_slices_no_lesion_and_no_mask_are_warnings(cohort, tmp_path, write_s
     write_subject(cohort[0], "Brats18_B_1", seg=lesion() * 0)
     (cohort[0] / "Brats18_C_1/Brats18_C_1_seg.nii.gz").unlink()
     info = prepare(cohort, tmp_path / "p", Preparation("brats", image_size=16, slices=40))
-    assert info["failed"] == {}
     warnings = "\n".join(info["warnings"])
     assert warnings.count("12 axial slices instead of 40") == 5
     assert "Brats18_B_1: has no lesion in" in warnings and "Brats18_C_1: has no lesion mask" in warnings
@@ -111,12 +110,9 @@ def test_a_bad_subject_does_not_stop_the_others(cohort, tmp_path, rng, write_sub
     assert list(info["subjects"]) == ["Brats18_C_1"]
     says = {"A": "not on one grid", "B": "Brats18_B_1_flair.nii.gz", "D": "has no t1ce", "E": "both claim t1"}
     assert all(text in info["failed"][f"Brats18_{name}_1"] for name, text in says.items())
-    for use in (
-        lambda: dataset.check(tmp_path / "p", SMALL),  # whoever would train on the rest
-        lambda: dataset.open_slices(tmp_path / "p", "train"),
-    ):
+    for use, given in ((dataset.check, SMALL), (dataset.open_slices, "train")):  # whoever would train on the rest
         with pytest.raises(MudiffError, match=r"4 of 5 subjects .*exclude .*: Brats18_A_1: ") as caught:
-            use()
+            use(tmp_path / "p", given)
         assert "\n" not in str(caught.value)
     excluded = cohort[1].assign(split=["excluded", "excluded", "train", "excluded", "excluded"])
     prepare((root, excluded), tmp_path / "p")
@@ -189,26 +185,22 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, m
 
 @pytest.mark.parametrize("change", ["source", "split", "dropped"])
 def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, change, write_subject):
-    root, manifest = cohort
-    old = prepare(cohort, tmp_path / "p")
-    dates = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").glob("*/*_[B-E]_1*")}
-    before = contents(tmp_path / "p/train")
+    (root, manifest), folder = cohort, tmp_path / "p"
+    old, before = prepare(cohort, folder), contents(folder / "train")
+    dates = {path: path.stat().st_mtime_ns for path in folder.glob("*/*_[B-E]_1*")}
     if change == "source":
         write_subject(root, "Brats18_A_1")
     elif change == "split":  # subject A must not stay in train/ when it becomes a test subject
         manifest = manifest.assign(split=["test", "train", "train", "val", "test"])
     else:
         manifest = manifest.iloc[1:]
-    new = prepare((root, manifest), tmp_path / "p")
-    assert new["data_hash"] != old["data_hash"]
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("p")] == ["p"]
-    assert dates == {path: path.stat().st_mtime_ns for path in dates}
-    places = [str(path.relative_to(tmp_path / "p")) for path in (tmp_path / "p").glob("*/Brats18_A_1.npy")]
-    assert places == {"source": ["train/Brats18_A_1.npy"], "split": ["test/Brats18_A_1.npy"]}.get(change, [])
-    assert dataset.open_slices(tmp_path / "p", "train").subjects[-1] == "Brats18_C_1"
+    assert prepare((root, manifest), folder)["data_hash"] != old["data_hash"]
+    assert dates == {path: path.stat().st_mtime_ns for path in dates} and not list(tmp_path.glob("p.old-*"))
+    places = [path.parent.name for path in folder.glob("*/Brats18_A_1.npy")]
+    assert places == {"source": ["train"], "split": ["test"], "dropped": []}[change]
+    assert dataset.open_slices(folder, "train").subjects[-1] == "Brats18_C_1"
     if change != "source":
-        assert prepare(cohort, tmp_path / "p")["data_hash"] == old["data_hash"]
-        assert contents(tmp_path / "p/train") == before
+        assert prepare(cohort, folder)["data_hash"] == old["data_hash"] and contents(folder / "train") == before
 
 
 def test_other_settings_move_the_old_folder_aside_and_say_so(cohort, tmp_path, capsys):
@@ -224,8 +216,7 @@ def test_other_settings_move_the_old_folder_aside_and_say_so(cohort, tmp_path, c
 def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write_subject):
     cohorts.write_cohort("healthy", tmp_path / "phantoms", (1, 0, 0), spacing=4.0, workers=1, progress=False)
     listed = manifests.read_manifest("healthy", tmp_path / "phantoms/manifest.csv")
-    shutil.copytree(tmp_path / "phantoms", tmp_path / "copy")
-    shutil.rmtree(tmp_path / "phantoms")
+    (tmp_path / "phantoms").rename(tmp_path / "copy")
     prepare((tmp_path / "copy", listed), tmp_path / "p", Preparation("healthy", 16, 4))
     shutil.rmtree(tmp_path / "copy")
     prepare(cohort, tmp_path / "q")
@@ -234,12 +225,9 @@ def test_the_origin_is_recorded_and_outlives_the_volumes(cohort, tmp_path, write
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real volumes at {REAL_DATA}")
-def test_real_healthy_subject_with_huge_values_as_bids(tmp_path):
-    (tmp_path / "sub-113/anat").mkdir(parents=True)
-    for ours, theirs in (("T1w", "MPRAGE"), ("T2w", "T2w"), ("FLAIR", "FLAIR")):
-        source = REAL_DATA / f"kirby21/113-02-{theirs}_processed_reg.nii.gz"
-        (tmp_path / f"sub-113/anat/sub-113_{ours}.nii.gz").symlink_to(source.resolve())
-    found = files.find_contrasts(tmp_path / "sub-113")
+def test_a_real_healthy_subject_with_huge_values():
+    names = {"t1": "MPRAGE", "t2": "T2w", "flair": "FLAIR"}
+    found = {c: REAL_DATA / f"kirby21/113-02-{name}_processed_reg.nii.gz" for c, name in names.items()}
     images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", found)
     assert record.pop("notes") == ["has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
     assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100, "phantom": False}
