@@ -2,6 +2,7 @@
 
 import itertools
 
+import nibabel
 import numpy as np
 import pytest
 from conftest import LPS, head, reoriented
@@ -91,9 +92,7 @@ def test_round_trip_with_resizing_is_close(codes, size):
 
 def test_an_oblique_volume_takes_the_closest_axes(rng):
     data = head(rng).astype(np.float32)
-    angle = np.deg2rad(20)
-    turn = np.eye(4)
-    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turn = nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(x=np.deg2rad(20)))
     plain, _ = to_slices(data, LPS, 26)
     oblique, _ = to_slices(data, turn @ LPS, 26)
     np.testing.assert_array_equal(oblique, plain)
@@ -104,8 +103,7 @@ def test_masks_keep_their_labels_and_type():
     labels[2:7, 2:7], labels[4, 4] = 4, 1
     for size in (5, 9, 30):
         slices, geometry = to_slices(labels, LPS, size, order=0)
-        assert slices.dtype == np.uint8
-        assert set(np.unique(slices)) == {0, 1, 4}
+        assert slices.dtype == np.uint8 and set(np.unique(slices)) == {0, 1, 4}
         assert from_slices(slices, geometry, order=0).shape == labels.shape
 
 

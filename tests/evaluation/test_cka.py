@@ -71,8 +71,7 @@ def test_features_of_any_shape_keep_their_gram_matrix(shape):
 
 
 def test_too_few_slices_and_equal_slices_are_errors():
-    for count, batch in ((3, 8), (20, 3)):
-        with pytest.raises(MudiffError, match="4 or more"):
-            cka.alignment(torch.rand(count, 2, 3), torch.rand(count, 2, 3), batch)
-    with pytest.raises(MudiffError, match="same features for all slices"):
-        cka.alignment(torch.zeros(8, 1, 8), torch.rand(8, 1, 8), 8)
+    few, many = torch.rand(3, 1, 8), torch.rand(20, 1, 8)
+    for x, batch, says in ((few, 8, "4 or more"), (many, 3, "4 or more"), (0 * many, 8, "same features for all")):
+        with pytest.raises(MudiffError, match=says):
+            cka.alignment(x, x + 1, batch)

@@ -73,8 +73,7 @@ def counted(monkeypatch):
 
 
 def test_each_task_is_scored_for_its_own_methods(runs):
-    frame = scores.score_runs("smoke", "brain")
-    tasks = profiles.profile("smoke").runs
+    frame, tasks = scores.score_runs("smoke", "brain"), profiles.profile("smoke").runs
     assert len(frame) == sum(map(len, tasks.values())) * 2 * (6 + 2)  # both protocols; slices and subjects
     found = frame.groupby(["dataset", "target"], sort=False).method.unique().map(tuple).to_dict()
     assert found == {task: tuple(methods) for task, methods in tasks.items()}
@@ -106,17 +105,15 @@ def test_scores_are_kept_until_the_weights_change(runs, counted):
 
 
 def test_slices_of_other_data_or_weights_are_refused(runs):
-    path = paths.synthetic("smoke", RUN) / "synthetic.json"
-    paths.write_json(path, paths.read_json(path) | {"data": "other"})
-    with pytest.raises(MudiffError, match="made from other data than are there now"):
-        scores.score_runs("smoke", "brain", TASK)
-    paths.write_json(path, paths.read_json(path) | {"data": "data"})
-    paths.write_text(paths.run("smoke", RUN) / "weights.safetensors", "trained again")
-    with pytest.raises(MudiffError, match="made from other weights"):
-        scores.score_runs("smoke", "brain", TASK)
-    path.unlink()
-    with pytest.raises(MudiffError, match=r"no synthetic test slices; make them with `snakemake"):
-        scores.score_runs("smoke", "brain", TASK)
+    path, weights = paths.synthetic("smoke", RUN) / "synthetic.json", paths.run("smoke", RUN) / "weights.safetensors"
+    for spoil, says in (
+        (lambda: paths.write_text(weights, "trained again"), "made from other weights"),
+        (lambda: paths.write_json(path, paths.read_json(path) | {"data": "other"}), "made from other data than are"),
+        (path.unlink, "no synthetic test slices; make them with `snakemake"),
+    ):
+        spoil()
+        with pytest.raises(MudiffError, match=says):
+            scores.score_runs("smoke", "brain", TASK)
 
 
 def test_only_prepared_datasets_count(runs):

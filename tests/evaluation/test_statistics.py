@@ -28,20 +28,18 @@ def scores(psnr, region="brain", dataset="brats", target="t1ce", unit="subject",
 @pytest.fixture
 def noisy(rng):
     """Both units of all tasks of Tables 1 and 2, both regions: MU-Diff, two baselines and the floor."""
-    frames = []
+    frames, shifts = [], {"pix2pix": -1, "syndiff": 0, "mudiff": 0.5, "linear": 2}
     tasks = [(name, t) for name in statistics.COHORTS for t in datasets.dataset(name).targets]
     for region, task, unit in itertools.product(("brain", "lesion"), tasks, ("subject", "slice")):
         count, slices = (6, None) if unit == "subject" else (24, 4)
         hard = rng.normal(22, 2, count)
-        shifts = {"pix2pix": -1, "syndiff": 0, "mudiff": 0.5, "linear": 2}
         given = {m: hard + shift + rng.normal(0, 0.5, count) for m, shift in shifts.items()}
         frames.append(scores(given, region, *task, unit, slices))
     return pd.concat(frames, ignore_index=True)
 
 
 def of(frame, metric):
-    (index,) = frame.index[frame.metric == metric]
-    return frame.loc[index]
+    return frame.set_index("metric", verify_integrity=True).loc[metric]
 
 
 def test_four_differences_by_hand():

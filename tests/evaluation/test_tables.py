@@ -58,9 +58,8 @@ def test_undefined_scores_are_left_out_and_counted():
 def test_ranks_know_that_small_mae_is_good_and_leave_the_floor_out():
     result = tables.table(scores(TWO), "masked")
     for metric in metrics.METRICS:
-        assert entry(result, target="t1ce", method="mudiff", metric=metric)["rank"] == 1
-        assert entry(result, target="t1", method="syndiff", metric=metric)["rank"] == 1
-        assert entry(result, target="t1", method="mudiff", metric=metric)["rank"] == 2
+        for target, method, rank in (("t1ce", "mudiff", 1), ("t1", "syndiff", 1), ("t1", "mudiff", 2)):
+            assert entry(result, target=target, method=method, metric=metric)["rank"] == rank
     assert result[result.method == "linear"]["rank"].isna().all()
     assert list(tables.wide(result)["BraTS"].index) == ["SynDiff", "MU-Diff", "Linear"]
 
@@ -134,7 +133,7 @@ def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
         assert tables.origin("smoke") == origin
 
 
-def test_unknown_protocol_or_empty_scores_raise():
-    for protocol in ("mine", "released"):
-        with pytest.raises(MudiffError, match="expected released or masked"):
-            tables.table(scores(TWO), protocol)
+@pytest.mark.parametrize("protocol", ["mine", "released"])
+def test_an_unknown_protocol_or_one_without_scores_is_an_error(protocol):
+    with pytest.raises(MudiffError, match="expected released or masked"):
+        tables.table(scores(TWO), protocol)

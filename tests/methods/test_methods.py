@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import some_slices
+from conftest import SMALL, some_slices
 
 from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
 
-SMALL = {
-    "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 16, "critic_width": 4,
-    "critic_blocks": 2,
-}  # fmt: skip
+FIELDS = SMALL | {"width": 8, "steps": 4}
 VARIATIONS = [
     {}, {"mask": "channel_mean"}, {"mask": "trained"}, {"mask_detached": True}, {"detach_first": True},
     {"critic_real_weight": 2.0}, {"reduction": "sum"}, {"r1_gamma": 0.0}, {"beta1": 0.1, "beta2": 0.2},
@@ -21,7 +18,7 @@ VARIATIONS = [
 
 def two_steps(**change):
     """Train, and return the method, the weights that it began with, and the last losses."""
-    method = build(Settings(**SMALL | change))
+    method = build(Settings(**FIELDS | change))
     before, state = {k: v.clone() for k, v in method.named_parameters()}, torch.random.get_rng_state()
     for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
         values = method.training_step(some_slices(3), step)
@@ -47,7 +44,7 @@ def test_first_network_learns_from_the_second_unless_cut():
     batch = some_slices(3)
 
     def first_gradient(**change) -> float:
-        method = build(Settings(**SMALL | change))
+        method = build(Settings(**FIELDS | change))
         with torch.no_grad():  # let gradients pass the last layers, which start at zero
             for network in (method.f1, method.f2):
                 torch.nn.init.ones_(network.encoder_decoder.output.weight)
@@ -61,7 +58,7 @@ def test_first_network_learns_from_the_second_unless_cut():
 
 
 def test_callback_sees_every_step_and_the_average_is_the_sample():
-    y, seen, method = some_slices(2).conditions, [], build(Settings(**SMALL))
+    y, seen, method = some_slices(2).conditions, [], build(Settings(**FIELDS))
     for step in range(3):
         method.training_step(some_slices(3), step)
     x = method.synthesize(y, torch.tensor([1, 2]), seen.append)
@@ -81,9 +78,9 @@ def test_linear_is_least_squares_whatever_the_batches():
     design = np.concatenate([np.moveaxis(y, 1, -1)[inside], np.ones((inside.sum(), 1))], axis=1)
     expected, *_ = np.linalg.lstsq(design, x[:, 0][inside], rcond=None)
     for size in (1, 4, 6):
-        method = build(Settings(**SMALL, method="linear"))
+        method = build(Settings(**FIELDS, method="linear"))
         for step, start in enumerate(range(0, 6, size)):
-                parts = (values[start : start + size] for values in vars(batch).values() if values is not None)
+            parts = (values[start : start + size] for values in vars(batch).values() if values is not None)
             method.training_step(Batch(*parts), step)
         np.testing.assert_allclose(method.coefficients.numpy(), expected, atol=1e-6)
     empty = torch.full((1, 3, 16, 16), -1.0)

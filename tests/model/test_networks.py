@@ -24,12 +24,6 @@ from mudiff.synthesis import released
 needs_reference = needs("released_outputs.npz")
 
 
-def inputs(size: int, batch: int):
-    x_t = wave((batch, 1, size, size), 0.1)
-    conditions = torch.cat([wave((batch, 1, size, size), 0.5 * i + 0.7) for i in range(3)], dim=1)
-    return x_t, conditions, torch.arange(batch) % 4, wave((batch, 100), 0.3)
-
-
 @pytest.fixture(scope="module")
 def reference():
     return np.load(REFERENCE / "released_outputs.npz", allow_pickle=False)
@@ -40,35 +34,25 @@ def keys():
     return json.loads((REFERENCE / "released_state_dict_keys.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def critic(keys):
-    critic = Critic(Settings())
-    released.fill(critic_keys(critic), seeded_weights(keys["image_size_256"]["critic"]), "critic")
-    return critic
-
-
-@pytest.fixture(scope="module")
-def attention_conv(keys):
-    conv = torch.nn.Conv2d(512, 1, 1)
-    conv.load_state_dict(seeded_weights(keys["image_size_256"]["attention_conv"]))
-    return conv
-
-
 def close(values: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=tolerance)
 
 
 @needs_reference
 @pytest.mark.parametrize(("size", "batch"), [(64, 4), (256, 1)])
-def test_predictions_logit_and_mask_are_the_released_ones(size, batch, keys, reference, critic, attention_conv):
+def test_predictions_logit_and_mask_are_the_released_ones(size, batch, keys, reference):
+    critic, attention, own = Critic(Settings()), torch.nn.Conv2d(512, 1, 1), keys["image_size_256"]
+    released.fill(critic_keys(critic), seeded_weights(own["critic"]), "critic")
+    attention.load_state_dict(seeded_weights(own["attention_conv"]))
     shapes = keys[f"image_size_{size}"]
     f1, f2 = released.load_networks(*(seeded_weights(shapes[f"generator_{j}"]) for j in (1, 2)))
-    x_t, conditions, t, z = inputs(size, batch)
+    x_t, y, *conditions = (wave((batch, 1, size, size), p) for p in (0.1, 2.2, 0.7, 1.2, 1.7))
+    conditions, t, z = torch.cat(conditions, dim=1), torch.arange(batch) % 4, wave((batch, 100), 0.3)
     with torch.inference_mode():
         x_p1 = f1(x_t, conditions, t, z)
         x_p2 = f2(x_t, conditions, t, z, x_p1)
-        logit, middle = critic(wave((batch, 1, size, size), 2.2), t, x_t)
-        mask = attentive_mask(middle, size, attention_conv)
+        logit, middle = critic(y, t, x_t)
+        mask = attentive_mask(middle, size, attention)
     found = {"prediction_1": x_p1, "prediction_2": x_p2, "critic_logit": logit, "attention_mask": mask}
     for name, values in (found | {"critic_mid_features_mean": middle.mean(dim=(2, 3))}).items():
         close(values, reference[f"s{size}_{name}"], 1e-4)
@@ -148,12 +132,10 @@ def test_resampling_is_the_filter_of_its_definition_up_to_the_second_derivative(
 @pytest.mark.parametrize("batch", range(1, 10))
 def test_minibatch_std_takes_any_batch_and_equals_its_definition(batch):
     h = torch.randn(batch, 3, 2, 2, generator=torch.Generator().manual_seed(batch))
-    out = minibatch_std(h)
+    out, groups = minibatch_std(h), -(-batch // 4)
     assert torch.equal(out[:, :3], h)
-    groups = -(-batch // 4)
     for k in range(batch):
-        members = h[k % groups :: groups].numpy()
-        expected = np.sqrt(members.var(axis=0) + 1e-8).mean()
+        expected = np.sqrt(h[k % groups :: groups].numpy().var(axis=0) + 1e-8).mean()
         np.testing.assert_allclose(out[k, 3].numpy(), expected, rtol=1e-5)
 
 
@@ -183,21 +165,19 @@ def test_initial_weights_are_spread_as_the_released_ones():
     block, attention, critic = h.encoder[0].blocks[0], h.middle_attention, method.critic
     average = lambda w: (w.shape[0] + w.shape[1]) / 2 * w[0, 0].numel()  # noqa: E731
     out = lambda w: w.shape[0] * w[0, 0].numel()  # noqa: E731
+    tau, mappers, judge = method.f2.contrast_adapter, (method.f1.mapper, method.f2.mapper), critic.blocks[1]
     expected = [
-        (block.conv1, 1, average), (block.shortcut, 1, average), (block.time, 1, average),
-        (h.time.linear2, 1, average), (method.f2.contrast_adapter.gate_a[0], 1, average),
-        (method.f2.contrast_adapter.extract[0], 1, average), (method.f1.mapper.noisy.conv2, 1, average),
-        (attention.query, 0.1, average), (attention.key, 0.1, average), (attention.value, 0.1, average),
-        (h.latent.linears[0], 1, out), (block.norm1.modulation.linear, 1, out),
-        (method.f2.mapper.conditions[0].modulation.linear, 1, out),
-        (method.f2.target_adapter.linear, 1 / 3, lambda w: w.shape[1]),  # PyTorch's default
-        (critic.blocks[1].conv1, 1, out), (critic.blocks[1].shortcut, 1, out), (critic.time.linear1, 1, out),
-        (critic.blocks[1].time, 1, out), (critic.final, 1, out), (critic.output, 1, out),
-        (critic.input, 1, out), (method.attention, 1, out),
-        (block.conv2, 1e-10, average), (h.output, 1e-10, average), (attention.output, 1e-10, average),
-        (critic.blocks[1].conv2, 1e-10, out),
-    ]  # fmt: skip
-    for layer, scale, fan in expected:
+        (1, average, block.conv1, block.shortcut, block.time, h.time.linear2, tau.gate_a[0], tau.extract[0]),
+        (1, average, mappers[0].noisy.conv2),
+        (0.1, average, attention.query, attention.key, attention.value),
+        (1, out, h.latent.linears[0], block.norm1.modulation.linear, mappers[1].conditions[0].modulation.linear),
+        (1 / 3, lambda w: w.shape[1], method.f2.target_adapter.linear),  # PyTorch's default
+        (1, out, judge.conv1, judge.shortcut, judge.time, critic.time.linear1, critic.input, critic.final),
+        (1, out, critic.output, method.attention),
+        (1e-10, out, judge.conv2),
+        (1e-10, average, block.conv2, h.output, attention.output),
+    ]
+    for scale, fan, layer in ((scale, fan, layer) for scale, fan, *given in expected for layer in given):
         sd, count = layer.weight.square().mean().sqrt().item(), layer.weight.numel()
         largest = layer.weight.abs().max().item() / (sd * 3**0.5)  # 1: the bound of a uniform distribution
         assert sd == pytest.approx((scale / fan(layer.weight)) ** 0.5, rel=2 / count**0.5), layer
@@ -208,11 +188,10 @@ def test_initialisation_is_seeded_with_gammas_of_one_and_biases_of_zero():
     a, b = build(Settings(**SMALL)), build(Settings(**SMALL))
     for (name, p), (_, q) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         assert torch.equal(p, q)
-        rho, gamma = "target_adapter.linear" in name, name.endswith("modulation.linear.bias")
-        if gamma:
+        if name.endswith("modulation.linear.bias"):
             assert (p.chunk(2)[0] == 1).all() and not p.chunk(2)[1].any()
         elif name.endswith("bias"):
-            assert p.any() == rho  # PyTorch's default has a bias
+            assert p.any() == ("target_adapter.linear" in name)  # PyTorch's default has a bias
 
 
 def test_printed_posterior_mean_gives_an_image_of_zeros():
