@@ -58,13 +58,13 @@ def test_odd_but_valid_volumes(cohort, tmp_path, rng, write_subject):
     cut[:, 13:] = 0  # a cut field of view
     edges = head(rng).astype(np.float32) - 5  # background below 0
     seg = lesion().astype(np.float32) * 0.999  # floating-point labels
-    write_subject(cohort[0], "Brats18_A_1", flair=cut, t1=edges, t2=head(rng)[..., None] * 1e4, seg=seg)
+    write_subject(cohort[0], "Brats18_A_1", t1=cut, flair=edges, t2=head(rng)[..., None] * 1e4, seg=seg)
     assert prepare(cohort, tmp_path / "p")["failed"] == {}
     slices = dataset.open_slices(tmp_path / "p", "train")
     where = slices.subject("Brats18_A_1")
-    assert (slices.images(where, "flair")[:, 9:] == -1).all()
+    assert (slices.images(where, "t1")[:, 9:] == -1).all()
     assert slices.brain(where)[:, 9:].any()  # the other contrasts cover the rest of the brain
-    assert (slices.images(where, "t1")[:, :2, :2] == -1).all()
+    assert (slices.images(where, "flair")[:, :2, :2] == -1).all()
     assert set(np.unique(slices.lesion(where))) == {0, 1, 4}
 
 
