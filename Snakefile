@@ -39,7 +39,7 @@ def files(folder, file, jobs=JOBS):
     return [f"{RESULTS}/{folder}/{d}_{t}_{m}/{file}" for d, t, methods in map(JOBS.get, jobs) for m in methods]
 
 def value(setting):
-    """Snakemake wraps some settings in objects."""
+    """Some settings are wrapped in objects."""
     return getattr(setting, "value", setting)
 
 def threads_of(kind):
@@ -51,15 +51,17 @@ def resources_of(kind):
     return {name: value(r) for name, r in workflow.resource_settings.overwrite_resources.get(kind, {}).items()}
 
 PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
-MAIN = [job for job, task in JOBS.items() if "_" not in task[2][0]]  # an ablation is written as mudiff_abl1
+SAMPLED = [job for job, task in JOBS.items() if task[1] != "any"]  # of the rest notebook 15 samples what it needs
+MAIN = [job for job in SAMPLED if "_" not in JOBS[job][2][0]]  # an ablation is written as mudiff_abl1
 SLICES = files("synthetic", "synthetic.json", MAIN)
 BRATS = [path for path in SLICES if "/brats_" in path]
-ABLATIONS = files("synthetic", "synthetic.json", [job for job in JOBS if job not in MAIN])
 READ = {"prepared": PREPARED, "synthetic": SLICES, "brats": BRATS,
         "scores": [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")],
-        "ablations": [*BRATS, *ABLATIONS, f"{EXECUTED}/10_segmentation.ipynb"]}
+        "any": [*BRATS, *files("runs", "weights.safetensors", [job for job in JOBS if job not in SAMPLED])],
+        "ablations": [*files("synthetic", "synthetic.json", [job for job in SAMPLED if job.startswith("brats_")]),
+                      f"{EXECUTED}/10_segmentation.ipynb"]}
 ANALYSES = {notebook: analysis for notebook, analysis in artefacts.ANALYSES.items()
-            if "brats" in DATASETS or analysis.reads not in ("brats", "ablations")}
+            if "brats" in DATASETS or analysis.reads not in ("brats", "ablations", "any")}
 GIVEN = {"09_motion_robustness": DATA_ROOT.get("brats"), "12_generalisation": UNSEEN, "11_ablations": INCEPTION}
 wildcard_constraints: dataset="|".join(DATASETS)
 
@@ -97,6 +99,7 @@ for job, task in JOBS.items():
         message: f"Training {job}"
         shell: TASK + f" -p vgg16 {shlex.quote(VGG16)}"
 
+    if job not in SAMPLED: continue
     rule:
         """03: synthetic test slices of one job, and one whole volume."""
         name: f"sample_{job}"
@@ -112,7 +115,7 @@ for job, task in JOBS.items():
         shell: TASK + " -p data_root {params.root:q}"
 
 for notebook, analysis in ANALYSES.items():
-    kind = "networks" if "07" <= notebook[:2] <= "13" else "figures"  # those compute with networks
+    kind = "networks" if notebook[:2] > "06" else "figures"  # those compute with networks
     book = f"notebooks/{notebook}.ipynb"
     rule:
         """A notebook that draws figures and tables."""
@@ -145,7 +148,8 @@ rule report:
     """The HTML pages."""
     input:
         notebook=rules.summary.output.executed, code=artefacts.code("mudiff/workflow/report.py"),
-        executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n in ("02_training", "03_sampling") for job in JOBS],
+        executed=[f"{EXECUTED}/{n}_{job}.ipynb" for n, jobs in (("02_training", JOBS), ("03_sampling", SAMPLED))
+                  for job in jobs],
     output: f"{RESULTS}/report/index.html"
     log: RESULTS + "/logs/report.log"
     message: "Writing the report"

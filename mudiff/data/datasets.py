@@ -20,7 +20,7 @@ METHODS = {
 }  # fmt: skip
 """Method name in code and file names -> name in figures and tables: the paper's seven, and our floor."""
 
-ANY_METHODS = ("mmgan", "linear", "mudiff")
+ANY_METHODS = ("mudiff", "mmgan", "linear")
 """The methods that take target `ANY`."""
 
 BASELINES = ("pix2pix", "pgan", "mmgan", "hinet", "ddpm", "syndiff")

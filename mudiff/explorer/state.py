@@ -14,11 +14,13 @@ from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
 from mudiff.model.diffusion import SliceNoise, slice_seed
+from mudiff.model.scenario import Scenario
 from mudiff.plots import attention as drawings
 from mudiff.synthesis import sample
 
 REGIONS = ("brain", *ZONES, "rectangle")
-REPLACEMENTS = ("background", "mean")  # for a condition that is switched off: nothing, or its mean in the brain
+MISSING = "missing"
+REPLACEMENTS = (MISSING, "background", "mean")  # of a condition that is off: really so, black, or its brain's mean
 FIELD = 240.0  # mm, assumed: prepared slices do not say how large their pixels are
 KEPT = 32  # syntheses, so that moving a slider back costs nothing
 
@@ -62,11 +64,15 @@ class Synthesis:
 
 
 class Explorer:
-    """A run (from `analyses.attention.open_run`), its test slices, and the seed of all syntheses: equal noise."""
+    """A run (from `analyses.attention.open_run`), its test slices, and the seed of all syntheses: equal noise.
 
-    def __init__(self, method: Method, slices: Slices, seed: int = 0) -> None:
-        self.method, self.slices, self.seed = method, slices, seed
+    Where there is a run of target "any", it makes the views in which a condition is missing.
+    """
+
+    def __init__(self, method: Method, slices: Slices, seed: int = 0, any_subset: Method | None = None) -> None:
+        self.method, self.slices, self.seed, self.any_subset = method, slices, seed, any_subset
         self.names = method.settings.conditions
+        self.replacements = REPLACEMENTS[any_subset is None :]
         self.variants = variants(method)
         self._sampled = functools.lru_cache(KEPT)(self._sample)
         self._moved = functools.lru_cache(1)(self._motion)
@@ -77,7 +83,13 @@ class Explorer:
         subject = subject or self.slices.subjects[0]
         place = self.slices.example(subject) - int(self.slices.subject(subject)[0])
         quarter, last = self.slices.image_size // 4, self.slices.image_size - 1
-        return View(subject, place, rows=(quarter, last - quarter), columns=(quarter, last - quarter))
+        return View(
+            subject,
+            place,
+            replacement=self.replacements[0],
+            rows=(quarter, last - quarter),
+            columns=(quarter, last - quarter),
+        )
 
     def index(self, view: View) -> int:
         """Return the index of the view's slice among the test slices."""
@@ -120,24 +132,32 @@ class Explorer:
 
     def synthesis(self, view: View) -> Synthesis:
         """Return the synthesis from the view's conditions; the last `KEPT` are kept."""
-        return self._sampled(view.changed())
+        return self._sampled(view.changed(), bool(view.off) and view.replacement == MISSING)
+
+    def normal(self, view: View) -> Synthesis:
+        """Return the synthesis from all conditions as they were acquired, by the run that makes the view's."""
+        return self._sampled(view.unchanged().changed(), bool(view.off) and view.replacement == MISSING)
 
     @torch.no_grad()
-    def _sample(self, view: View) -> Synthesis:
+    def _sample(self, view: View, missing: bool) -> Synthesis:
         """Sample the slice, and make both networks' masks of every step on the way."""
+        method, task, scenario = self.method, None, None
+        if missing:
+            method, task = self.any_subset, ([n for n in self.names if n not in view.off], method.settings.target)
+            scenario = Scenario.of(method.settings.conditions, *task, 1).to(method.device)
         index, images = self.index(view), self.conditions(view).astype(np.float32)
         replaced = {name: image[None] * 2 - 1 for name, image in zip(self.names, images, strict=True)}
         steps: list[dict] = []
-        image = sample.sample_slices(self.method, self.slices, [index], self.seed, replaced, steps.append)[0]
-        row, schedule, masks = self.slices.index.iloc[index], self.method.schedule, {}
-        noise = SliceNoise([slice_seed(self.seed, "explorer", row["subject"], row["slice"])], self.method.device)
+        image = sample.sample_slices(method, self.slices, [index], self.seed, replaced, steps.append, task)[0]
+        row, schedule, masks = self.slices.index.iloc[index], method.schedule, {}
+        noise = SliceNoise([slice_seed(self.seed, "explorer", row["subject"], row["slice"])], method.device)
         for step in steps:
-            t = torch.full((1,), step["t"], device=self.method.device)
+            t = torch.full((1,), step["t"], device=method.device)
             means = [schedule.posterior_mean(step[f"x_p{j}"], step["x_t"], t) for j in (1, 2)]
             shape = step["x_t"].shape[1:]
             before = [schedule.posterior_sample(mean, t, noise.normal(*shape)) for mean in means]  # Eq. 25
-            for j, (_, middle) in enumerate(self.method.judge(before, t, step["x_t"]), start=1):
-                for name, layer in self.variants.items():
+            for j, (_, middle) in enumerate(method.judge(before, t, step["x_t"], scenario), start=1):
+                for name, layer in variants(method).items():
                     mask = attentive_mask(middle, self.slices.image_size, layer)
                     masks[name, j, step["t"]] = mask[0, 0].cpu().numpy()
         return Synthesis(images, image, masks)
@@ -157,7 +177,7 @@ class Explorer:
     def statistics(self, view: View) -> dict[str, float]:
         """Return numbers of the view's region; NaN where it is empty. PSNR is masked, in dB."""
         inside, brain, mask = self.zone(view, view.region), self.zone(view, "brain"), self.mask(view)
-        normal, changed = (self.synthesis(v).image for v in (view.unchanged(), view))
+        normal, changed = self.normal(view).image, self.synthesis(view).image
         truth = self.truth(view)
         psnr = lambda a, b: metrics.masked_protocol(a, b, inside)["psnr"]  # noqa: E731
         mean = lambda a, where=inside: float(a[where].mean()) if where.any() else np.nan  # noqa: E731

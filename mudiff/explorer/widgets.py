@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
+OFF = dict(zip(REPLACEMENTS, ("left out, by the run of target any", "black", "its mean in the brain"), strict=True))
 LARGEST = 0.2  # of the difference's colours, fraction of the intensity range
 
 
@@ -33,7 +34,7 @@ def changes(view: View) -> str:
 
 def draw(explorer: Explorer, view: View) -> "Figure":
     """Draw a view: conditions as the networks got them, truth, syntheses, difference, mask and region."""
-    normal, changed = explorer.synthesis(view.unchanged()), explorer.synthesis(view)
+    normal, changed = explorer.normal(view), explorer.synthesis(view)
     target, columns = explorer.method.settings.target, max(4, len(explorer.names) + 1)
     with style.style():
         figure = style.new_figure(1.75 * columns, 3.9)
@@ -79,7 +80,6 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
     """Draw the explorer's content where no widget runs: one column per change, see `scenarios`."""
     views, target = scenarios(explorer, view), explorer.method.settings.target
     truth, brain = explorer.truth(view), explorer.zone(view, "brain")
-    normal = explorer.synthesis(view.unchanged()).image
     lesion = explorer.slices.lesion([explorer.index(view)])[0] > 0
     with style.style():
         figure = style.new_figure(1.45 * len(views) + 0.9, 5.0)
@@ -89,7 +89,7 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             _grey(column[0], image, target, title.replace(" with", "\nwith"))
             psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
             column[0].set_xlabel(f"{psnr:.1f} dB", fontsize=7, labelpad=2)
-            change = draw_error(column[1], image - normal, LARGEST)
+            change = draw_error(column[1], image - explorer.normal(chosen).image, LARGEST)
             mask = drawings.mask(column[2], explorer.mask(chosen), brain, explorer.scale(view))
             for axis in column:
                 drawings.outline(axis, lesion)
@@ -101,8 +101,8 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
         slices = len(explorer.slices.subject(view.subject))
         text = (
             f"{datasets.LABELS[target]} of subject {view.subject}, slice {view.place + 1} of {slices}, sampled with "
-            "the same noise from changed conditions: one is off (replaced by background), or has motion (strength 1 "
-            "is mild, 3 severe). Lesion outlined; PSNR of the brain against the truth. Mask: "
+            f"the same noise from changed conditions: one is off ({OFF[view.replacement]}), or has motion (strength "
+            "1 is mild, 3 severe). Lesion outlined; PSNR of the brain against the truth. Mask: "
             f"{drawings.VARIANTS[view.variant]}, t = {view.t}, with the range of its values."
         )
         style.caption(figure, text, tables.about(profile))
@@ -175,7 +175,7 @@ def _controls(explorer: Explorer, view: View) -> dict[str, Any]:
         "subject": w.Dropdown(options=explorer.slices.subjects, value=view.subject, description="subject"),
         "place": w.IntSlider(view.place, 0, places - 1, description="slice", **late),
         "off": w.SelectMultiple(options=names, value=view.off, rows=len(names), description="off"),
-        "replacement": w.Dropdown(options=REPLACEMENTS, value=view.replacement, description="replaced by"),
+        "replacement": w.Dropdown(options=explorer.replacements, value=view.replacement, description="replaced by"),
         "moved": w.Dropdown(options=[("none", ""), *names], value=view.moved, description="motion in"),
         "strength": w.FloatSlider(view.strength, min=0, max=3, step=0.5, description="strength", **late),
         "t": w.IntSlider(view.t, 0, explorer.method.schedule.steps - 1, description="step t", **late),

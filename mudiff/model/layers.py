@@ -97,8 +97,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, Modulation):
             nn.init.ones_(layer.linear.bias[: layer.linear.out_features // 2])
-        if getattr(layer, "missing", None) is not None:  # as large as features are
-            nn.init.uniform_(layer.missing, -1, 1, generator)
+        for name in ("missing", "target"):  # learned vectors of X-1, as large as what they stand beside
+            if isinstance(vectors := getattr(layer, name, None), nn.Parameter):
+                nn.init.uniform_(vectors, -1, 1, generator)
 
 
 class Modulation(nn.Module):

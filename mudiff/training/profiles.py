@@ -130,6 +130,7 @@ class Profile:
         first = next(iter(every))  # is begun first: it takes longest
         ablations = (*ABLATED, [f"mudiff_{name}" for name in self.variants])
         every = {first: every[first], "_".join((*ABLATED, "ablations")): ablations} | every
+        every[f"brats_{datasets.ANY}"] = ("brats", datasets.ANY, list(datasets.ANY_METHODS))
         if self.apart:
             return {f"{d}_{t}_{m}": (d, t, [m]) for d, t, methods in every.values() for m in methods}
         return every
@@ -164,7 +165,7 @@ PROFILES = {
         slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=dict.fromkeys(_TASKS, _ALL),
-        epochs={("brats", "t1ce"): 4},
+        epochs={("brats", "t1ce"): 4, ("brats", datasets.ANY): 6},
         sizes={"pix2pix": _UNET | _WIDE, "pgan": _WIDE | {"blocks": 3}, "mmgan": _UNET | _WIDE,
                "ddpm": {"steps": 25}, "syndiff": _SEES, "mudiff": _SEES,
                "syndiff t1ce": {"critic_width": 16}, "mudiff t1ce": {"critic_width": 16}},

@@ -62,6 +62,8 @@ ARTEFACTS = {
     "supp3": Artefact("12_generalisation", "Supplementary Data 3: unseen subjects", (_U,), TABLE + FIGURE),
     "supp4a": Artefact("12_generalisation", "Supplementary Data 4a: healthy subjects", (_H,)),
     "supp4b": Artefact("12_generalisation", "Supplementary Data 4b: healthy subjects", (_H,), TABLE, BOTH),
+    "any1": Artefact("15_any_subset", "Beyond the paper: every target from every subset", (_B,), TABLE + FIGURE),
+    "any2": Artefact("15_any_subset", "Beyond the paper: from one contrast to all", (_B,)),
 }
 """Name (with which the files begin) -> artefact, in the order of the notebooks."""
 
@@ -70,7 +72,7 @@ ARTEFACTS = {
 class Analysis:
     """What a notebook that draws needs."""
 
-    reads: str  # "prepared", "synthetic", "scores", "brats" (its main runs) or "ablations" (with them)
+    reads: str  # "prepared", "synthetic", "scores", "brats" (its main runs), "ablations" or "any" (with them)
     says: str  # printed while it runs
     takes: str = ""  # parameter that the workflow may be given a file or folder for
 
@@ -81,12 +83,13 @@ ANALYSES = {
     "05_lesion_metrics": Analysis("synthetic", "Scoring lesions"),
     "06_significance": Analysis("scores", "Testing differences"),
     "07_mutual_learning": Analysis("brats", "Comparing both networks"),
-    "08_attention": Analysis("brats", "Looking at masks"),
+    "08_attention": Analysis("any", "Looking at masks"),
     "09_motion_robustness": Analysis("brats", "Moving heads", "data_root"),
     "10_segmentation": Analysis("brats", "Segmenting tumours"),
     "11_ablations": Analysis("ablations", "Comparing ablations", "inception"),
     "12_generalisation": Analysis("scores", "Trying other subjects", "data_root"),
     "13_paper_versus_code": Analysis("brats", "Measuring what the differences do"),
+    "15_any_subset": Analysis("any", "Leaving contrasts out"),
 }
 """Notebook -> what it needs, for all but preparation, training, sampling and the report."""
 

@@ -101,6 +101,25 @@ def test_a_region_that_is_empty_has_no_numbers(made, monkeypatch):
     widgets.draw(made, view)
 
 
+def test_a_missing_condition_is_left_out_by_the_run_for_any_subset(made):
+    assert made.replacements == ("background", "mean") and made.first().replacement == "background"
+    explorer = state.Explorer(made.method, made.slices, any_subset=lively(steps=2, target="any"))
+    view = change(explorer.first(), off=("t2",))
+    assert view.replacement == "missing" and explorer.synthesis(explorer.first()).image.tolist() == (
+        made.synthesis(made.first()).image.tolist()  # nothing is off: the run itself
+    )
+    index, task = [explorer.index(view)], (("flair", "t1"), "t1ce")
+    expected = sample.sample_slices(explorer.any_subset, explorer.slices, index, task=task)[0]
+    np.testing.assert_array_equal(explorer.synthesis(view).image, expected)
+    task = (("flair", "t1", "t2"), "t1ce")
+    expected = sample.sample_slices(explorer.any_subset, explorer.slices, index, task=task)[0]
+    np.testing.assert_array_equal(explorer.normal(view).image, expected)
+    black = change(view, replacement="background")
+    np.testing.assert_array_equal(explorer.normal(black).image, made.normal(black).image)
+    assert explorer.mask(view).shape == explorer.mask(black).shape
+    assert "left out" in widgets.static(explorer, explorer.first(), "smoke").get_label()
+
+
 def titled(figure, words):
     (axis,) = [a for a in figure.axes if words in a.get_title()]
     return axis

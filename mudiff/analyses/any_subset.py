@@ -1,0 +1,107 @@
+"""Any subset of contrasts in: every scenario of target and given contrasts, scored (beyond the paper, X-1)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from mudiff import paths
+from mudiff.cache import file_hash, kept
+from mudiff.data import datasets
+from mudiff.data.dataset import Slices
+from mudiff.evaluation import metrics, scores
+from mudiff.methods.base import Method
+from mudiff.synthesis import sample
+from mudiff.training import profiles, runs
+
+DATASET = "brats"  # whose "any" runs every profile trains
+
+
+def scenarios(contrasts: Sequence[str]) -> list[sample.Task]:
+    """Return all (given, target) of a dataset: 28 of four contrasts, by target and from one given to all others."""
+    found = []
+    for target in contrasts:
+        others = [name for name in contrasts if name != target]
+        found += [(given, target) for n in range(1, len(contrasts)) for given in combinations(others, n)]
+    return found
+
+
+def named(given: Sequence[str]) -> str:
+    """Return the given contrasts as tables write them: T1 + T2."""
+    return " + ".join(datasets.LABELS[name] for name in given)
+
+
+def evenly(slices: Slices, subject: str, count: int) -> np.ndarray:
+    """Return which of a subject's slices are scored, as places in its stack: up to `count`, evenly spaced."""
+    total = len(slices.subject(subject))
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
+def open_run(profile: str, method: str) -> Method:
+    """Return the profile's run of target "any"."""
+    settings = profiles.settings(profile, DATASET, datasets.ANY, method)
+    return runs.load(paths.run(profile, settings.run_name), runs.default_device())
+
+
+def any_scores(profile: str, method: str, slices: Slices, count: int) -> pd.DataFrame:
+    """Score a run of target "any" in all `scenarios`, on up to `count` slices of each test subject; kept.
+
+    One row per scenario, subject and protocol: target, given (by `named`), conditions (their number), subject,
+    protocol, psnr, ssim, mae. The noise of a slice is the same in all scenarios.
+    """
+    made, run = open_run(profile, method), profiles.settings(profile, DATASET, datasets.ANY, method).run_name
+    weights = file_hash(paths.run(profile, run) / "weights.safetensors")
+
+    def draw(task: sample.Task, subject: str, places: np.ndarray) -> np.ndarray:
+        return sample.sample_slices(made, slices, slices.subject(subject)[places], task=task)
+
+    compute = partial(_scores, slices, count, scenarios(slices.contrasts), draw)
+    return kept(
+        paths.analysis(profile, "any_subset") / f"{run}.csv", compute, weights, slices.info["data_hash"], count
+    )
+
+
+def dedicated_scores(profile: str, method: str, slices: Slices, count: int) -> pd.DataFrame:
+    """Score the method's runs of one target each, all other contrasts given, on the same slices as `any_scores`."""
+    frames = []
+    for target in (t for d, t in profiles.profile(profile).runs if d == DATASET):
+        if method in profiles.profile(profile).runs[DATASET, target]:
+            name = profiles.settings(profile, DATASET, target, method).run_name
+            folder = paths.synthetic(profile, name)
+            scores.check_record(folder, paths.run(profile, name), slices.info["data_hash"], profile)
+            others = tuple(c for c in slices.contrasts if c != target)
+            draw = lambda _, subject, places, f=folder: sample.read_synthetic(f, subject)[places]  # noqa: E731
+            frames.append(_scores(slices, count, [(others, target)], draw))
+    return pd.concat(frames, ignore_index=True)
+
+
+def constant_scores(profile: str, slices: Slices, count: int) -> pd.DataFrame:
+    """Score what is known without any contrast: the target's mean over the brains of the training subjects."""
+    gram = open_run(profile, "linear").gram.cpu().numpy()
+    means = dict(zip(slices.contrasts, (gram[:-1, -1] / gram[-1, -1] + 1) / 2, strict=True))  # [-1, 1] -> [0, 1]
+
+    def draw(task: sample.Task, subject: str, places: np.ndarray) -> np.ndarray:
+        return np.full((len(places), slices.image_size, slices.image_size), means[task[1]], np.float32)
+
+    return _scores(slices, count, [((), target) for target in slices.contrasts], draw)
+
+
+def _scores(
+    slices: Slices, count: int, tasks: Sequence[sample.Task],
+    draw: Callable[[sample.Task, str, np.ndarray], np.ndarray],
+) -> pd.DataFrame:  # fmt: skip
+    """Score what `draw` returns for each task and subject, under both protocols."""
+    rows = []
+    for given, target in tasks:
+        for subject in slices.subjects:
+            places = evenly(slices, subject, count)
+            indices = slices.subject(subject)[places]
+            real, brain = (slices.images(indices, target) + 1) / 2, slices.brain(indices)
+            image = draw((given, target), subject, places)
+            row = {"target": target, "given": named(given), "conditions": len(given), "subject": subject}
+            for protocol in metrics.PROTOCOLS:
+                _, whole = metrics.score_subject(real, image, brain, protocol)
+                rows.append(row | {"protocol": protocol} | whole)
+    return pd.DataFrame(rows)
