@@ -15,7 +15,7 @@ from mudiff.evaluation import tables
 
 CHAPTERS = {
     "A": "Hyper-parameters", "B": "Data", "C": "Training", "D": "Architecture", "E": "Sampling", "F": "Evaluation",
-    "G": "Packaging", "L": "Licence",
+    "G": "Packaging", "L": "Licence", "X": "Beyond the paper",
 }  # fmt: skip
 """Letter of an id -> the chapter's title."""
 
