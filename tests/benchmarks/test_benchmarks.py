@@ -1,10 +1,11 @@
-"""The two scripts count what is known and follow the published splits."""
+"""The scripts count and measure what is known, and follow the published splits."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, save_run
 
-from benchmarks import costs, step
+from benchmarks import costs, step, stripes
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 
@@ -34,3 +35,13 @@ def test_costs_follow_from_the_published_splits(monkeypatch):
     assert row["validation"] == pytest.approx(64 * 30 / 1e6)
     assert row["test"] == pytest.approx(2400 / 1e6)
     assert costs.row("paper", "healthy", "t1", "mudiff")["training"] == pytest.approx(50 * 100 * 30 / 1e6)
+
+
+def test_stripes_are_differences_of_neighbouring_slices_of_the_brain(tmp_path, write_subject):
+    stack, brain = np.zeros((4, 8, 8)), np.ones((4, 8, 8), bool)
+    stack[2], brain[3] = 0.5, False
+    assert stripes.energy(stack, brain) == pytest.approx(0.25 / 2)
+    write_subject(tmp_path, "someone")
+    run = save_run(build(Settings(**SMALL)), tmp_path / "run")
+    frame = stripes.measure(run, tmp_path / "someone", {"one step": {"steps": 1}})
+    assert frame.index.tolist() == ["one step"] and np.isfinite(frame).all(axis=None) and (frame > 0).all(axis=None)

@@ -7,8 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, save_run
+from conftest import SMALL, lively, save_run
 
+from mudiff import paths
 from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
@@ -109,6 +110,77 @@ def test_a_whole_volume_comes_back_on_its_own_grid(run, tmp_path, write_subject,
     monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
     again = sample.synthesize_volume(run, subject, "T1CE", tmp_path / "2.nii", samples=2)
     np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
+
+
+def loaded(path: Path) -> np.ndarray:
+    return nibabel.load(path).get_fdata()
+
+
+def test_all_slices_begin_with_one_noise_unless_told(tmp_path, write_subject):
+    run = save_run(lively(steps=2), tmp_path / "run")
+    files = write_subject(tmp_path / "mine", "someone")
+    for path in files.values():  # all slices alike: what differs in the result is the noise
+        image = nibabel.load(path)
+        alike = np.repeat(image.get_fdata()[:, :, 8:9], image.shape[2], axis=2)
+        nibabel.save(nibabel.Nifti1Image(alike, image.affine), path)
+    ways = {"shared": {}, "independent": {"noise": "independent"}, "one": {"steps": 1}, "two": {"steps": 2}}
+    made = {}
+    for name, options in ways.items():
+        path = tmp_path / f"{name}.nii"
+        made[name] = loaded(sample.synthesize_volume(run, tmp_path / "mine/someone", "T1CE", path, **options))
+    spread = {name: np.ptp(volume, axis=2).max() for name, volume in made.items()}
+    assert spread["shared"] == pytest.approx(0, abs=1e-5) and spread["independent"] > 1e-3
+    np.testing.assert_allclose(made["two"], made["shared"], atol=1e-5)  # at t = 0 the mean is that of the predictions
+    assert np.abs(made["one"] - made["shared"]).max() > 1e-3
+
+
+def test_one_step_is_the_mean_of_the_first_predictions(run, prepared):
+    method, slices, seen = runs.load(run), open_slices(prepared, "train"), []
+    images = sample.sample_slices(method, slices, np.arange(3), callback=seen.append, steps=1)
+    assert [step["t"] for step in seen] == [1]
+    mean = (seen[0]["x_p1"] + seen[0]["x_p2"])[:, 0].numpy() / 2
+    np.testing.assert_allclose(images * 2 - 1, np.clip(mean, -1, 1), atol=1e-6)
+    with pytest.raises(MudiffError, match="3 steps: a run of mudiff takes up to 2"):
+        sample.sample_slices(method, slices, np.arange(3), steps=3)
+    linear = runs.load(untrained(run.parent / "linear", method="linear"))
+    with pytest.raises(MudiffError, match="1 steps: a run of linear takes up to none"):
+        sample.sample_slices(linear, slices, np.arange(3), steps=1)
+
+
+def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
+    run = untrained(tmp_path / "brats_any_mudiff", target="any")
+    files = write_subject(tmp_path / "mine", "someone")
+    subject, out = tmp_path / "mine/someone", tmp_path / "out"
+    for contrast in ("t1ce", "t2"):
+        files[contrast].unlink()
+    options = {"samples": 2, "uncertainty": out}
+    made = sample.synthesize_missing(run, subject, out, **options)
+    assert [path.name for path in made] == ["someone_t1ce.nii.gz", "someone_t2.nii.gz"]
+    assert {path.name for path in out.iterdir()} >= {f"someone_{c}_uncertainty.nii.gz" for c in ("t1ce", "t2")}
+    first, source = nibabel.load(made[0]), nibabel.load(files["flair"])
+    assert first.shape == source.shape and (first.affine == source.affine).all()
+    assert loaded(made[0]).min() >= 0 and loaded(made[0]).max() <= 1 and (loaded(made[0]) != loaded(made[1])).any()
+    alone = sample.synthesize_volume(run, subject, "T2", tmp_path / "t2.nii", samples=2)
+    np.testing.assert_array_equal(loaded(alone), loaded(made[1]))
+
+    def refused(words: str, call=sample.synthesize_volume, args=("T1", tmp_path / "o.nii"), **options) -> None:
+        with pytest.raises(MudiffError, match=words):
+            call(run, subject, *args, **options)
+
+    refused("T1 is there already .* --force")
+    assert sample.synthesize_volume(run, subject, "T1", tmp_path / "t1.nii", force=True).is_file()
+    refused("contrast 'dwi' is unknown: choose one of t1, t1ce, t2, flair", args=("DWI", tmp_path / "o.nii"))
+    refused("lies in the subject's folder", sample.synthesize_missing, (subject / "out",))
+    refused("noise 'loud' is unknown", args=("T2", tmp_path / "o.nii"), noise="loud")
+    other = untrained(tmp_path / "brats_t1ce_mudiff")
+    paths.write_json(run / "provenance.json", {})  # complete
+    with pytest.raises(MudiffError, match=r"T2 not found, .*; run .*brats_any_mudiff can do without"):
+        sample.synthesize_volume(other, subject, "T1CE", tmp_path / "o.nii")
+    files["t1"].rename(files["t1ce"])
+    files["flair"].unlink()
+    refused("holds none of T1, T2, FLAIR", args=("T1CE", tmp_path / "o.nii"), force=True)
+    write_subject(tmp_path / "mine", "someone")
+    refused(r"nothing is missing of what this run makes \(T1, T1CE, T2, FLAIR\)", sample.synthesize_missing, (out,))
 
 
 def test_requests_that_cannot_be_met(run, tmp_path, write_subject):

@@ -1,0 +1,80 @@
+"""Every target from every subset of contrasts: scenarios, scores and what each contrast adds."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import LIVELY, lively, run_cells, save_run
+
+from mudiff import paths
+from mudiff.analyses import any_subset
+from mudiff.data.dataset import open_slices
+from mudiff.evaluation import metrics
+from mudiff.methods.base import build
+from mudiff.settings import Settings
+from mudiff.synthesis import sample
+from mudiff.training import loop
+
+
+@pytest.fixture
+def any_runs(lively_slices):
+    """Save runs of target "any", of MU-Diff and of the linear fit, and return the test slices."""
+    save_run(lively(steps=2, target="any"), paths.run("smoke", "brats_any_mudiff"))
+    made = build(Settings(**LIVELY, target="any", method="linear"))
+    train = open_slices(paths.prepared("smoke", "brats"), "train")
+    made.training_step(loop.make_batch(train, np.arange(len(train)), made.settings, 0), 0)
+    save_run(made, paths.run("smoke", "brats_any_linear"))
+    return lively_slices
+
+
+def test_scenarios_are_all_of_them_from_one_contrast_to_all_others():
+    found = any_subset.scenarios(("t1", "t1ce", "t2", "flair"))
+    assert len(set(found)) == 28 and found[0] == (("t1ce",), "t1") and found[-1] == (("t1", "t1ce", "t2"), "flair")
+    assert all(target not in given and given for given, target in found)
+    assert len(any_subset.scenarios(("t1", "t2", "flair"))) == 9
+    assert any_subset.named(("t1", "t1ce")) == "T1 + T1CE"
+
+
+def test_scores_are_those_of_the_scenarios_slices_and_are_kept(any_runs, monkeypatch):
+    frame = any_subset.any_scores("smoke", "mudiff", any_runs, 2)
+    assert len(frame) == 28 * len(any_runs.subjects) * 2
+    subject = any_runs.subjects[0]
+    places = any_subset.evenly(any_runs, subject, 2)
+    assert places.tolist() == [0, len(any_runs.subject(subject)) - 1]
+    indices, task = any_runs.subject(subject)[places], (("t1", "flair"), "t2")
+    image = sample.sample_slices(any_subset.open_run("smoke", "mudiff"), any_runs, indices, task=task)
+    truth = (any_runs.images(indices, "t2") + 1) / 2
+    expected = metrics.score_subject(truth, image, any_runs.brain(indices), "masked")[1]
+    chosen = frame[(frame.target == "t2") & (frame.given == "T1 + FLAIR") & (frame.subject == subject)]
+    row = chosen[chosen.protocol == "masked"].iloc[0]
+    assert row.conditions == 2 and row[list(metrics.METRICS)].to_dict() == pytest.approx(expected)
+    monkeypatch.setattr(sample, "sample_slices", None)
+    pd.testing.assert_frame_equal(any_subset.any_scores("smoke", "mudiff", any_runs, 2), frame)
+
+
+def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
+    train = open_slices(paths.prepared("smoke", "brats"), "train")
+    every = np.arange(len(train))
+    mean = ((train.images(every, "flair") + 1) / 2)[train.brain(every)].mean()
+    frame = any_subset.constant_scores("smoke", any_runs, 2)
+    subject = any_runs.subjects[1]
+    indices = any_runs.subject(subject)[any_subset.evenly(any_runs, subject, 2)]
+    truth = ((any_runs.images(indices, "flair") + 1) / 2)[any_runs.brain(indices)]
+    row = frame[(frame.target == "flair") & (frame.subject == subject) & (frame.protocol == "masked")].iloc[0]
+    assert row.psnr == pytest.approx(-10 * np.log10(np.square(truth - mean).mean()), abs=1e-3)
+
+
+def test_what_contrasts_add_is_shared_as_by_shapley():
+    class Slices:
+        contrasts = ("t1", "t1ce", "t2", "flair")
+
+    # Of a game whose value is a sum, each player's part is its own; a common bonus of two is halved.
+    worth, value = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}
+    for n in (1, 2, 3):
+        for given in combinations(worth, n):
+            bonus = 0.6 if {"t1", "flair"} <= set(given) else 0.0
+            value["t2", any_subset.named(given), "A"] = 10 + sum(worth[c] for c in given) + bonus
+    given = {"test": Slices, "value": value, "nothing": {("t2", "A"): 10.0}}
+    shapley = run_cells("15_any_subset", "def shapley", "def shapley", **given)["shapley"]
+    assert shapley("t2", "A") == pytest.approx({"t1": 1.3, "t1ce": 2.5, "flair": -0.2})
