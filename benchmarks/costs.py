@@ -14,7 +14,7 @@ import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import step
-from mudiff.data import datasets, manifests
+from mudiff.data import manifests
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -53,7 +53,7 @@ def row(profile: str, dataset: str, target: str, run: str) -> dict[str, object]:
     settings = profiles.settings(profile, dataset, target, run)
     train, validation, test = (subjects(dataset)[name] * settings.slices for name in manifests.SPLITS)
     validation = min(validation, settings.validation_slices or validation)
-    # Runs with the same networks are counted once: only the number of conditions is of the task.
+    # Runs with the same networks are counted once: only the number of conditions is of the task; "any" has one more.
     task = ("healthy", "flair") if len(settings.conditions) == 2 else ("brats", "t1ce")
     sizes = settings.replace(
         dataset=task[0], target=task[1], slices=80, epochs=30, validation_slices=64, variant="released"
@@ -76,7 +76,9 @@ def main() -> None:
             if run != "linear"]  # least squares of a few numbers a pixel: minutes, most of them reading  # fmt: skip
     frame = pd.DataFrame(rows).assign(hours=lambda f: f["PFLOP"] / given.rate / 3.6)
     print(frame.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
-    print(f"{len(frame)} trainings of {len(datasets.RUNS)} tasks: {frame['hours'].sum():.4g} h")
+    print(
+        f"{len(frame)} trainings of {frame[['dataset', 'target']].drop_duplicates().shape[0]} tasks: {frame['hours'].sum():.4g} h"
+    )
 
 
 if __name__ == "__main__":
