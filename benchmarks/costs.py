@@ -76,9 +76,8 @@ def main() -> None:
             if run != "linear"]  # least squares of a few numbers a pixel: minutes, most of them reading  # fmt: skip
     frame = pd.DataFrame(rows).assign(hours=lambda f: f["PFLOP"] / given.rate / 3.6)
     print(frame.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
-    print(
-        f"{len(frame)} trainings of {frame[['dataset', 'target']].drop_duplicates().shape[0]} tasks: {frame['hours'].sum():.4g} h"
-    )
+    tasks = len({*zip(frame["dataset"], frame["target"], strict=True)})
+    print(f"{len(frame)} trainings of {tasks} tasks: {frame['hours'].sum():.4g} h")
 
 
 if __name__ == "__main__":
