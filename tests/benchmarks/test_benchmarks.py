@@ -6,8 +6,10 @@ import torch
 from conftest import SMALL, save_run
 
 from benchmarks import costs, step, stripes
+from mudiff.data import datasets
 from mudiff.methods.base import build
 from mudiff.settings import Settings
+from mudiff.training import profiles
 
 
 def test_a_known_layer_is_counted():
@@ -45,3 +47,8 @@ def test_stripes_are_differences_of_neighbouring_slices_of_the_brain(tmp_path, w
     run = save_run(build(Settings(**SMALL)), tmp_path / "run")
     frame = stripes.measure(run, tmp_path / "someone", {"one step": {"steps": 1}})
     assert frame.index.tolist() == ["one step"] and np.isfinite(frame).all(axis=None) and (frame > 0).all(axis=None)
+
+
+def test_every_method_can_be_counted():
+    for method in datasets.METHODS.keys() - {"linear"}:
+        assert costs.gflop(profiles.settings("smoke", "brats", "t1ce", method), "training") > 0
