@@ -105,7 +105,8 @@ def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder
 
 @app.command()
 def train(
-    dataset: Dataset, target: Target, profile: ProfileName = "paper", manifest: Manifest = None,
+    dataset: Dataset, target: Annotated[str, typer.Option(help="Contrast to make, or any: each from any others.")],
+    profile: ProfileName = "paper", manifest: Manifest = None,
     changes: Changes = None, device: Device = None, workers: Workers = 2,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(datasets.METHODS)}.")] = "mudiff",
     variant: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.VARIANTS)}.")] = "released",
@@ -162,8 +163,8 @@ def synthesize(
 
     options = {"samples": samples, "uncertainty": uncertainty, "precision": precision, "seed": seed}
     options |= {"noise": noise, "steps": steps, "force": force, "device": _device(device)}
-    if (output_dir is None) == (output is None) or (target is None) != (output is None):
-        raise MudiffError("synthesize: pass --target with --output, or --output-dir alone.")
+    if (output_dir is None) == (output is None) or (target is None) != (output is None) or (force and output_dir):
+        raise MudiffError("synthesize: pass --target with --output (and --force), or --output-dir alone.")
     if output_dir is None:
         print(synthesize_volume(run, subject, target, output, **options))
     else:

@@ -128,7 +128,10 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
         ("prepare --dataset brats --data-root . --set width=8", "prepare takes image_size"),
         ("synthesize --run nowhere --subject nowhere --target t1 --output o.nii", "no trained run here"),
         ("synthesize", "Missing option"),
-        ("synthesize --run r --subject s --target t1", "pass --target with --output, or --output-dir alone"),
+        (
+            "synthesize --run r --subject s --target t1",
+            "pass --target with --output (and --force), or --output-dir alone",
+        ),
         ("synthesize --run r --subject s --output-dir o --output o.nii --target t1", "or --output-dir alone"),
         ("nonsense", "No such command"),
         ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "a.nii: file not found"),

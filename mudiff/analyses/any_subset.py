@@ -34,9 +34,9 @@ def named(given: Sequence[str]) -> str:
 
 
 def evenly(slices: Slices, subject: str, count: int) -> np.ndarray:
-    """Return which of a subject's slices are scored, as places in its stack: up to `count`, evenly spaced."""
+    """Return the places in a subject's stack that are scored: the middles of up to `count` equal parts."""
     total = len(slices.subject(subject))
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    return ((np.arange(min(count, total)) + 0.5) * total / min(count, total)).astype(int)
 
 
 def open_run(profile: str, method: str) -> Method:

@@ -10,6 +10,7 @@ import torch
 from mudiff.analyses.attention import ZONES, variants, zones
 from mudiff.data import motion
 from mudiff.data.dataset import Slices
+from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
 from mudiff.model.critic import attentive_mask
@@ -143,6 +144,8 @@ class Explorer:
         """Sample the slice, and make both networks' masks of every step on the way."""
         method, task, scenario = self.method, None, None
         if missing:
+            if len(view.off) == len(self.names):
+                raise MudiffError("Every condition is off: keep one, or replace them by background or mean.")
             method, task = self.any_subset, ([n for n in self.names if n not in view.off], method.settings.target)
             scenario = Scenario.of(method.settings.conditions, *task, 1).to(method.device)
         index, images = self.index(view), self.conditions(view).astype(np.float32)

@@ -11,7 +11,7 @@ import pandas as pd
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, tables
-from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
+from mudiff.explorer.state import MISSING, REGIONS, REPLACEMENTS, Explorer, View
 from mudiff.plots import attention as drawings
 from mudiff.plots import style
 from mudiff.plots.mutual import draw_error
@@ -43,7 +43,8 @@ def draw(explorer: Explorer, view: View) -> "Figure":
             off = " (off)" if name in view.off else " (moved)" if name == view.moved else ""
             _grey(axis, image, name, datasets.LABELS[name] + off)
         _grey(axes[0, -1], explorer.truth(view), target, "truth")
-        _grey(axes[1, 0], normal.image, target, "synthesis, unchanged")
+        whole = " (run any)" if view.off and view.replacement == MISSING else ""
+        _grey(axes[1, 0], normal.image, target, f"synthesis, unchanged{whole}")
         _grey(axes[1, 1], changed.image, target, "synthesis, changed")
         bar = draw_error(axes[1, 2], changed.image - normal.image, LARGEST)
         axes[1, 2].set_title("difference", fontsize=8)
@@ -88,8 +89,10 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
             image = explorer.synthesis(chosen).image
             _grey(column[0], image, target, title.replace(" with", "\nwith"))
             psnr = metrics.masked_protocol(truth, image, brain)["psnr"]
-            column[0].set_xlabel(f"{psnr:.1f} dB", fontsize=7, labelpad=2)
-            change = draw_error(column[1], image - explorer.normal(chosen).image, LARGEST)
+            normal = explorer.normal(chosen).image
+            before = metrics.masked_protocol(truth, normal, brain)["psnr"]
+            column[0].set_xlabel(f"{before:.1f} → {psnr:.1f} dB", fontsize=7, labelpad=2)
+            change = draw_error(column[1], image - normal, LARGEST)
             mask = drawings.mask(column[2], explorer.mask(chosen), brain, explorer.scale(view))
             for axis in column:
                 drawings.outline(axis, lesion)
@@ -102,7 +105,7 @@ def static(explorer: Explorer, view: View, profile: str) -> "Figure":
         text = (
             f"{datasets.LABELS[target]} of subject {view.subject}, slice {view.place + 1} of {slices}, sampled with "
             f"the same noise from changed conditions: one is off ({OFF[view.replacement]}), or has motion (strength "
-            "1 is mild, 3 severe). Lesion outlined; PSNR of the brain against the truth. Mask: "
+            "1 is mild, 3 severe). Lesion outlined; PSNR of the brain without and with the change, by one run. Mask: "
             f"{drawings.VARIANTS[view.variant]}, t = {view.t}, with the range of its values."
         )
         style.caption(figure, text, tables.about(profile))

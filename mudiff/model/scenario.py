@@ -33,7 +33,7 @@ class Scenario(NamedTuple):
             what = f"{datasets.LABELS[target]} is among them" if given else "there are none"
             raise MudiffError(f"contrasts that {datasets.LABELS[target]} is made from: {what}; give others.")
         row = torch.tensor([name in given for name in contrasts])
-        return cls(row.expand(count, -1), torch.full((count,), contrasts.index(target)))
+        return cls(row.repeat(count, 1), torch.full((count,), contrasts.index(target)))
 
     @classmethod
     def draw(cls, seeds: Iterable[int], n: int, most_missing: int | None = None) -> "Scenario":

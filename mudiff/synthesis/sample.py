@@ -42,7 +42,8 @@ def sample_slices(
     """Synthesise the prepared slices `indices` (N,), float32 (N, S, S) in [0, 1].
 
     `seed`, subject and slice number decide a slice's random numbers. `replaced` maps conditions to images
-    (N, S, S) in [-1, 1] that take the place of the prepared ones. `callback`, `steps`: see `Diffusion.synthesize`.
+    (N, S, S) in [-1, 1] that take the place of the prepared ones. A run of target "any" takes the `task`, contrasts
+    that are given and the one to make. `callback`, `steps`: see `Diffusion.synthesize`.
     """
     rows = slices.index.iloc[indices]
     seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
@@ -63,14 +64,22 @@ def _sample(
     """Return the slices (B, S, S) in [0, 1] of conditions (B, n, S, S) in [-1, 1]."""
     settings, options = method.settings, {}
     if settings.targets:
-        scenario = Scenario.of(settings.conditions, *(task or ((), settings.conditions[0])), len(seeds))
-        options["scenario"] = scenario.to(method.device)
+        if task is None:
+            raise MudiffError(f"run {settings.run_name}: say which contrasts are given and which one to make.")
+        options["scenario"] = Scenario.of(settings.conditions, *task, len(seeds)).to(method.device)
     if steps is not None:
-        if not isinstance(method, Diffusion) or not 0 < steps <= method.schedule.steps:
-            most = method.schedule.steps if isinstance(method, Diffusion) else "none"
-            raise MudiffError(f"{steps} steps: a run of {settings.method} takes up to {most}.")
+        _check_steps(method, steps)
         options["steps"] = steps
     return _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
+
+
+def _check_steps(method: Method, steps: int | None) -> None:
+    if steps is not None and not isinstance(method, Diffusion):
+        raise MudiffError(
+            f"--steps {steps}: method {method.settings.method} makes an image in one pass; leave it out."
+        )
+    if steps is not None and not 0 < steps <= method.schedule.steps:
+        raise MudiffError(f"--steps {steps}: expected 1 to {method.schedule.steps}, the steps of this run.")
 
 
 def synthesize_split(
@@ -121,22 +130,24 @@ def read_synthetic(folder: Path, subject: str) -> np.ndarray:
 def synthesize_missing(
     run: Path, subject: Path, folder: Path, *, uncertainty: Path | None = None, **options: Any
 ) -> list[Path]:
-    """Synthesise every contrast that the run makes and the subject lacks, as ``<subject>_<contrast>.nii.gz``.
+    """Synthesise what the run makes and the subject lacks, as ``<subject>_<contrast>_synthetic.nii.gz``.
 
-    `uncertainty` is a folder, too (it may be the same); the other options are those of `synthesize_volume`.
+    No layout takes such a name for an acquired contrast. `uncertainty` is a folder, too (it may be the same); the
+    other options are those of `synthesize_volume`.
     """
-    subject, settings = Path(subject).resolve(), runs.load(run).settings
+    subject, settings = Path(subject).absolute(), runs.load(run).settings
     found = files.find_contrasts(subject)
-    if Path(folder).resolve().is_relative_to(subject):
-        raise MudiffError(f"{folder}: lies in the subject's folder, whose files count as acquired; choose another.")
     own = settings.conditions if settings.targets else (settings.target,)
-    if not (missing := [name for name in own if name not in found]):
-        made = ", ".join(datasets.LABELS[name] for name in own)
+    made = ", ".join(datasets.LABELS[name] for name in own)
+    missing = [name for name in own if name not in found]
+    if settings.targets and len(missing) == len(own):
+        raise MudiffError(f"{subject}: holds none of {made}, of which this run needs at least one.")
+    if not missing:
         advice = "pass --target and --output with --force to make one of them from the others"
         raise MudiffError(f"{subject}: nothing is missing of what this run makes ({made}); {advice}.")
-    written = []
+    written, levels = [], [part for part in subject.parts if part.startswith(("sub-", "ses-"))]  # of BIDS
     for name in missing:
-        file = f"{subject.name}_{name}"
+        file = f"{'_'.join(levels) or subject.name}_{name}_synthetic"
         spread = None if uncertainty is None else uncertainty / f"{file}_uncertainty.nii.gz"
         output = folder / f"{file}.nii.gz"
         written.append(synthesize_volume(run, subject, name, output, uncertainty=spread, **options))
@@ -165,20 +176,21 @@ def synthesize_volume(
         own, wanted = (datasets.LABELS[c] for c in (settings.target, target))
         raise MudiffError(f"{run}: this run makes {own}, not {wanted}; pass a run of the wanted target.")
     datasets.known("noise", noise, NOISES)
+    _check_steps(method, steps)
     outputs = [Path(path) for path in (output, uncertainty) if path is not None]
     conditions = _conditions(Path(run), settings, Path(subject), target, outputs, force)
     background = np.logical_and.reduce([volume.data <= 0 for volume in conditions.values()])
-    stacks = {}
+    stacks, first = {}, next(iter(conditions))
     for name, volume in conditions.items():
         unit = normalise(volume.data, settings.normalisation, volume.path)
         stacks[name], geometry = to_slices(unit, volume.affine, settings.image_size)
-    absent = np.zeros_like(stacks[name])
+    absent = np.zeros_like(stacks[first])
     y = torch.from_numpy(np.stack([stacks.get(c, absent) for c in settings.conditions], axis=1)) * 2 - 1
     drawn = _sample_stack(method, y, samples, seed, (tuple(conditions), target), noise, steps)
     for path, stack in zip(outputs, drawn, strict=False):
         native = from_slices(stack.astype(np.float32), geometry)
         native[background] = 0
-        volumes.save_volume(path, np.clip(native, 0, 1), volume)
+        volumes.save_volume(path, np.clip(native, 0, 1), conditions[first])
     return outputs[0]
 
 
@@ -204,8 +216,9 @@ def _conditions(
             known = ", ".join(named[name] for name in settings.conditions if name != target)
             raise MudiffError(f"{subject}: holds none of {known}, of which this run needs at least one.")
     if missing := [named[c] for c in needed if c not in found]:
-        other = run.resolve().parent / f"{settings.dataset}_{datasets.ANY}_{settings.method}"
-        advice = f"; run {other} can do without" if runs.is_complete(other) else ""
+        others = [run.resolve().parent / f"{settings.dataset}_{datasets.ANY}_{m}" for m in datasets.ANY_METHODS]
+        able = [other for other in others if runs.is_complete(other) and set(needed) & found.keys()]
+        advice = f"; run {able[0]} can do without" if able else ""
         raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs{advice}.")
     loaded = {c: volumes.load_volume(found[c]) for c in needed}
     volumes.check_grid(loaded, str(subject))

@@ -203,8 +203,8 @@ def make_batch(
 ) -> Batch:
     """Read training slices; their seeds follow from the run's seed, the step and the places in the joint batch.
 
-    In the first part of the training, as long as ``curriculum`` says, one contrast is missing, then up to two, and
-    so on (MM-GAN's way from easy to hard).
+    The first part of the training, as long as ``curriculum`` says, is divided among scenarios with one missing
+    contrast, with up to two, and so on (MM-GAN's way from easy to hard).
     """
     seeds = [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
     progress = step / (settings.epochs * math.ceil(len(slices) / settings.batch_size))

@@ -31,7 +31,7 @@ RECIPES: dict[str, Fields] = {
     "mmgan": _ADVERSARIAL | {
         "levels": 8, "dropout": 0.2, "critic_blocks": 4, "weight_supervised": 0.9, "weight_adversarial": 0.1,
         "schedule": "constant"},
-    # ... for all contrasts at once: first one is missing, then up to two, and so on up to the middle of the training.
+    # ... for all contrasts at once; of four, one is missing in the first sixth of the training, two in the next.
     "mmgan any": {"curriculum": 0.5},
     # Zhou et al. 2020: one auto-encoder per contrast, fused at three scales; 100 L1 + 20 reconstruction.
     "hinet": _ADVERSARIAL | {
@@ -211,7 +211,7 @@ def settings(
     method, _, named = method.partition("_")
     method = datasets.known("method", method, datasets.METHODS)
     variant = named or variant
-    target = target if target == datasets.ANY else datasets.contrast(target)
+    target = datasets.ANY if target.lower() == datasets.ANY else datasets.contrast(target)
     own = ["text", *ABLATIONS] if method == "mudiff" else ["published"] if method in PUBLISHED else []
     if variant not in (choices := ["released", *own]):
         raise MudiffError(f"variant {variant!r} is not one of method {method!r}: choose one of {', '.join(choices)}.")

@@ -41,7 +41,8 @@ def test_scores_are_those_of_the_scenarios_slices_and_are_kept(any_runs, monkeyp
     assert len(frame) == 28 * len(any_runs.subjects) * 2
     subject = any_runs.subjects[0]
     places = any_subset.evenly(any_runs, subject, 2)
-    assert places.tolist() == [0, len(any_runs.subject(subject)) - 1]
+    assert len(any_runs.subject(subject)) == 6 and places.tolist() == [1, 4]
+    assert any_subset.evenly(any_runs, subject, 9).tolist() == [*range(6)]
     indices, task = any_runs.subject(subject)[places], (("t1", "flair"), "t2")
     image = sample.sample_slices(any_subset.open_run("smoke", "mudiff"), any_runs, indices, task=task)
     truth = (any_runs.images(indices, "t2") + 1) / 2

@@ -154,8 +154,9 @@ def test_the_static_panel_has_each_change(made):
     assert len(top) == len(found)
     brain, truth = made.zone(view, "brain"), made.truth(view)
     for axis, chosen in zip(top, found.values(), strict=True):
-        psnr = metrics.masked_protocol(truth, made.synthesis(chosen).image, brain)["psnr"]
-        assert axis.get_xlabel() == f"{psnr:.1f} dB"
+        pair = (made.normal(chosen).image, made.synthesis(chosen).image)
+        before, psnr = (metrics.masked_protocol(truth, image, brain)["psnr"] for image in pair)
+        assert axis.get_xlabel() == f"{before:.1f} → {psnr:.1f} dB"
     assert view.subject in figure.get_label()
 
 

@@ -53,6 +53,7 @@ def test_subsets_and_scenarios_are_all_that_there_are():
      (("t1", "dwi"), "t2", "contrast 'dwi' is unknown"), (("t1",), "dwi", "choose one of t1, t1ce, t2, flair")],
 )  # fmt: skip
 def test_what_is_no_scenario_is_named(given, target, words):
+    assert Scenario.of(NAMES, ("t1", "flair"), "t2", 8).given.is_contiguous()  # else it cannot be pinned for a GPU
     with pytest.raises(MudiffError, match=words):
         Scenario.of(NAMES, given, target, 2)
 

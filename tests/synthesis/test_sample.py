@@ -140,10 +140,10 @@ def test_one_step_is_the_mean_of_the_first_predictions(run, prepared):
     assert [step["t"] for step in seen] == [1]
     mean = (seen[0]["x_p1"] + seen[0]["x_p2"])[:, 0].numpy() / 2
     np.testing.assert_allclose(images * 2 - 1, np.clip(mean, -1, 1), atol=1e-6)
-    with pytest.raises(MudiffError, match="3 steps: a run of mudiff takes up to 2"):
+    with pytest.raises(MudiffError, match="--steps 3: expected 1 to 2"):
         sample.sample_slices(method, slices, np.arange(3), steps=3)
     linear = runs.load(untrained(run.parent / "linear", method="linear"))
-    with pytest.raises(MudiffError, match="1 steps: a run of linear takes up to none"):
+    with pytest.raises(MudiffError, match="--steps 1: method linear makes an image in one pass"):
         sample.sample_slices(linear, slices, np.arange(3), steps=1)
 
 
@@ -155,8 +155,10 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
         files[contrast].unlink()
     options = {"samples": 2, "uncertainty": out}
     made = sample.synthesize_missing(run, subject, out, **options)
-    assert [path.name for path in made] == ["someone_t1ce.nii.gz", "someone_t2.nii.gz"]
-    assert {path.name for path in out.iterdir()} >= {f"someone_{c}_uncertainty.nii.gz" for c in ("t1ce", "t2")}
+    assert [path.name for path in made] == ["someone_t1ce_synthetic.nii.gz", "someone_t2_synthetic.nii.gz"]
+    assert {path.name for path in out.iterdir()} >= {
+        f"someone_{c}_synthetic_uncertainty.nii.gz" for c in ("t1ce", "t2")
+    }
     first, source = nibabel.load(made[0]), nibabel.load(files["flair"])
     assert first.shape == source.shape and (first.affine == source.affine).all()
     assert loaded(made[0]).min() >= 0 and loaded(made[0]).max() <= 1 and (loaded(made[0]) != loaded(made[1])).any()
@@ -170,7 +172,12 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     refused("T1 is there already .* --force")
     assert sample.synthesize_volume(run, subject, "T1", tmp_path / "t1.nii", force=True).is_file()
     refused("contrast 'dwi' is unknown: choose one of t1, t1ce, t2, flair", args=("DWI", tmp_path / "o.nii"))
-    refused("lies in the subject's folder", sample.synthesize_missing, (subject / "out",))
+    (tmp_path / "sub-7").mkdir()
+    (tmp_path / "sub-7/ses-1").symlink_to(subject)
+    made = sample.synthesize_missing(run, tmp_path / "sub-7/ses-1", subject, steps=1)  # not taken for acquired ones
+    assert [p.name for p in made] == [f"sub-7_ses-1_{c}_synthetic.nii.gz" for c in ("t1ce", "t2")]
+    assert sample.files.find_contrasts(subject).keys() == {"t1", "flair", "mask"}
+    refused("--steps 0: expected 1 to 2", args=("T2", tmp_path / "o.nii"), steps=0)
     refused("noise 'loud' is unknown", args=("T2", tmp_path / "o.nii"), noise="loud")
     other = untrained(tmp_path / "brats_t1ce_mudiff")
     paths.write_json(run / "provenance.json", {})  # complete
@@ -179,6 +186,12 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     files["t1"].rename(files["t1ce"])
     files["flair"].unlink()
     refused("holds none of T1, T2, FLAIR", args=("T1CE", tmp_path / "o.nii"), force=True)
+    with pytest.raises(MudiffError, match=r"not found, which this run needs\.$"):  # T1CE alone is no help, either
+        sample.synthesize_volume(other, subject, "T1CE", tmp_path / "o.nii")
+    files["t1ce"].rename(subject / "someone_dwi.nii.gz")  # of another layout
+    (subject / "VSD.Brain.XX.O.MR_DWI.1").mkdir()
+    (subject / "someone_dwi.nii.gz").rename(subject / "VSD.Brain.XX.O.MR_DWI.1/x.nii.gz")
+    refused("holds none of T1, T1CE, T2, FLAIR", sample.synthesize_missing, (out,))
     write_subject(tmp_path / "mine", "someone")
     refused(r"nothing is missing of what this run makes \(T1, T1CE, T2, FLAIR\)", sample.synthesize_missing, (out,))
 
