@@ -39,7 +39,7 @@ def energy(stack: np.ndarray, brain: np.ndarray, axis: int = 0) -> float:
 
 
 def measure(run: Path, subject: Path, ways: dict[str, dict] = WAYS) -> pd.DataFrame:
-    """Return for each way: energy of the gradient across slices and within them, both over the truth's; PSNR, SSIM, s.
+    """Return for each way: energy of the gradient across and within slices over the truth's, PSNR, SSIM, seconds.
 
     ``within`` tells stripes from blur: blur lowers both energies, stripes raise the one across.
     """
