@@ -113,7 +113,7 @@ class Settings:
 
     @property
     def targets(self) -> int:
-        """Number of targets that a network is told apart by: all contrasts in a run of "any", 0 in others."""
+        """Number of targets that one network has to tell apart: all contrasts in a run of "any", 0 in others."""
         return len(self.conditions) if self.target == datasets.ANY else 0
 
     @property

@@ -60,6 +60,16 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
         assert code == 0, err
         assert 0 < json.loads(out)["subject"]["psnr"] < 60
 
+    task[task.index("T1CE")] = "Any"
+    code, out, err = mudiff("train", *task, *data, "--method", "linear")
+    assert code == 0, err
+    real.unlink()
+    request = ["--run", out.strip(), "--subject", subject, "--output-dir", tmp_path / "completed"]
+    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
+    assert code == 0, err
+    completed = tmp_path / "completed/Brats18_E_1_t1ce_synthetic.nii.gz"
+    assert out.split() == [str(completed)] and completed.is_file()
+
 
 def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, tmp_path, rng):
     truth = head(rng)

@@ -43,6 +43,11 @@ class View:
     rows: tuple[int, int] = (0, 0)  # first and last of the rectangle
     columns: tuple[int, int] = (0, 0)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a condition is really missing, so that the run of target "any" makes the view."""
+        return bool(self.off) and self.replacement == MISSING
+
     def unchanged(self) -> "View":
         """Return the same view with all conditions as they were acquired."""
         return dataclasses.replace(self, off=(), moved="")
@@ -73,7 +78,7 @@ class Explorer:
     def __init__(self, method: Method, slices: Slices, seed: int = 0, any_subset: Method | None = None) -> None:
         self.method, self.slices, self.seed, self.any_subset = method, slices, seed, any_subset
         self.names = method.settings.conditions
-        self.replacements = REPLACEMENTS[any_subset is None :]
+        self.replacements = REPLACEMENTS[1:] if any_subset is None else REPLACEMENTS
         self.variants = variants(method)
         self._sampled = functools.lru_cache(KEPT)(self._sample)
         self._moved = functools.lru_cache(1)(self._motion)
@@ -84,13 +89,8 @@ class Explorer:
         subject = subject or self.slices.subjects[0]
         place = self.slices.example(subject) - int(self.slices.subject(subject)[0])
         quarter, last = self.slices.image_size // 4, self.slices.image_size - 1
-        return View(
-            subject,
-            place,
-            replacement=self.replacements[0],
-            rows=(quarter, last - quarter),
-            columns=(quarter, last - quarter),
-        )
+        box = (quarter, last - quarter)
+        return View(subject, place, replacement=self.replacements[0], rows=box, columns=box)
 
     def index(self, view: View) -> int:
         """Return the index of the view's slice among the test slices."""
@@ -133,11 +133,11 @@ class Explorer:
 
     def synthesis(self, view: View) -> Synthesis:
         """Return the synthesis from the view's conditions; the last `KEPT` are kept."""
-        return self._sampled(view.changed(), bool(view.off) and view.replacement == MISSING)
+        return self._sampled(view.changed(), view.leaves_out)
 
     def normal(self, view: View) -> Synthesis:
         """Return the synthesis from all conditions as they were acquired, by the run that makes the view's."""
-        return self._sampled(view.unchanged().changed(), bool(view.off) and view.replacement == MISSING)
+        return self._sampled(view.unchanged().changed(), view.leaves_out)
 
     @torch.no_grad()
     def _sample(self, view: View, missing: bool) -> Synthesis:

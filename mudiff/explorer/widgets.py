@@ -11,7 +11,7 @@ import pandas as pd
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, tables
-from mudiff.explorer.state import MISSING, REGIONS, REPLACEMENTS, Explorer, View
+from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
 from mudiff.plots import attention as drawings
 from mudiff.plots import style
 from mudiff.plots.mutual import draw_error
@@ -43,7 +43,7 @@ def draw(explorer: Explorer, view: View) -> "Figure":
             off = " (off)" if name in view.off else " (moved)" if name == view.moved else ""
             _grey(axis, image, name, datasets.LABELS[name] + off)
         _grey(axes[0, -1], explorer.truth(view), target, "truth")
-        whole = " (run any)" if view.off and view.replacement == MISSING else ""
+        whole = " (run any)" if view.leaves_out else ""
         _grey(axes[1, 0], normal.image, target, f"synthesis, unchanged{whole}")
         _grey(axes[1, 1], changed.image, target, "synthesis, changed")
         bar = draw_error(axes[1, 2], changed.image - normal.image, LARGEST)

@@ -103,11 +103,8 @@ class MMGAN(Adversarial):
 
     def generator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms that the generator minimises: adversarial, and L1 of the missing contrasts."""
-        if batch.scenario is None:
-            return super().generator_losses(batch, fake)
-        true, missing = self._stack(batch.conditions, batch.scenario, batch.target)
-        error = (fake.float() - true).abs()[missing[:, :, 0, 0]]  # (missing, H, W)
-        return {
-            "adversarial": self.settings.weight_adversarial * self.distance(self.judge(batch, fake), 1),
-            "supervised": self.settings.weight_supervised * error.mean(),
-        }
+        terms = super().generator_losses(batch, fake)
+        if batch.scenario is not None:  # other channels than the first
+            error = (fake.float() - batch.conditions).abs()[~batch.scenario.given]  # (missing, H, W)
+            terms["supervised"] = self.settings.weight_supervised * error.mean()
+        return terms

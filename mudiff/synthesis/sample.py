@@ -23,7 +23,7 @@ BATCH = 8
 """Slices that are sampled at once; has no influence on the result."""
 
 NOISES = ("shared", "independent")
-"""Whether all slices of a volume begin with one noise (no stripes across slices, X-2) or each with its own."""
+"""Whether all slices of a volume begin with one noise (X-2: fewer stripes across slices) or each with its own."""
 
 Task = tuple[Collection[str], str]
 """Of a run of target "any": the contrasts that are given, and the one to make."""
@@ -45,6 +45,7 @@ def sample_slices(
     (N, S, S) in [-1, 1] that take the place of the prepared ones. A run of target "any" takes the `task`, contrasts
     that are given and the one to make. `callback`, `steps`: see `Diffusion.synthesize`.
     """
+    _check_steps(method, steps)
     rows = slices.index.iloc[indices]
     seeds = [slice_seed(seed, "sample", s, z) for s, z in zip(rows["subject"], rows["slice"], strict=True)]
     output = np.empty((len(indices), slices.image_size, slices.image_size), np.float32)
@@ -68,7 +69,6 @@ def _sample(
             raise MudiffError(f"run {settings.run_name}: say which contrasts are given and which one to make.")
         options["scenario"] = Scenario.of(settings.conditions, *task, len(seeds)).to(method.device)
     if steps is not None:
-        _check_steps(method, steps)
         options["steps"] = steps
     return _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
 

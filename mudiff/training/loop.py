@@ -208,10 +208,8 @@ def make_batch(
     """
     seeds = [slice_seed(settings.seed, "train", step, place) for place in places or range(len(indices))]
     progress = step / (settings.epochs * math.ceil(len(slices) / settings.batch_size))
-    most = settings.targets - 1
-    if progress < settings.curriculum:
-        most = 1 + int(progress / settings.curriculum * most)
-    return read_batch(slices, indices, settings, seeds, most)
+    stage = int(progress / settings.curriculum * (settings.targets - 1)) if progress < settings.curriculum else None
+    return read_batch(slices, indices, settings, seeds, None if stage is None else 1 + stage)
 
 
 def read_batch(

@@ -31,7 +31,7 @@ RECIPES: dict[str, Fields] = {
     "mmgan": _ADVERSARIAL | {
         "levels": 8, "dropout": 0.2, "critic_blocks": 4, "weight_supervised": 0.9, "weight_adversarial": 0.1,
         "schedule": "constant"},
-    # ... for all contrasts at once; of four, one is missing in the first sixth of the training, two in the next.
+    # ... for all contrasts at once: in the code one of four is missing to epoch 10 of 60, up to two to 20, then more.
     "mmgan any": {"curriculum": 0.5},
     # Zhou et al. 2020: one auto-encoder per contrast, fused at three scales; 100 L1 + 20 reconstruction.
     "hinet": _ADVERSARIAL | {
@@ -165,7 +165,7 @@ PROFILES = {
         slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=dict.fromkeys(_TASKS, _ALL),
-        epochs={("brats", "t1ce"): 4, ("brats", datasets.ANY): 6},
+        epochs={("brats", "t1ce"): 4, ("brats", datasets.ANY): 6},  # four targets share the latter
         sizes={"pix2pix": _UNET | _WIDE, "pgan": _WIDE | {"blocks": 3}, "mmgan": _UNET | _WIDE,
                "ddpm": {"steps": 25}, "syndiff": _SEES, "mudiff": _SEES,
                "syndiff t1ce": {"critic_width": 16}, "mudiff t1ce": {"critic_width": 16}},

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -56,6 +57,22 @@ RESUMED = [
     {"target": "any"}, {"target": "any", "method": "mmgan", "levels": 3, "curriculum": 0.5},
     {"method": "pgan", "dropout": 0.5}, {"method": "ddpm", "ema_decay": 0.9, "steps": 25},
 ]  # fmt: skip
+
+
+def test_the_curriculum_goes_from_one_missing_contrast_to_all_but_one(prepared):
+    slices = dataset.open_slices(prepared, "train")
+    settings = Settings(**SMALL | {"target": "any", "method": "mmgan", "levels": 3, "epochs": 6, "curriculum": 0.5})
+    per_epoch = math.ceil(len(slices) / settings.batch_size)
+
+    def fewest(epoch: float) -> int:
+        steps = range(round(epoch * per_epoch), round((epoch + 1) * per_epoch))
+        batches = [loop.make_batch(slices, np.arange(len(slices)), settings, step) for step in steps]
+        return min(int(batch.scenario.given.sum(dim=1).min()) for batch in batches)
+
+    assert [fewest(epoch) for epoch in (0, 1, 2, 3, 5)] == [3, 2, 1, 1, 1]
+    batch = loop.make_batch(slices, np.arange(5), settings, 20)
+    for k, target in enumerate(batch.scenario.target):  # the truth of the target that was drawn
+        assert torch.equal(batch.target[k, 0], torch.from_numpy(slices.images([k], slices.contrasts[target])[0]))
 
 
 @pytest.mark.parametrize("change", RESUMED, ids=str)
