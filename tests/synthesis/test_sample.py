@@ -97,12 +97,16 @@ def test_a_whole_volume_comes_back_on_its_own_grid(run, tmp_path, write_subject,
     affine = np.array([[0, 0, 1.5, -7], [-1, 0, 0, 3], [0, 2, 0, 11], [0, 0, 0, 1.0]])  # slices along axis 1
     files = write_subject(tmp_path / "mine", "someone", affine)
     files["t1ce"].unlink()
+    image = nibabel.load(files["flair"])  # the first condition, whose header is taken
+    image.header["descrip"] = b"the first"
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), None, image.header), files["flair"])
     subject = tmp_path / "mine/someone"
     options = {"samples": 2, "uncertainty": tmp_path / "sd.nii.gz"}
     out = sample.synthesize_volume(run, subject, "T1CE", tmp_path / "out.nii.gz", **options)
     made, source = nibabel.load(out), nibabel.load(files["t1"])
     assert made.shape == source.shape and made.header.get_zooms() == source.header.get_zooms()
     np.testing.assert_allclose(made.affine, source.affine)
+    assert bytes(made.header["descrip"]).startswith(b"the first")
     voxels = made.get_fdata()
     background = np.logical_and.reduce([nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")])
     assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
