@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from mudiff import cache, paths
 from mudiff.data import datasets
@@ -100,6 +101,7 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
             nibabel.save(image, temporary)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # sums of several threads differ in the last bit, and so voxels
 def make_subject(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
     """Return contrast -> (X, Y, Z) int16 (axes L, P, S; 1 or more in the brain), "mask" -> labels."""
     grid = anatomy.Grid(recipe.spacing)

@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
@@ -73,6 +74,14 @@ def test_workers_order_and_counts_do_not_change_a_subject(cohorts, tmp_path):
         again, before = load(tmp_path, "brats", number), load(cohorts, "brats", number)
         assert all(np.array_equal(again[name], before[name]) for name in before)
     assert not np.array_equal(before["t1"], load(cohorts, "brats", 1)["t1"])
+
+
+def test_the_number_of_threads_changes_no_voxel():
+    made = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            made.append(cohort.make_subject(cohort.Recipe("brats", spacing=3.0), 4))  # three voxels did
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def test_seed_and_scanner_change_what_they_should(cohorts):
