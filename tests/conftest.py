@@ -163,6 +163,30 @@ def browser() -> Iterator:
         opened.close()
 
 
+def score_rows(values: dict, region: str = "brain", unit: str = "subject", slices: int = 1) -> pd.DataFrame:
+    """Return scores as `score_runs` does from {method, or (dataset, target, method): [PSNR of each unit]}."""
+    tasks = {key if isinstance(key, tuple) else ("brats", "t1ce", key): given for key, given in values.items()}
+    rows = [
+        {"dataset": dataset, "target": target, "method": method, "region": region, "unit": unit}
+        | {"protocol": {"subject": "masked", "slice": "released"}[unit]}
+        | {"subject": f"s{i // slices}", "slice": i % slices if unit == "slice" else None}
+        | {"psnr": psnr, "ssim": psnr / 40, "mae": 1 / psnr, "run": f"{dataset}_{target}_{method}", "weights": "w"}
+        for (dataset, target, method), given in tasks.items()
+        for i, psnr in enumerate(given)
+    ]
+    return pd.DataFrame(rows).astype({"slice": "Int64"})
+
+
+def write_synthetic(slices: Slices, folder: Path, contrast: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Write as a run's synthetic slices what `change` makes of each subject's true ones (Z, S, S) in [0, 1]."""
+    record = {"weights": "w", "data": slices.info["data_hash"], "split": "test", "seed": 0}
+    paths.write_json(folder / "synthetic.json", record)
+    for subject in slices.subjects:
+        synthetic = change((slices.images(slices.subject(subject), contrast) + 1) / 2)
+        np.save(folder / f"{subject}.npy", np.round(np.clip(synthetic, 0, 1) * 65535).astype(np.uint16))
+    return folder
+
+
 def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
     """Return a batch of uniform noise, all of it brain, seeded by its size."""
     g = torch.Generator().manual_seed(count)

@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_cells
+from conftest import run_cells, score_rows, write_synthetic
 from scipy import stats
 
-from mudiff import cache, paths
+from mudiff import paths
 from mudiff.analyses import cohorts
 from mudiff.data import manifests, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
@@ -31,15 +31,8 @@ def known(cohort, tmp_path, monkeypatch, rng):
     slices = found.slices()
     for target, methods in METHODS.items():
         for level, method in zip((0.3, 0.2, 0.1), methods, strict=False):  # noisy truths, the last the best
-            folder = found.folder(target, method)
-            weights = paths.run("smoke", folder.name) / "weights.safetensors"
-            paths.write_text(weights, "{}")
-            made_from = {"weights": cache.file_hash(weights), "data": slices.info["data_hash"], "seed": 0}
-            paths.write_json(folder / "synthetic.json", made_from)
-            for subject in slices.subjects:
-                truth = (slices.images(slices.subject(subject), target) + 1) / 2
-                noisy = np.clip(truth + level * rng.random(truth.shape), 0, 1)
-                np.save(folder / f"{subject}.npy", np.round(noisy * 65535).astype(np.uint16))
+            noisy = lambda true, level=level: true + level * rng.random(true.shape)  # noqa: E731
+            write_synthetic(slices, found.folder(target, method), target, noisy)
     return found
 
 
@@ -129,21 +122,13 @@ def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
     pd.testing.assert_frame_equal(mine, theirs)
 
 
-def scores(values):
-    """Scores of subjects under both protocols; PSNR as given, SSIM and MAE made of it."""
-    rows = [
-        {"dataset": "brats", "target": "t1ce", "method": "mudiff", "region": "brain", "protocol": protocol}
-        | {"unit": unit, "subject": f"s{number}", "slice": None}
-        | {"psnr": value, "ssim": value / 100, "mae": 1 / value}
-        for protocol, unit in tables.UNITS.items()
-        for number, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
+def both_units(psnr):
+    return pd.concat([score_rows({"mudiff": psnr}, unit=unit) for unit in ("subject", "slice")])
 
 
 def test_changes_put_both_cohorts_side_by_side():
     known, unseen = [20.0, 22.0, 24.0], [18.0, 19.0]
-    frame = cohorts.changes(scores(known), scores(unseen))
+    frame = cohorts.changes(both_units(known), both_units(unseen))
     masked = frame[(frame.protocol == "masked") & (frame.metric == "psnr")].iloc[0]
     assert (masked.known, masked.unseen, masked.change) == (22, 18.5, -3.5)
     assert (masked.known_n, masked.unseen_n, masked.known_sd) == (3, 2, 2)
@@ -159,5 +144,5 @@ def test_changes_put_both_cohorts_side_by_side():
 
 @pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
 def test_no_interval_where_there_is_none(few):
-    frame = cohorts.changes(*map(scores, few))
+    frame = cohorts.changes(*map(both_units, few))
     assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHAPE, head, prepare_subjects, run_cells
+from conftest import SHAPE, head, prepare_subjects, run_cells, write_synthetic
 from torch import nn
 
 from mudiff import paths
@@ -50,11 +50,7 @@ def cohort(tmp_path, write_subject, rng, monkeypatch):
         for contrast in CONTRASTS:
             for method, shade in SHADES.items():
                 folder = segmentation.synthetic("smoke", contrast, method)
-                record = {"weights": "w", "data": slices.info["data_hash"], "split": "test", "seed": 0}
-                paths.write_json(folder / "synthetic.json", record)
-                for subject in slices.subjects:
-                    true = (slices.images(slices.subject(subject), contrast) + 1) / 2
-                    np.save(folder / f"{subject}.npy", np.round(shade * true * 65535).astype(np.uint16))
+                write_synthetic(slices, folder, contrast, lambda true, shade=shade: shade * true)
         return slices
 
     return write

@@ -5,29 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import write_synthetic
 from torch import nn
 from torchmetrics.image import fid
 
 from mudiff.errors import MudiffError
 from mudiff.evaluation import frechet
-
-COUNT = 6  # slices per subject
-
-
-class FakeSlices:
-    """Three subjects; contrast c of slice i is noise around 0.1 (c + 1)."""
-
-    contrasts, subjects = ("t1", "t1ce", "t2", "flair"), ("a", "b", "c")
-
-    def __init__(self):
-        noise = np.random.default_rng(3).normal(0, 0.02, (3 * COUNT, 4, 8, 8))
-        self.stack = (noise + 0.1 * np.arange(1, 5)[:, None, None]).astype(np.float32)
-
-    def subject(self, name):
-        return np.arange(COUNT) + COUNT * self.subjects.index(name)
-
-    def images(self, indices, contrast):
-        return self.stack[indices, self.contrasts.index(contrast)] * 2 - 1
 
 
 class Means(nn.Module):
@@ -35,14 +18,6 @@ class Means(nn.Module):
 
     def forward(self, images):
         return images.mean(dim=(2, 3))
-
-
-def write(slices, folder, change):
-    """Write T1CE, changed by a function of the subject and the true images."""
-    for subject in slices.subjects:
-        true = slices.stack[slices.subject(subject), 1]
-        np.save(folder / f"{subject}.npy", np.round(change(subject, true) * 65535).astype(np.uint16))
-    return folder
 
 
 def closed_form(real, synthetic):
@@ -53,14 +28,19 @@ def closed_form(real, synthetic):
     return ((m - n) ** 2).sum() + np.trace(c + d - 2 * sqrtm(c @ d).real)
 
 
-def test_agrees_with_the_closed_form_on_the_samples_moments(tmp_path):
-    slices = FakeSlices()
-    folder = write(slices, tmp_path, lambda subject, true: 3 * true - 0.3)  # moves the mean, widens the spread
-    synthetic = slices.stack.copy()
-    synthetic[:, 1] = 3 * synthetic[:, 1] - 0.3
-    real, found = (frechet.features(slices, "t1ce", Means(), made) for made in (None, folder))
+def stack(slices):
+    """Return all contrasts of all slices, (N, C, S, S) in [0, 1]."""
+    every = np.arange(len(slices))
+    return np.stack([(slices.images(every, contrast) + 1) / 2 for contrast in slices.contrasts], axis=1)
+
+
+def test_agrees_with_the_closed_form_on_the_samples_moments(lively_slices, tmp_path):
+    folder = write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: 0.2 + true**2)
+    true, synthetic = stack(lively_slices), stack(lively_slices)
+    synthetic[:, 1] = np.minimum(0.2 + true[:, 1] ** 2, 1)  # the second contrast
+    real, found = (frechet.features(lively_slices, "t1ce", Means(), made) for made in (None, folder))
     np.testing.assert_allclose(found, synthetic.mean(axis=(2, 3)), atol=1e-4)
-    expected = closed_form(slices.stack.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))
+    expected = closed_form(true.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))
     assert frechet.distance(real, found) == pytest.approx(expected, rel=1e-3)
     assert frechet.distance(real, real) < 1e-6  # and not below 0
     assert np.isnan(frechet.distance(real[:1], real))  # there is no covariance of one image
@@ -90,14 +70,12 @@ def inception(monkeypatch, tmp_path):
     return seen
 
 
-def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception, tmp_path):
-    slices = FakeSlices()
-    folder = write(slices, tmp_path, lambda subject, true: true + 0.2)
-    found = frechet.features(slices, "t1ce", frechet.Inception(tmp_path / "weights.pth"), folder)
-    np.testing.assert_allclose(found[:, 2], slices.stack[:, 1].mean(axis=(1, 2)) + 0.2, atol=1e-2)
+def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception, lively_slices, tmp_path):
+    folder = write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: true / 2)
+    frechet.features(lively_slices, "t1ce", frechet.Inception(tmp_path / "weights.pth"), folder)
     first = inception[0]
-    assert first.dtype == torch.uint8 and first.shape == (COUNT, 3, 8, 8)
-    expected = torch.from_numpy((slices.stack[:COUNT, 1] + 0.2) * 255).round()
+    assert first.dtype == torch.uint8 and first.shape == (6, 3, 32, 32)
+    expected = torch.from_numpy(stack(lively_slices)[:6, 1] / 2 * 255).round()
     assert torch.equal(first[:, 0].float(), expected) and torch.equal(first[:, 0], first[:, 2])
 
 

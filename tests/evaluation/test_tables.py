@@ -3,25 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import score_rows
 
 from mudiff import paths
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
-
-
-def scores(values, region="brain", protocol="masked"):
-    """Return long scores from {(dataset, target, method): [psnr of each unit]}; SSIM = PSNR/40, MAE = 1/PSNR."""
-    rows = [
-        {"dataset": d, "target": t, "method": m, "region": region, "protocol": protocol}
-        | {"unit": tables.UNITS[protocol], "subject": f"s{i}", "slice": None}
-        | {"psnr": v, "ssim": v / 40, "mae": 1 / v, "run": f"{d}_{t}_{m}", "weights": m[::-1]}
-        for (d, t, m), psnrs in values.items()
-        for i, v in enumerate(psnrs)
-    ]
-    return pd.DataFrame(rows).astype({"slice": "Int64"})
-
 
 TWO = {
     ("brats", "t1ce", "mudiff"): [20.0, 24.0], ("brats", "t1ce", "linear"): [16.0, 17.0],
@@ -36,27 +24,27 @@ def entry(frame, **where):
 
 
 def test_mean_and_deviation_follow_the_protocol():
-    masked = entry(tables.table(scores(TWO), "masked"), target="t1ce", method="mudiff", metric="psnr")
+    masked = entry(tables.table(score_rows(TWO), "masked"), target="t1ce", method="mudiff", metric="psnr")
     assert (masked["mean"], masked.n, masked.unit) == (22, 2, "subject")
     assert masked.sd == pytest.approx(8**0.5)  # divided by n - 1
-    released = tables.table(scores(TWO, protocol="released"), "released")
+    released = tables.table(score_rows(TWO, unit="slice"), "released")
     released = entry(released, target="t1ce", method="mudiff", metric="psnr")
     assert released.sd == pytest.approx(2) and released.unit == "slice"  # divided by n, as released
-    assert (released.run, released.weights) == ("brats_t1ce_mudiff", "ffidum")
+    assert (released.run, released.weights) == ("brats_t1ce_mudiff", "w")
 
 
 def test_undefined_scores_are_left_out_and_counted():
-    frame = scores({("brats", "t1", "mudiff"): [20.0, np.nan, 22.0], ("brats", "t1", "linear"): [np.nan] * 3})
+    frame = score_rows({("brats", "t1", "mudiff"): [20.0, np.nan, 22.0], ("brats", "t1", "linear"): [np.nan] * 3})
     result = tables.table(frame, "masked")
     kept = entry(result, method="mudiff", metric="psnr")
     assert (kept["mean"], kept.n) == (21, 2)
     assert (tables.wide(result)["BraTS"].loc["Linear"] == "NA").all()
-    one = tables.wide(tables.table(scores({("brats", "t1", "mudiff"): [20.0]}), "masked"))["BraTS"]
+    one = tables.wide(tables.table(score_rows({("brats", "t1", "mudiff"): [20.0]}), "masked"))["BraTS"]
     assert one.loc["MU-Diff"].iloc[0] == "**20.00 ± NA**"  # one subject has no deviation
 
 
 def test_ranks_know_that_small_mae_is_good_and_leave_the_floor_out():
-    result = tables.table(scores(TWO), "masked")
+    result = tables.table(score_rows(TWO), "masked")
     for metric in metrics.METRICS:
         for target, method, rank in (("t1ce", "mudiff", 1), ("t1", "syndiff", 1), ("t1", "mudiff", 2)):
             assert entry(result, target=target, method=method, metric=metric)["rank"] == rank
@@ -65,11 +53,11 @@ def test_ranks_know_that_small_mae_is_good_and_leave_the_floor_out():
 
 
 def test_the_papers_values_stand_under_their_own_protocol_alone():
-    released = tables.table(scores(TWO, protocol="released"), "released")
+    released = tables.table(score_rows(TWO, unit="slice"), "released")
     assert entry(released, target="t1ce", method="mudiff", metric="psnr").paper == 22.697
     assert tables.wide(released)["BraTS"].loc["MU-Diff (paper)"].iloc[0] == "22.70"
-    assert tables.table(scores(TWO), "masked").paper.isna().all()
-    lesion = tables.table(scores(TWO, "lesion", "released"), "released")
+    assert tables.table(score_rows(TWO), "masked").paper.isna().all()
+    lesion = tables.table(score_rows(TWO, "lesion", "slice"), "released")
     assert "MU-Diff (paper)" not in tables.wide(lesion)["BraTS"].index
 
 
@@ -84,14 +72,14 @@ def test_reference_values_cover_the_tasks_with_a_source():
 def test_a_method_that_was_not_trained_is_na():
     values = {("brats", t, m): [20.0 + i, 21] for t in ("t1", "t2") for i, m in enumerate(datasets.METHODS)}
     del values["brats", "t2", "pgan"]
-    shown = tables.wide(tables.table(scores(values), "masked"))["BraTS"]
+    shown = tables.wide(tables.table(score_rows(values), "masked"))["BraTS"]
     assert len(shown) == 8 and list(shown.loc["pGAN"]).count("NA") == 3
     for name, mark in (("MU-Diff", "**"), ("SynDiff", "<u>")):
         assert shown.loc[name].str.startswith(mark).all()
 
 
 def test_markdown_and_latex_show_the_same_cells(tmp_path):
-    shown = tables.wide(tables.table(scores(TWO), "masked"))
+    shown = tables.wide(tables.table(score_rows(TWO), "masked"))
     text = r"Over 90 % & more: a_b ± 5² $5 #1, P < 0.05."
     markdown, latex = tables.markdown(shown, text), tables.latex(shown, text)
     assert markdown.startswith(text) and "| MU-Diff | **22.00 ± 2.83** |" in markdown
@@ -114,7 +102,7 @@ def test_p_values_as_one_writes_them(value, text):
 
 def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    frame = tables.table(scores(TWO), "masked")
+    frame = tables.table(score_rows(TWO), "masked")
     text = tables.caption(frame, "Brain", "demo")
     assert text.startswith("Brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)")
     assert text.endswith("Data: generated phantoms, no patients; profile demo (λ_c 0.005, A-1).")
@@ -136,4 +124,4 @@ def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("protocol", ["mine", "released"])
 def test_an_unknown_protocol_or_one_without_scores_is_an_error(protocol):
     with pytest.raises(MudiffError, match="expected released or masked"):
-        tables.table(scores(TWO), protocol)
+        tables.table(score_rows(TWO), protocol)
