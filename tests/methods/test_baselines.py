@@ -29,7 +29,8 @@ def small(method: str, **changes):
     return build(settings)
 
 
-PUBLISHED = [  # method, generator and critic
+PUBLISHED = [  # method, generator (both networks of MU-Diff) and critic
+    ("mudiff", 20_472_065 + 21_399_681, 27_736_705),
     ("pix2pix", 54_409_857, 2_766_657),
     ("pgan", 11_371_905, 2_765_761),
     ("mmgan", 54_407_172, 2_794_432),
@@ -40,19 +41,30 @@ PUBLISHED = [  # method, generator and critic
 
 @pytest.mark.parametrize(("method", "generator", "critic"), PUBLISHED)
 def test_published_sizes_have_the_published_parameter_counts(method, generator, critic):
-    made = build(profiles.settings("paper", "brats", "t1ce", method))
-    networks = made.network if method == "syndiff" else made.generator, made.critic
-    assert tuple(sum(p.numel() for p in network.parameters()) for network in networks) == (generator, critic)
+    with torch.device("meta"):
+        made = build(profiles.settings("paper", "brats", "t1ce", method))
+    counts = [sum(p.numel() for p in optimiser.param_groups[0]["params"]) for optimiser in made.optimisers.values()]
+    assert sorted(counts) == sorted((generator, critic))
+
+
+READINGS = [  # of MU-Diff's equations
+    {"gates": "pair", "pairs": "chain"},
+    {"mapper_activation": "relu", "mapper_skip": True, "mapper_normalises": "input"},
+]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_any_number_of_conditions(n, monkeypatch):
+def test_any_number_of_conditions_and_every_reading_of_the_text(n, monkeypatch):
     conditions = ("t1", "t2", "flair", "dwi")[:n]
     monkeypatch.setattr(Settings, "conditions", property(lambda self: conditions))
-    for method in datasets.BASELINES:
-        made = small(method)
+    methods = [(method, {}) for method in ("mudiff", *datasets.BASELINES)]
+    for method, reading in methods + [("mudiff", reading) for reading in READINGS]:
+        made = small(method, **reading)
         made.training_step(some_slices(2, n, 64), 0)
         assert made.eval().synthesize(torch.zeros(2, n, 64, 64), torch.arange(2)).shape == (2, 1, 64, 64)
+        if method == "mudiff":  # pairs of neighbours, closed to a ring where that is another pair
+            closed = n > 2 and "pairs" not in reading
+            assert len(made.f2.contrast_adapter.pairs) == n - 1 + closed
 
 
 @pytest.mark.parametrize("method", datasets.BASELINES)
@@ -135,6 +147,8 @@ SIZES = [
     ("hinet", {"image_size": 36}, "multiples of 8"),
     ("hinet", {"image_size": 32}, "from 40 pixels"),
     ("syndiff", {"multipliers": (1,) * 8}, "multiples of 128"),
+    ("mudiff", {"image_size": 96}, "multiples of 64"),
+    ("mudiff", {"width": 24, "multipliers": (1, 2, 4)}, "equal groups"),
     ("mmgan", {"levels": 1}, "2 or more"),
     ("ddpm", {"image_size": 36, "multipliers": (1, 2, 4, 4)}, "= 36: .* 4 multipliers takes multiples of 8"),
 ]

@@ -7,12 +7,13 @@ from conftest import SMALL, some_slices
 
 from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
+from mudiff.training import profiles
 
 FIELDS = SMALL | {"width": 8, "steps": 4}
 VARIATIONS = [
     {}, {"mask": "channel_mean"}, {"mask": "trained"}, {"mask_detached": True}, {"detach_first": True},
     {"critic_real_weight": 2.0}, {"reduction": "sum"}, {"r1_gamma": 0.0}, {"beta1": 0.1, "beta2": 0.2},
-    {"precision": "bfloat16"}, {"steps": 1},
+    {"precision": "bfloat16"}, *(v for k, v in profiles.ABLATIONS.items() if k not in ("full", "lambda_c")),
 ]  # fmt: skip
 
 
@@ -30,13 +31,15 @@ def two_steps(**change):
 def test_every_parameter_learns_in_one_step_or_two_and_each_departure_changes_the_result(change):
     method, before, values = two_steps(**change)
     still = [k for k, v in method.named_parameters() if torch.equal(v, before[k])]
+    masks, critic = ("weight_mask" not in change and "networks" not in change), "weight_adversarial" not in change
     # C-1: only "trained" moves the attention convolution.
-    untrained = [] if change.get("mask") == "trained" else ["attention.weight", "attention.bias"]
-    assert set(still) <= set(untrained if change.get("mask") != "channel_mean" else [])
+    untrained = () if change.get("mask") in ("trained", "channel_mean") else ("attention.",)
+    assert [k for k in still if not k.startswith(untrained if critic else ("critic.", "attention."))] == []
     assert all(torch.isfinite(v) for v in values.values())
+    assert ("critic" in values) == critic and ("mask" in values) == masks
     assert all(p.requires_grad for p in method.critic.parameters())
     released, *_ = two_steps()
-    same = [torch.equal(v, method.get_parameter(k)) for k, v in released.named_parameters() if k.startswith("f")]
+    same = [torch.equal(v, released.get_parameter(k)) for k, v in method.named_parameters() if k.startswith("f1.")]
     assert all(same) == (not change)
 
 
@@ -57,14 +60,16 @@ def test_first_network_learns_from_the_second_unless_cut():
     assert first_gradient(detach_first=True) == 0
 
 
-def test_callback_sees_every_step_and_the_average_is_the_sample():
-    y, seen, method = some_slices(2).conditions, [], build(Settings(**FIELDS))
+@pytest.mark.parametrize(("networks", "count"), [("mutual", 2), ("single", 1)])
+def test_callback_sees_every_step_and_the_average_is_the_sample(networks, count):
+    y, seen, method = some_slices(2).conditions, [], build(Settings(**FIELDS, networks=networks))
     for step in range(3):
         method.training_step(some_slices(3), step)
     x = method.synthesize(y, torch.tensor([1, 2]), seen.append)
     assert [step["t"] for step in seen] == [3, 2, 1, 0]
-    last = seen[-1]  # at t = 0 the posterior mean is the prediction itself: Eq. 31 averages both networks
-    assert torch.allclose(x, (last["x_p1"] + last["x_p2"]) / 2, atol=1e-5)
+    # At t = 0 the posterior mean is the prediction itself: Eq. 31 averages both networks.
+    predictions = [value for name, value in seen[-1].items() if name.startswith("x_p")]
+    assert len(predictions) == count and torch.allclose(x, sum(predictions) / count, atol=1e-5)
     assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1
 
 

@@ -4,16 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import some_slices
+from conftest import SMALL, some_slices
 
 from mudiff.methods.base import build
 from mudiff.training import profiles
-
-TINY = {"image_size": 64, "width": 4, "embedding": 8, "latent": 5, "critic_width": 4, "multipliers": (1, 2)}
-
-
-def ablation(name: str):
-    return build(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}", **TINY))
 
 
 @pytest.mark.parametrize("name", profiles.ABLATIONS)
@@ -26,27 +20,10 @@ def test_an_ablation_differs_from_the_full_model_in_its_own_fields_alone(name):
     assert own > {"variant"} or name in ("full", "lambda_c")  # smoke has the published game itself
 
 
-@pytest.mark.parametrize("name", profiles.ABLATIONS)
-def test_an_ablation_trains_every_weight_it_has_and_samples(name):
-    method, batch = ablation(name), some_slices(2, size=64)
-    for step in range(2):  # step 0 lifts the last layer of each residual branch off zero
-        values = method.training_step(batch, step)
-    still = {k for k, v in method.named_parameters() if v.grad is None or not v.grad.any()}
-    untrained = ("attention.", "critic.") if name == "no_critic" else ("attention.",)
-    assert {k for k in still if not k.startswith(untrained)} == set()
-    assert ("critic" in values) == (name != "no_critic")
-    assert ("mask" in values) == (name not in ("abl1", "abl4", "no_critic"))
-    seen = []
-    image = method.synthesize(batch.conditions, batch.seeds, seen.append)
-    assert image.shape == (2, 1, 64, 64) and image.isfinite().all() and len(seen) == method.settings.steps
-    assert all(("x_p2" in step) == (name != "abl1") for step in seen)
-
-
 def test_without_rho_the_first_prediction_tells_the_second_network_nothing():
-    batch, z = some_slices(2, size=64), torch.zeros(2, TINY["latent"])
-    t = torch.tensor([1, 2])
+    batch, z, t = some_slices(2), torch.zeros(2, 100), torch.tensor([0, 1])
     for name, same in {"abl3_caption": True, "abl3_text": False, "full": False}.items():
-        method = ablation(name)
+        method = build(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}", **SMALL))
         for step in range(2):  # the last layer starts at zero
             method.training_step(batch, step)
         a, b = (method.f2(batch.target, batch.conditions, t, z, x) for x in (batch.target, -batch.target))
