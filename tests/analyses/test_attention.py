@@ -40,7 +40,7 @@ def test_steps_are_those_of_training(lively_slices):
     method = lively()
     seen = list(attention.observe(method, lively_slices, [2]))
     assert [s.t for s in seen] == [0, 1, 2]
-    assert seen[0].logits.shape == (1, 3) and seen[0].middles[0].shape[1] == method.critic.middle_width
+    assert seen[0].logits.shape == (1, 3) and seen[0].middles[0].shape == (1, method.critic.middle_width, 8, 8)
     again = attention.observe(method, lively_slices, [2])
     assert all(torch.equal(a.logits, b.logits) for a, b in zip(seen, again, strict=True))
     # At t = 0 the true step is the truth, and the step back is the prediction (no noise and no x_t are left).
