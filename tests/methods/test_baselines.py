@@ -203,25 +203,13 @@ def test_a_file_that_is_not_vgg16_is_named(tmp_path):
         profiles.settings("paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
 
 
-def test_all_methods_of_a_task_see_the_same_slices():
-    for name, profile in profiles.PROFILES.items():
-        for (dataset, target), methods in profile.runs.items():
-            seen = {m: profiles.settings(name, dataset, target, m) for m in methods if m != "linear"}
-            shared = ("epochs", "batch_size", "order", "checkpoint", "validate_every", "precision", "seed")
-            assert len({tuple(getattr(s, field) for field in shared) for s in seen.values()}) == 1
-            assert len({s.preparation() for s in seen.values()}) == 1
-            assert len({s.validation_slices for m, s in seen.items() if m != "ddpm"}) == 1
-            assert {"mudiff", "syndiff", "linear"} <= set(methods)
-    assert set(profiles.profile("paper").runs.values()) == {tuple(datasets.METHODS)}
-    assert len(profiles.PROFILES["paper"].runs) == 9
-
-
 RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule
     "pix2pix": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 0), 0.5, ("linear", 0.5), 0, (200, 1)),
     "pgan": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 100, 0), 0.5, ("linear", 0.5), 0, (100, 1)),
     "mmgan": ((2e-4, 2e-4), (0.5, 0.999), (0.9, 0.1, 0, 0), 0.2, ("constant",), 0, (60, 4)),
     "hinet": ((2e-4, 2e-4), (0.5, 0.999), (100, 1, 0, 20), 0, ("linear", 0.25), 0, (400, 4)),
     "syndiff": ((1.6e-4, 1e-4), (0.5, 0.9), (0.5, 1, 0, 0), 0, ("cosine",), 0.999, (50, 1)),
+    "ddpm": ((1e-4, 1e-4), (0.9, 0.999), (0.5, 1, 0, 0), 0, ("constant",), 0.999, (561, 16)),  # 600,000 steps
 }
 
 
@@ -236,13 +224,8 @@ def test_recipes_are_those_of_the_publications(method):
     assert p.order == "shuffled" and s.order == "fixed"
     if method == "syndiff":
         assert (s.multipliers, s.steps, s.r1_gamma, s.r1_interval) == ((1, 1, 2, 2, 4, 4), 4, 1, 10)
-
-
-def test_recipe_of_ddpm():
-    s, p = (profiles.settings("paper", "brats", "t1ce", "ddpm", *kind) for kind in ((), ("published",)))
-    assert (s.learning_rate, s.beta1, s.beta2, s.ema_decay) == (1e-4, 0.9, 0.999, 0.999)
-    assert (s.steps, s.width, p.width, p.batch_size, p.learning_rate) == (1000, 64, 128, 16, 2e-5)
-    assert p.epochs * 17_120 / p.batch_size == pytest.approx(600_000, rel=1e-3)
+    if method == "ddpm":
+        assert (s.steps, s.width, p.width, p.learning_rate) == (1000, 64, 128, 2e-5)
 
 
 ANSWERS = [  # method, the critic's losses where it answers 0, and 1 to everything; the generator's adversarial ones

@@ -5,21 +5,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import some_slices
+from conftest import SMALL, some_slices
 
 from mudiff.errors import MudiffError
 from mudiff.methods.ddpm import DDPM, unet
 from mudiff.settings import Settings
 from mudiff.training import profiles
 
-SMALL = {
-    "method": "ddpm", "image_size": 16, "width": 8, "multipliers": (1, 2), "blocks": 1, "attention_at": 8,
-    "steps": 25, "learning_rate": 2e-3, "beta1": 0.9, "beta2": 0.999,
-}  # fmt: skip
+OWN = {
+    "method": "ddpm",
+    "width": 8,
+    "attention_at": 8,
+    "steps": 25,
+    "learning_rate": 2e-3,
+    "beta1": 0.9,
+    "beta2": 0.999,
+}
 
 
 def make(**change) -> DDPM:
-    settings = Settings(**SMALL | change)
+    settings = Settings(**SMALL | OWN | change)
     return DDPM(settings, torch.Generator().manual_seed(settings.seed))
 
 
@@ -85,13 +90,11 @@ def test_training_asks_for_the_noise_at_every_step_alike(monkeypatch):
     assert (noise.std(dim=(1, 2, 3)) - 1).abs().max() < 0.25
 
 
-def test_the_network_sees_the_step_and_the_conditions():
+def test_the_network_sees_the_step():
     """With one channel a group, normalisation would take out what the time embedding adds."""
     method, batch = make(multipliers=(1, 1)), some_slices(3)
     for step in range(20):
         method.training_step(batch, step)
     with torch.no_grad():
         early, late = (method.predict_noise(batch.target, batch.conditions, torch.full((3,), t)) for t in (0, 24))
-        other = method.predict_noise(batch.target, -batch.conditions, torch.full((3,), 0))
     assert (early - late).abs().mean() > 1e-2
-    assert (early - other).abs().mean() > 1e-2

@@ -20,6 +20,8 @@ def test_released_settings_are_the_authors_training_command():
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.conditions == ("flair", "t2", "t1") and settings.run_name == "brats_t1ce_mudiff"
     assert profiles.settings("paper", "healthy", "flair", "mudiff").slices == 100
+    runs = profiles.profile("paper").runs
+    assert set(runs.values()) == {tuple(datasets.METHODS)} and len(runs) == 9
 
 
 def test_the_text_variant_differs_in_what_the_register_says_and_learns():
@@ -32,14 +34,18 @@ def test_the_text_variant_differs_in_what_the_register_says_and_learns():
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
-def test_profiles_hold_runs_that_exist(name):
-    profile = profiles.profile(name)
-    for (dataset, target), methods in profile.runs.items():
-        for method in methods:
-            settings = profiles.settings(name, dataset, target, method)
+def test_the_runs_of_a_profile_exist_and_all_methods_of_a_task_see_the_same_slices(name):
+    for (dataset, target), methods in profiles.profile(name).runs.items():
+        assert {"mudiff", "syndiff", "linear"} <= set(methods)
+        seen = {method: profiles.settings(name, dataset, target, method) for method in methods}
+        for settings in seen.values():
             assert settings.preparation() == profiles.preparation(name, dataset)
             assert target not in settings.conditions
             assert {target, *settings.conditions} <= set(datasets.dataset(dataset).contrasts)
+        del seen["linear"]
+        shared = ("epochs", "batch_size", "order", "checkpoint", "validate_every", "precision", "seed")
+        assert len({tuple(getattr(s, field) for field in shared) for s in seen.values()}) == 1
+        assert len({s.validation_slices for method, s in seen.items() if method != "ddpm"}) == 1
 
 
 def test_every_method_refuses_the_variants_of_others():
