@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +43,7 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     code = file_hash(module) if module.is_file() else inspect.getsource(function)  # the latter in a notebook
     key = digest(RECIPE_VERSION, code, *inputs)
     read, write = (_read_frame, _frame_bytes) if path.suffix == ".csv" else (_read_arrays, _array_bytes)
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged or missing
+    with contextlib.suppress(Exception):  # damaged or missing: numpy and pandas raise many kinds
         return read(path, key)
     result = compute()  # each time, where nothing can be written
     with contextlib.suppress(MudiffError), paths.atomic_write(path) as temporary:

@@ -226,14 +226,17 @@ _UsageError = typer.BadParameter.__bases__[0]  # of the click that typer brings
 
 
 def main() -> None:
-    """Run the command line; a `MudiffError` or a usage error ends it with one line and exit code 2."""
+    """Run the command line; what a user or the system can mend ends it with one line and exit code 2."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except (MudiffError, _UsageError) as error:
-        message = error.format_message() if isinstance(error, _UsageError) else str(error)
-        print("mudiff:", *message.split(), file=sys.stderr)
-        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("mudiff: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        message = error.format_message() if isinstance(error, _UsageError) else paths.explain(error)
+        if message is None and not isinstance(error, MudiffError):
+            raise  # a fault of ours keeps its traceback
+        where = getattr(error, "filename", None)
+        print("mudiff:", *f"{where or ''} {message or error}".split(), file=sys.stderr)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,14 +2,21 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import re
 import secrets
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mudiff.errors import MudiffError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def root() -> Path:
@@ -53,17 +60,51 @@ def manifests() -> Path:
     return next((p / "data_manifests" for p in places if (p / "data_manifests").is_dir()), places[0])
 
 
+_FULL = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your part of the disk is full; free some space",
+    errno.EFBIG: "the file is too large for this disk or for your limit (`ulimit -f`); choose another folder",
+}
+_UNSUPPORTED = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EPERM,
+    errno.ENOLCK,
+)  # fsync, flock
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)  # torch's RuntimeErrors
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what to tell of an error of the system (memory, disk, permission), None of any other."""
+    no_memory = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+    if no_memory or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "too little memory; close other programs, or take fewer workers, smaller batches or smaller images"
+    return _FULL.get(error.errno) or error.strerror or str(error) if isinstance(error, OSError) else None
+
+
 @contextlib.contextmanager
-def clear_os_errors(path: Path, full_disk_only: bool = False) -> Iterator[None]:
+def clear_os_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a place that cannot be written, met while `path` is written, into a `MudiffError`."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full_disk_only and not full:
-            raise
-        why = f"cannot be written ({error.strerror or error}); choose a folder that you may write to"
-        raise MudiffError(f"{path}: {'the disk is full; free some space' if full else why}.") from error
+        why = f"cannot be written ({explain(error)}); choose a folder that you may write to"
+        raise MudiffError(f"{path}: {_FULL.get(error.errno, why)}.") from error
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return the full disk or the Ctrl-C that a library hid in an error of its own, if that is behind it."""
+    link: BaseException | None = error
+    while link is not None:  # torch
+        if isinstance(link, KeyboardInterrupt) or getattr(link, "errno", None) in _FULL:
+            return link
+        link = link.__context__
+    number = re.search(r"os error (\d+)", str(error))  # safetensors
+    lost = re.fullmatch(r"\d+ requested and \d+ written", str(error))  # numpy
+    code = int(number[1]) if number else errno.ENOSPC if lost else None
+    return OSError(code, "") if code in _FULL else None
 
 
 @contextlib.contextmanager
@@ -74,21 +115,75 @@ def atomic_write(path: Path) -> Iterator[Path]:
     disk or a folder that cannot be written is a `MudiffError`; other errors of the block pass unchanged.
     """
     path = Path(path)
-    # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
+    temporary = _temporary(path)
     try:
-        with clear_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
-        with clear_os_errors(path, full_disk_only=True):
+        mode = temporary.stat().st_mode
+        try:
             yield temporary
+        except Exception as error:
+            if (cause := _cause(error)) is None:
+                raise
+            with clear_os_errors(path):
+                raise cause from error
         with clear_os_errors(path):
+            if temporary.stat().st_mode != mode:  # safetensors lets nobody else read
+                temporary.chmod(mode)
             with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    if error.errno not in _UNSUPPORTED:
+                        raise
             temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise now what `atomic_write` would raise after the work that makes the content of `path`."""
+    _temporary(Path(path)).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """Make an empty temporary file beside `path`, with the permissions that the umask leaves."""
+    # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
+    with clear_os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    _clean(path.parent)
+    return temporary
+
+
+@functools.cache  # once per process
+def _clean(folder: Path) -> None:
+    """Delete what killed processes were writing here; a file of the last day may belong to a living one."""
+    for left in folder.glob(f".tmp-{'[0-9a-f]' * 12}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86400:
+                left.unlink()
+
+
+def lock(path: Path, waiting: str) -> contextlib.AbstractContextManager:
+    """Take the lock file `path`, and say `waiting` while another living process has it; return what gives it back."""
+    from filelock import FileLock, Timeout
+
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = FileLock(path, fallback_to_soft=False)
+        try:
+            return own.acquire(timeout=0)
+        except Timeout:
+            print(waiting, file=sys.stderr)
+            return own.acquire()
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            print(f"warning: {path.parent}: a disk without locks; start nothing twice at a time.", file=sys.stderr)
+            return contextlib.nullcontext()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,22 +197,72 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that mudiff wrote; a MudiffError says if it is missing or damaged."""
+@contextlib.contextmanager
+def reading(path: Path | str, what: str, advice: str) -> Iterator[None]:
+    """Turn what goes wrong while `path` is read, and its form checked, into one `MudiffError`: it is no `what`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MudiffError(f"{path}: file not found; run the step that writes it first.") from None
-    except (ValueError, OSError) as error:
-        raise MudiffError(f"{path}: cannot be read as JSON ({error}); delete it and make it again.") from None
+        yield
+    except MudiffError:
+        raise
+    except Exception as error:  # libraries raise many kinds for files that hold something else
+        missing = isinstance(error, FileNotFoundError)
+        if not missing and (why := explain(error)) and getattr(error, "errno", 0) is not None:
+            raise MudiffError(f"{path}: cannot be read ({why}).") from None  # no fault of the file
+        reason = " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
+        raise MudiffError(f"{path}: no {what} ({'file not found' if missing else reason}); {advice}.") from None
 
 
-def read_tensors(path: Path | str, what: str, advice: str) -> Any:
+def check_form(value: Any, form: Any, name: str = "it") -> None:
+    """Raise a ValueError where `value` is not of a form: type, {"key": form} (must be there), {str: form}, [form]."""
+    kind = form if isinstance(form, type) else type(form)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    if isinstance(form, dict):
+        for key, inner in (dict.fromkeys(value, form[str]) if str in form else form).items():
+            if key not in value:
+                raise ValueError(f"{name} has no {key!r}")
+            check_form(value[key], inner, repr(key))
+    elif isinstance(form, list):
+        for item in value:
+            check_form(item, form[0], f"an entry of {name}")
+
+
+def read_json(path: Path, form: Any = dict) -> Any:
+    """Read JSON that mudiff wrote, of a form (see `check_form`); a MudiffError if it is missing or damaged."""
+    with reading(path, "valid JSON", "delete what is there and run the step that writes it"):
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        check_form(value, form)
+    return value
+
+
+def read_tensors(path: Path | str, what: str, advice: str, form: Any = dict) -> Any:
     """Read what `torch.save` wrote; if it is missing, damaged or would run code, the error ends with `advice`."""
     import torch
 
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that hold something else
-        reason = "file not found" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
-        raise MudiffError(f"{path}: no {what} ({reason or type(error).__name__}); {advice}.") from None
+    with reading(path, what, advice):
+        value = torch.load(path, map_location="cpu", weights_only=True)
+        check_form(value, form)
+    return value
+
+
+def read_weights(path: Path | str, what: str, advice: str) -> dict[str, "Tensor"]:
+    """Read weights of safetensors or `torch.save`, see `check_weights`."""
+    from safetensors.torch import load_file
+
+    if Path(path).suffix != ".safetensors":
+        return check_weights(read_tensors(path, what, advice), path, advice)
+    with reading(path, what, advice):
+        return check_weights(load_file(path), path, advice)
+
+
+def check_weights(weights: dict[str, "Tensor"], source: Path | str, advice: str) -> dict[str, "Tensor"]:
+    """Return `weights`; a MudiffError unless they are name -> plain tensor of finite numbers."""
+    import torch
+
+    for name, value in weights.items():
+        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+        if not isinstance(name, str) or not plain or value.is_complex() or value.is_meta:
+            raise MudiffError(f"{source}: {name} is no tensor of numbers; {advice}.")
+        if not value.float().isfinite().all():
+            raise MudiffError(f"{source}: {name} holds NaN or infinite values; {advice}.")
+    return weights

@@ -147,10 +147,11 @@ class Settings:
 
 
 _TYPES = typing.get_type_hints(Settings)
-_POSITIVE = (
-    "image_size", "slices", "width", "blocks", "embedding", "latent", "levels", "critic_width", "critic_blocks",
-    "steps", "epochs", "batch_size", "learning_rate", "critic_learning_rate", "r1_interval", "validate_every",
-)  # fmt: skip
+_POSITIVE = ("epochs", "learning_rate", "critic_learning_rate", "r1_interval", "validate_every")
+_LARGEST = {  # of what memory grows with
+    "image_size": 2048, "slices": 2048, "width": 1024, "blocks": 64, "embedding": 4096, "latent": 4096, "levels": 12,
+    "critic_width": 1024, "critic_blocks": 11, "steps": 10_000, "batch_size": 1024,
+}  # fmt: skip
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
@@ -169,7 +170,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if type(value) is kind or (number and kind(value) == value):
             return kind(value)
-    except (ValueError, SyntaxError, OverflowError):
+    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
         pass
     raise MudiffError(f"setting {name} = {value!r}: expected a value of type {getattr(kind, '__name__', kind)}.")
 
@@ -178,7 +179,8 @@ def _check(s: Settings) -> None:
     """Refuse values that no method can use; each network checks what it needs itself."""
     datasets.known("method", s.method, datasets.METHODS)
     datasets.dataset(s.dataset).conditions(s.target)
-    rules = {f"{name} must be above 0": getattr(s, name) > 0 for name in _POSITIVE}
+    rules = {f"{name} must be above 0": getattr(s, name) > 0 for name in (*_POSITIVE, *_LARGEST)}
+    rules |= {f"{name} must be at most {most}": getattr(s, name) <= most for name, most in _LARGEST.items()}
     for name in ("beta1", "beta2", "ema_decay", "dropout", "constant_part", "curriculum"):
         rules[f"{name} must be at least 0 and below 1"] = 0 <= getattr(s, name) < 1
     rules |= {
@@ -188,7 +190,8 @@ def _check(s: Settings) -> None:
         "image_size must be a multiple of 4": s.image_size % 4 == 0,
         "width and critic_width must be multiples of 4": s.width % 4 == s.critic_width % 4 == 0,
         "embedding must be even": s.embedding % 2 == 0,
-        "multipliers must be 1 or more each": s.multipliers and min(s.multipliers) >= 1,
+        "multipliers must be 1 to 11 in number": 0 < len(s.multipliers) <= 11,
+        "multipliers must be from 1 to 64 each": all(0 < m <= 64 for m in s.multipliers),
         "levels must be 2 or more": s.levels >= 2,
         "beta_min must be above 0 and below beta_max": 0 < s.beta_min < s.beta_max,
         "validation_slices must not be negative": s.validation_slices >= 0,

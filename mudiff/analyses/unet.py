@@ -142,7 +142,7 @@ def train(profile: str, recipe: Recipe | None = None) -> nn.Module:
     validation subjects (the last epoch's if none has a tumour), and ``training.csv``: epoch, loss, dice, chosen.
     """
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     recipe = recipe or RECIPES[profile]
     prepared, file = paths.prepared(profile, DATASET), folder(profile) / "weights.safetensors"
@@ -157,7 +157,7 @@ def train(profile: str, recipe: Recipe | None = None) -> nn.Module:
         paths.write_text(folder(profile) / "training.csv", log.to_csv(index=False, lineterminator="\n"))
         with paths.atomic_write(file) as temporary:
             save_file(weights, temporary, made_from)
-    network.load_state_dict(load_file(file))
+    network.load_state_dict(paths.read_weights(file, "weights", "delete it"))
     return network.eval()
 
 

@@ -20,6 +20,15 @@ UINT16_MAX = 65535
 
 _RECIPE = 5  # raised by every change that alters slices
 Indices = Sequence[int] | np.ndarray
+RECORD = {
+    "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": int,
+    "slices": int, "notes": [str],
+}  # fmt: skip
+"""What the JSON file of a prepared subject must hold, see `paths.check_form`."""
+_INFO = {
+    "settings": {"dataset": str, "image_size": int}, "fingerprint": str, "data_hash": str, "failed": {str: str},
+    "subjects": {str: RECORD}, "warnings": [str],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,14 +91,16 @@ class Slices:
         places = np.asarray(indices, dtype=np.intp).reshape(-1)
         if not len(places):
             return np.zeros((0, self.image_size, self.image_size), np.uint8)
-        return np.stack([self._open(self._subject[i] + suffix)[self._row[i], channel] for i in places])
+        return np.stack([self._open(self._subject[i], suffix)[self._row[i], channel] for i in places])
 
-    def _open(self, name: str) -> np.ndarray:
-        path = self._folder / name
-        try:
-            return _map(path, path.stat().st_mtime_ns)
-        except (OSError, EOFError, ValueError) as error:
-            raise MudiffError(f"{path}: cannot be read ({error}); delete it and run `mudiff prepare`.") from None
+    def _open(self, subject: str, suffix: str) -> np.ndarray:
+        path, side = self._folder / (subject + suffix), self.image_size
+        channels, kind = (len(self.contrasts), np.uint16) if suffix == ".npy" else (2, np.uint8)
+        with paths.reading(path, "prepared slices", "delete it and run `mudiff prepare`"):
+            array = _map(path, path.stat().st_mtime_ns)
+            if array.dtype != kind or array.shape != (len(self._rows[subject]), channels, side, side):
+                raise ValueError(f"an array of {array.dtype} {array.shape}")
+        return array
 
 
 @functools.lru_cache(maxsize=100)  # a map keeps its file open, and macOS allows 256
@@ -102,7 +113,12 @@ def open_slices(folder: Path, split: str) -> Slices:
     folder = Path(folder)
     datasets.known("split", split, SPLITS)
     info = read_info(folder)
-    table = pd.read_csv(folder / "slices.csv", dtype={"split": str, "subject": str}, keep_default_na=False)
+    with paths.reading(folder / "slices.csv", "index of slices", "run `mudiff prepare` again"):
+        types = {"split": str, "subject": str, "slice": int}
+        table = pd.read_csv(folder / "slices.csv", dtype=types, keep_default_na=False)
+        prepared = {(record["split"], name): record["slices"] for name, record in info["subjects"].items()}
+        if table.groupby(["split", "subject"]).size().to_dict() != prepared or (table["slice"] < 0).any():
+            raise ValueError("not that of prepared.json")
     index = table.loc[table["split"] == split, ["subject", "slice"]].reset_index(drop=True)
     if index.empty:
         raise MudiffError(f"{folder}: has no slices of split {split!r}; add subjects of it to the manifest.")
@@ -125,7 +141,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "prepared.json"
     if not path.is_file():
         raise MudiffError(f"{folder}: no prepared slices; run `mudiff prepare`, or `mudiff train` with --data-root.")
-    info = paths.read_json(path)
+    info = paths.read_json(path, _INFO)
     if failed := info["failed"]:
         total, rest = len(failed) + len(info["subjects"]), f" (the rest: {path})" if len(failed) > 3 else ""
         raise MudiffError(

@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
-from mudiff.data.dataset import UINT16_MAX, Preparation
+from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
 from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, to_slices
@@ -71,13 +74,25 @@ def each_subject(
         except MudiffError as error:
             return job, error
 
-    run = joblib.Parallel(min(workers, len(jobs)) or 1, return_as="generator_unordered")
+    options = {"return_as": "generator_unordered", "initializer": _end_with, "initargs": (os.getpid(),)}
+    run = joblib.Parallel(min(workers, len(jobs)) or 1, **options)
     try:
         results = run(joblib.delayed(attempt)(job) for job in jobs)
         yield from tqdm(results, label, len(jobs), unit="subject", disable=None if progress else True)
     except TerminatedWorkerError:
         advice = "run it again with fewer workers (finished subjects are kept)"
         raise MudiffError(f"{label}: a process died, probably for want of memory; {advice}.") from None
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end a second after its parent at the latest, also where that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_subject(preparation: Preparation, subject: str, split: str, found: files.Files, folder: Path) -> Record:
@@ -149,7 +164,7 @@ def _finished(
     """Return the records of the subjects that are prepared already, and delete what is out of date."""
     kept = {}
     # Names that begin with a dot are what a killed process was writing.
-    records = {p: paths.read_json(p) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
+    records = {p: paths.read_json(p, RECORD) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
     if any(record["fingerprint"] != preparation.fingerprint() for record in records.values()):
         aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{folder.name}.old-{n}")).exists())
         print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)

@@ -19,6 +19,8 @@ from mudiff.model.layers import PyramidStep, ResidualBlock, SelfAttention
 from mudiff.settings import Settings
 from mudiff.training import runs
 
+_DATA = "published weights"  # in the place of a hash of training data
+
 
 def _in_order(network: StructureNetwork | TextureNetwork) -> Iterator[nn.Module]:
     """Yield the numbered modules in the order in which the network uses them."""
@@ -99,9 +101,10 @@ def fill(names: dict[str, nn.Parameter], weights: dict[str, Tensor], source: str
 def _read(source: str | Path | dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict in a file, or `source` itself, without the prefix ``module.``."""
     advice = "pass gen_diffusive_1.pth or _2.pth"
-    weights = source if isinstance(source, dict) else paths.read_tensors(source, "published weights", advice)
-    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
-        raise MudiffError(f"{source}: holds no state dict (key -> tensor); {advice}.")
+    given = isinstance(source, dict)
+    weights = (
+        paths.check_weights(source, "state dict", advice) if given else paths.read_weights(source, _DATA, advice)
+    )
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
@@ -141,17 +144,18 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
 
     The critic and the convolution of the masks were never released (C-1): such a run cannot be trained further.
     """
-    if folder.exists():
-        raise MudiffError(f"{folder}: exists already; choose another --output.")
     settings, n_conditions = _infer(_read(generator_1), str(generator_1))
     settings = settings.replace(dataset=dataset, target=target)
     if n_conditions != (expected := len(settings.conditions)):
         wrong = f"takes {n_conditions} conditions, but {dataset} {target} has {expected}"
         raise MudiffError(f"{generator_1}: {wrong}; pass the --dataset and --target of these weights.")
+    unfinished = runs.matches(folder, settings, _DATA) and not runs.is_complete(folder)
+    if folder.exists() and not unfinished and (not folder.is_dir() or any(folder.glob("[!.]*"))):
+        raise MudiffError(f"{folder}: exists already; choose another --output.")
     f1, f2 = load_networks(generator_1, generator_2)
     weights = nn.ModuleDict({"f1": f1, "f2": f2}).state_dict()
-    runs.claim(folder, settings, data_hash="published weights")
+    runs.claim(folder, settings, _DATA)
     runs.save_weights(folder / "weights.safetensors", weights)
     hashes = [cache.file_hash(path) for path in (generator_1, generator_2)]
-    paths.write_json(folder / "provenance.json", {"source": "published weights", "sha256": hashes})
+    paths.write_json(folder / "provenance.json", {"source": _DATA, "sha256": hashes})
     return folder

@@ -70,7 +70,10 @@ def _sample(
         options["scenario"] = Scenario.of(settings.conditions, *task, len(seeds)).to(method.device)
     if steps is not None:
         options["steps"] = steps
-    return _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
+    images = _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
+    if not np.isfinite(images).all():
+        raise MudiffError(f"run {settings.run_name}: its weights lead to NaN or infinite voxels; train it again.")
+    return images
 
 
 def _check_steps(method: Method, steps: int | None) -> None:
@@ -119,12 +122,8 @@ def synthesize_split(
 def read_synthetic(folder: Path, subject: str) -> np.ndarray:
     """Return the synthetic slices of a subject, float32 (n, S, S) in [0, 1]; a `MudiffError` without them."""
     path = Path(folder) / f"{subject}.npy"
-    try:
+    with paths.reading(path, "synthetic slices", "delete it and run notebook 03_sampling"):
         return np.load(path, allow_pickle=False).astype(np.float32) / 65535
-    except FileNotFoundError:
-        raise MudiffError(f"{path}: not found; notebook 03_sampling makes it.") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise MudiffError(f"{path}: damaged ({error}); delete it and run notebook 03_sampling.") from None
 
 
 def synthesize_missing(
@@ -179,6 +178,8 @@ def synthesize_volume(
     _check_steps(method, steps)
     outputs = [Path(path) for path in (output, uncertainty) if path is not None]
     conditions = _conditions(Path(run), settings, Path(subject), target, outputs, force)
+    for path in outputs:
+        paths.check_writable(path)
     background = np.logical_and.reduce([volume.data <= 0 for volume in conditions.values()])
     stacks, first = {}, next(iter(conditions))
     for name, volume in conditions.items():

@@ -37,7 +37,9 @@ def train(
     """
     with processes.joined(), processes.claimed_device(device) as device:
         data_hash = dataset.check(prepared, settings.preparation())
-        with runs.locked(folder) if processes.rank() == 0 else nullcontext():
+        # Beside the folder, since a run of other settings is moved aside with all that is in it.
+        lock, waiting = folder.parent / f".{folder.name}.lock", "another process trains this run; waiting for its end"
+        with paths.lock(lock, f"{folder}: {waiting}.") if processes.rank() == 0 else nullcontext():
             processes.barrier()
             if not (runs.matches(folder, settings, data_hash) and runs.is_complete(folder)):
                 # Settings that cannot be trained fail here, before they displace a run.
@@ -114,9 +116,15 @@ class _Training:
         """Take up the last saved state, if any; it may be of another number of processes."""
         state = runs.read_state(self.folder)
         if state is not None:
-            self.method.load_state_dict(state["weights"])
-            for name, optimiser in self.method.optimisers.items():
-                optimiser.load_state_dict(state["optimisers"][name])
+            advice = "delete it to start this run anew"
+            with paths.reading(self.folder / "state.pt", "resume state of these settings", advice):
+                paths.check_weights(state["weights"], self.folder / "state.pt", advice)
+                self.method.load_state_dict(state["weights"])
+                for name, optimiser in self.method.optimisers.items():
+                    optimiser.load_state_dict(state["optimisers"][name])
+                    for value, own in optimiser.state.items():
+                        if any(v.numel() > 1 and v.shape != value.shape for v in own.values()):
+                            raise ValueError(f"optimiser {name} has other shapes")
             for tensors in (state["average"], state["sums"]):
                 tensors.update({k: v.to(self.method.device) for k, v in tensors.items()})
             self.average.weights, self.sums, self.counts = state["average"], state["sums"], state["counts"]
@@ -131,8 +139,8 @@ class _Training:
             state = {name: getattr(self, name) for name in ("step", "best", "seconds", "sums", "counts")}
             state |= {"weights": self.method.state_dict(), "average": self.average.weights}
             state["optimisers"] = {name: o.state_dict() for name, o in self.method.optimisers.items()}
-            with paths.atomic_write(self.folder / "state.pt") as temporary:
-                torch.save(state, temporary)
+            with paths.atomic_write(self.folder / "state.pt") as temporary, temporary.open("wb") as file:
+                torch.save(state, file)  # by a file of Python, whose errors say what went wrong
 
     def log(self, **extra: float) -> None:
         """Append the mean losses since the last line."""

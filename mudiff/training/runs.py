@@ -11,13 +11,11 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mudiff import __version__, cache, paths
@@ -31,27 +29,18 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder alone; wait while another living process holds it."""
-    # Beside the folder, since a run of other settings is moved aside with all that is in it.
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    with paths.clear_os_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{folder}: another process trains this run; waiting for it to end.", file=sys.stderr)
-            held = lock.acquire()
-    with held:
-        yield
+_RECORD = {"settings": dict, "data": str, "recipe": int}  # what settings.json holds
+_STATE = {
+    "step": int, "best": float, "seconds": float, "sums": {str: Tensor}, "counts": {str: int},
+    "weights": {str: Tensor}, "average": {str: Tensor}, "optimisers": {str: dict},
+}  # fmt: skip
 
 
 def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
     """Tell whether the folder belongs to these settings and data, under the present recipe."""
     if not (folder / "settings.json").is_file():
         return False
-    found = paths.read_json(folder / "settings.json")
+    found = paths.read_json(folder / "settings.json", _RECORD)
     with contextlib.suppress(MudiffError):  # values that no field takes any more
         found["settings"] = Settings.from_dict(found["settings"])
     return found == {"settings": settings, "data": data_hash, "recipe": cache.RECIPE_VERSION}
@@ -78,7 +67,7 @@ def is_complete(folder: Path) -> bool:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
     path, advice = folder / "state.pt", "it is damaged: delete it to start this run anew"
-    return paths.read_tensors(path, "resume state", advice) if path.is_file() else None
+    return paths.read_tensors(path, "resume state", advice, _STATE) if path.is_file() else None
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -91,19 +80,16 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 def load(folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Method:
     """Rebuild a run's method, ready to sample, in the run's own or another precision."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path, recorded = Path(folder) / "weights.safetensors", Path(folder) / "settings.json"
     if not recorded.is_file() or not path.is_file():
         advice = "train it with `mudiff train` or import one with `mudiff import-released`"
         raise MudiffError(f"{folder}: no trained run here (settings.json and weights.safetensors); {advice}.")
-    settings = Settings.from_dict(paths.read_json(recorded)["settings"])
-    method = build(settings)
+    record = paths.read_json(recorded, {"settings": dict})
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MudiffError(f"{path}: cannot be read ({error}); train or import the run again.") from None
+        method = build(settings := Settings.from_dict(record["settings"]))
+    except MudiffError as error:
+        raise MudiffError(f"{recorded}: {error}") from None
+    weights = paths.read_weights(path, "weights", "train or import the run again")
     found, own = ({k: v.shape for k, v in state.items()} for state in (weights, method.state_dict()))
     expected = {k: v for k, v in own.items() if k in found or not k.startswith(method.training_only)}
     if wrong := [k for k in expected | found if found.get(k) != expected.get(k)]:
@@ -124,8 +110,11 @@ def append_log(folder: Path, line: dict[str, Any]) -> None:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; a last line cut off by a crash is left out."""
     path = Path(folder) / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    with paths.reading(path, "log of a training", "delete it, no weights depend on it"):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        paths.check_form(lines, [{"step": int}])
+    return lines
 
 
 def cut_log(folder: Path, step: int) -> None:

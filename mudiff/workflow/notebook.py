@@ -64,13 +64,12 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
     """
     import nbformat
     import papermill
-    from filelock import FileLock
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(output.parent / f".{output.stem}.lock"), paths.atomic_write(output) as temporary:
+    lock = paths.lock(output.parent / f".{output.stem}.lock", f"{output}: waiting for its other execution to end.")
+    with lock, paths.atomic_write(output) as temporary:
         try:
             papermill.execute_notebook(
                 source, temporary, values, kernel_name="python3", progress_bar=False, cwd=paths.root(),

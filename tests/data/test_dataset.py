@@ -87,7 +87,7 @@ def test_reading_errors(prepared, tmp_path):
     (prepared / "train/Brats18_A_1.npy").write_bytes(b"damaged")
     (prepared / "train/Brats18_B_1.npy").write_bytes(b"")
     for index in (0, 4):
-        with pytest.raises(MudiffError, match=r"Brats18_[AB]_1\.npy: cannot be read .*; delete it and run"):
+        with pytest.raises(MudiffError, match=r"Brats18_[AB]_1\.npy: no prepared slices .*; delete it and run"):
             slices.images([index], "t1")
 
 

@@ -81,7 +81,7 @@ def test_synthetic_slices_resume_and_belong_to_their_run(run, prepared, tmp_path
     with pytest.raises(MudiffError, match="not found"):
         sample.read_synthetic(folder, "nobody")
     (folder / f"{subject}.npy").write_bytes(b"nothing")
-    with pytest.raises(MudiffError, match="damaged"):
+    with pytest.raises(MudiffError, match="no synthetic slices"):
         sample.read_synthetic(folder, subject)
 
 

@@ -195,7 +195,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(prepared, tmp_p
 
     def full(value, path):
         if next(calls) == 2:
-            path.write_bytes(b"half a checkpoint")
+            path.write(b"half a checkpoint")
             raise OSError(errno.ENOSPC, "No space left on device")
         saved(value, path)
 

@@ -47,7 +47,7 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path):
         runs.load(folder)
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(MudiffError, match=r"weights\.safetensors: cannot be read"):
+    with pytest.raises(MudiffError, match=r"weights\.safetensors: no weights"):
         runs.load(folder)
     (folder / "settings.json").write_text("{")
     with pytest.raises(MudiffError, match=r"settings\.json"):
