@@ -30,7 +30,7 @@ class Settings:
 
     # Slices
     image_size: int = 256
-    slices: int = 80
+    slices: int = 80  # per subject, where they are 1 mm apart
     normalisation: Literal["percentile", "minmax"] = "percentile"  # B-4: code; text
 
     # Networks: sizes

@@ -108,7 +108,7 @@ def folder(profile: str) -> Path:
 def base_settings(profile: str) -> Settings:
     """Return the settings that every change starts from: variant ``released``, small."""
     chosen = extent(profile)
-    fields = {"slices": chosen.slices, "seed": SEED, "validate_every": chosen.sizes["epochs"]}
+    fields = {"slices": round(chosen.slices * chosen.spacing), "seed": SEED, "validate_every": chosen.sizes["epochs"]}
     return profiles.settings("paper", DATASET, TARGET, "mudiff", **chosen.sizes, **fields)
 
 
@@ -117,7 +117,7 @@ def prepared(profile: str, normalisation: str = "percentile") -> Path:
     chosen = extent(profile)
     options = {"spacing": chosen.spacing, "workers": 1, "progress": False}
     manifest = cohort.write_cohort(DATASET, folder(profile) / "phantoms", chosen.subjects, **options)
-    preparation = Preparation(DATASET, chosen.sizes["image_size"], chosen.slices, normalisation)
+    preparation = Preparation(DATASET, chosen.sizes["image_size"], base_settings(profile).slices, normalisation)
     target = folder(profile) / "prepared" / normalisation
     listed = manifests.read_manifest(DATASET, manifest)
     prepare(preparation, manifest.parent, listed, target, workers=1, progress=False)

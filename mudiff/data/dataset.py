@@ -37,7 +37,7 @@ class Preparation:
 
     dataset: str
     image_size: int = 256  # pixels of the square slices
-    slices: int = 80  # middle axial slices per subject
+    slices: int = 80  # middle axial slices per subject, where they are 1 mm apart
     normalisation: str = "percentile"  # B-4: "percentile" (1-99 % clip, code) or "minmax" (text)
 
     def fingerprint(self) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import nibabel
 import numpy as np
 import pandas as pd
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -20,9 +19,10 @@ from tqdm.auto import tqdm
 from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
+from mudiff.data.doubts import doubts
 from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
-from mudiff.data.slices import Geometry, normalise, to_slices
+from mudiff.data.slices import Geometry, normalise, sides, to_slices
 from mudiff.errors import MudiffError
 
 Record = dict[str, Any]  # what the JSON file of a subject holds
@@ -134,13 +134,9 @@ def subject_slices(
     masks[:, 0] = brain_mask(images.swapaxes(0, 1))
     if mask:
         masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
-    notes = []
-    if len(masks) < preparation.slices:
-        notes.append(f"has {len(masks)} axial slices instead of {preparation.slices}; all are used")
-    affine = loaded[contrasts[0]].affine
-    across, along, _ = nibabel.affines.voxel_sizes(affine)[np.argsort(nibabel.io_orientation(affine)[:, 0])]
-    if not np.isclose(across, along, rtol=0.02):
-        notes.append(f"has voxels of {across:.3g} x {along:.3g} mm in the slices; resample to 1 mm first")
+    notes = [": ".join(filter(None, (datasets.LABELS.get(c), n))) for c, n in doubts(loaded, preparation.slices)]
+    if len(masks) < (wanted := round(preparation.slices / sides(loaded[contrasts[0]].affine)[2])):
+        notes.append(f"has {len(masks)} axial slices instead of {wanted}; all are used")
     if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
         notes.append(f"has no lesion {'in the slices used' if mask else 'mask; counted as free of lesions'}")
     mark, first = datasets.PHANTOM_MARK.encode(), geometries[0]

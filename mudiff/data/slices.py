@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from nibabel import orientations
+from nibabel.affines import voxel_sizes
 from skimage.transform import resize
 
 from mudiff.data import datasets
@@ -48,18 +49,35 @@ def middle(total: int, wanted: int) -> slice:
     return slice(start, min(total, start + wanted))
 
 
+def sides(affine: np.ndarray) -> np.ndarray:
+    """Return a voxel's sides in mm: within the axial slices along columns and rows, and between slices."""
+    order = np.argsort(orientations.io_orientation(affine)[:, 0])
+    return voxel_sizes(affine)[order]
+
+
+def used(data: np.ndarray, affine: np.ndarray, slices: int | None) -> np.ndarray:
+    """Return the middle axial slices (Z, rows, columns), as many as `slices` are at 1 mm; all where it is None."""
+    oriented = _oriented(data, affine)
+    return oriented[kept_slices(len(oriented), affine, slices)]
+
+
+def kept_slices(total: int, affine: np.ndarray, slices: int | None) -> slice:
+    """Return which of `total` axial slices are kept: the middle ones, as many as `slices` are at 1 mm, or all."""
+    return middle(total, total if slices is None else max(1, round(slices / sides(affine)[2])))
+
+
 def to_slices(
     data: np.ndarray, affine: np.ndarray, size: int | None = None, order: int = 1, wanted: int | None = None
 ) -> tuple[np.ndarray, Geometry]:
     """Cut a volume into square axial slices that look the same whatever the storage order.
 
     Zeros pad the slices of `data` (X, Y, Z) to squares, which are resized to `size` pixels (default: the longer
-    native side), by `order` 1 for intensities, 0 (nearest voxel) for masks. Only the `wanted` middle slices are kept
-    (default: all). Returned are slices (Z, S, S) in `SLICE_ORDER`, float32 (order 0: the type of `data`), and what
-    `from_slices` needs.
+    native side), by `order` 1 for intensities, 0 (nearest voxel) for masks. Only the middle slices are kept, as many
+    as `wanted` are at 1 mm (default: all). Returned are slices (Z, S, S) in `SLICE_ORDER`, float32 (order 0: the type
+    of `data`), and what `from_slices` needs.
     """
     oriented = _oriented(data, affine)  # (Z, rows, columns)
-    kept = middle(len(oriented), len(oriented) if wanted is None else wanted)
+    kept = kept_slices(len(oriented), affine, wanted)
     rows, columns = oriented.shape[1:]
     side = max(rows, columns)
     square = np.zeros((kept.stop - kept.start, side, side), data.dtype)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mudiff.data import datasets, files, volumes
+from mudiff.data.doubts import doubts
 from mudiff.data.manifests import assign
 from mudiff.data.prepare import each_subject
 from mudiff.data.slices import normalise
@@ -51,8 +52,11 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
                 raise MudiffError(f"{mask.path}: {odd}; {kept}.")
         except MudiffError as error:
             wrong.append((name, str(error)))
+    images = {name: volume for name, volume in loaded.items() if name != "mask"}
     first, *others = volumes.grids(loaded) if loaded else [[]]
     for name in (name for group in others for name in group):
         mine, theirs = (volumes.describe_grid(loaded[n]) for n in (name, first[0]))
         wrong.append((name, f"is not on the grid of {', '.join(first)}: {mine}; they have {theirs}."))
+    if not wrong:
+        wrong += doubts(images, chosen.slices)
     return [(subject, name, problem) for name, problem in wrong]

@@ -1,23 +1,37 @@
 """NIfTI volumes: read, checked, on one grid, written."""
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel import imageglobals
+from scipy import ndimage
 
-from mudiff import paths
+from mudiff import __version__, paths
 from mudiff.errors import MudiffError
 
+imageglobals.logger.disabled = True  # what it repairs in a header is no second line of an error
+nibabel.Nifti1Header.quaternion_threshold = 1e-5  # a unit quaternion that rounding made longer is one
+
 _UNREADABLE = (
-    *(OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError),
+    *(OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError),
     *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
 )
 _REMEDY = "copy or download the file again"
 _REPLACE = "replace the file or exclude the subject"
+_POINTERS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file; fetch it with `git lfs pull`",
+    b"/annex/objects/": "is a pointer of git-annex, not the file; fetch it with `datalad get` or `git annex get`",
+    b"<html": "is a web page, not an image; download the file again, signed in where that is needed",
+}
+_TINY = 1e-5
+"""Part of a volume's range by which a voxel may differ from the background and still belong to it."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +42,53 @@ class Volume:
     affine: np.ndarray  # voxel indices to millimetres, (4, 4)
     header: Any
     path: Path
+    rings: bool = False  # whether values below the background tell of an interpolation by splines
 
 
 def load_volume(path: Path) -> Volume:
-    """Read one contrast (``.nii`` or ``.nii.gz``), background 0; it must be finite, with a voxel above 0."""
+    """Read one contrast, background 0 (see `without_background`); it must be finite, with a voxel above 0."""
     volume = read(path)
     lowest, highest = volume.data.min(), volume.data.max()
     if not np.isfinite([lowest, highest]).all():  # NaN and infinity both reach one of them
         count = np.count_nonzero(~np.isfinite(volume.data))
         raise MudiffError(f"{path}: {count} voxels are NaN or infinite; {_REPLACE}.")
-    if highest <= max(lowest, 0):
+    if highest > lowest:
+        data, rings = without_background(volume.data)
+        volume = replace(volume, data=data, rings=rings)
+    if highest == lowest or volume.data.max() <= 0:
         raise MudiffError(f"{path}: holds no image, its voxels are from {lowest:g} to {highest + 0:g}; {_REPLACE}.")
-    # A negative value that more voxels have than 0 is the background of what was z-scored or scaled to [-1, 1].
-    if lowest < 0 and np.count_nonzero(volume.data == lowest) > np.count_nonzero(volume.data == 0):
-        volume = replace(volume, data=volume.data - lowest)
     return volume
+
+
+def without_background(data: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return a volume (X, Y, Z) with its background at 0, and whether it rings.
+
+    The background is what most of the border has, to `_TINY` of the range, else 0. It may lie below the tissue
+    (scaled to [-1, 1], z-scored) or amid its values (z-scored within the brain), which then move above 0. Where
+    splines rang about 0, what reaches the border stays background up to a height that all but 1 % of the values
+    below 0 keep to. Other volumes come back as they are.
+    """
+    border = np.concatenate([np.take(data, [0, -1], axis).ravel() for axis in range(3)])
+    span = float(data.max()) - float(data.min())
+    usual = np.median(border)
+    if abs(usual) > _TINY * span and np.mean(np.abs(border - usual) <= _TINY * span) >= 0.5:
+        data = data - usual
+    outside = np.abs(data) <= _TINY * span
+    tissue = max(np.count_nonzero(~outside), 1)
+    below = data[(data < 0) & ~outside]
+    rings = len(below) > 0.05 * tissue
+    if data.max() > 0 and np.count_nonzero(below < -0.01 * span) > 0.2 * tissue:
+        outside, rings = _reaching_border(outside), False
+        data = data - data.min() + np.float32(1e-3 * span)
+    elif rings:
+        outside |= _reaching_border(data <= np.percentile(-below, 99))
+    return (np.where(outside, 0, data) if data[outside].any() else data), rings
+
+
+def _reaching_border(places: np.ndarray) -> np.ndarray:
+    """Return the parts of a mask (X, Y, Z) that hang together with the border."""
+    parts, _ = ndimage.label(places)
+    return np.isin(parts, [k for axis in range(3) for k in np.unique(np.take(parts, [0, -1], axis)) if k])
 
 
 def load_mask(path: Path) -> Volume:
@@ -66,37 +112,72 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
     header = like.header.copy()
     shape = header.get_data_shape()  # has the fourth axis that reading dropped
     header.set_data_dtype(np.float32)
-    header["cal_min"] = header["cal_max"] = 0  # display range of the input, wrong for the output
+    header["cal_min"] = header["cal_max"] = 0  # display range of the input: what it says is wrong for the output
+    header.set_intent("none")
+    header["aux_file"], header["descrip"] = b"", f"synthetic, mudiff {__version__}".encode()
+    header.extensions.clear()
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     with paths.atomic_write(Path(path)) as temporary:
         nibabel.save(kind(data.astype(np.float32).reshape(shape), like.affine, header), temporary)
 
 
 def read(path: Path) -> Volume:
-    """Read voxels (X, Y, Z; a fourth axis of length one is dropped); checks all but the values."""
+    """Read voxels (X, Y, Z; a fourth axis of length one is dropped), by content; checks all but the values."""
     path = Path(path)
     try:
-        image = nibabel.load(path)
-        if not isinstance(image, nibabel.Nifti1Pair):
-            raise MudiffError(f"{path}: is {type(image).__name__}, not NIfTI; convert it to .nii.gz.")
-        if image.get_data_dtype().kind not in "iuf":
-            raise MudiffError(f"{path}: voxels are {image.get_data_dtype()}, not numbers; convert the file.")
-        shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
-        if len(shape) != 3 or 0 in shape:
-            axes = "x".join(map(str, image.shape))
-            raise MudiffError(f"{path}: has {len(image.shape)} axes ({axes}); expected one 3-D volume.")
-        if path.name.endswith(".nii.gz"):  # to the very end, where gzip keeps its checksum
-            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
+        image = _image(path)
         data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        affine = image.affine
     except FileNotFoundError:
-        raise MudiffError(f"{path}: file not found; {_REMEDY}.") from None
+        where = "is a link to a file that is not here" if path.is_symlink() else "file not found"
+        raise MudiffError(f"{path}: {where}; {_REMEDY}{' (`datalad get`)' * path.is_symlink()}.") from None
+    except MemoryError:
+        raise MudiffError(
+            f"{path}: needs more memory than is free; use fewer --workers, or a larger machine."
+        ) from None
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise MudiffError(f"{path}: cannot be read as NIfTI to its end ({reason}); {_REMEDY}.") from None
-    affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    known = np.isfinite(affine).all() and abs(affine).max() < 1e6 and sides.min() > 1e-6
+    if (
+        not known
+        or abs(np.linalg.det(affine[:3, :3] / sides)) < 1e-3
+        or np.isnan(nibabel.io_orientation(affine)).any()
+    ):
         raise MudiffError(f"{path}: its affine gives the voxels no position; repair the header.")
-    return Volume(data.reshape(shape, order="A"), affine, image.header, path)
+    return Volume(data.reshape(data.shape[:3], order="A"), affine, image.header, path)
+
+
+def _image(path: Path) -> nibabel.Nifti1Pair:
+    """Open a file, or a pair of .hdr and .img, by its content: names may say another compression."""
+    header = voxels = _content(path)
+    if pair := path.name.lower().endswith(".hdr"):
+        names = (path.name[:-3] + suffix for suffix in ("img", "IMG", "img.gz"))
+        voxels = _content(next(filter(Path.is_file, map(path.with_name, names)), path.with_suffix(".img")))
+    for mark, says in _POINTERS.items():
+        if mark in header[:400].lower():
+            raise MudiffError(f"{path}: {says}.")
+    kinds = (nibabel.Nifti1Pair, nibabel.Nifti2Pair) if pair else (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(header)), None)
+    if kind is None:
+        raise MudiffError(f"{path}: cannot be read as NIfTI to its end (no NIfTI header); convert it, or {_REMEDY}.")
+    image = kind.from_file_map(kind.make_file_map({"header": BytesIO(header), "image": BytesIO(voxels)}))
+    if image.get_data_dtype().kind not in "iuf":
+        raise MudiffError(f"{path}: voxels are {image.get_data_dtype()}, not numbers; convert the file.")
+    if len(image.shape) < 3 or 0 in image.shape or set(image.shape[3:]) - {1}:
+        axes = "x".join(map(str, image.shape))
+        raise MudiffError(f"{path}: has {len(image.shape)} axes ({axes}); expected one 3-D volume.")
+    wanted = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if wanted > len(voxels):
+        raise ValueError(f"{wanted} bytes are announced, {len(voxels)} are there")
+    return image
+
+
+def _content(path: Path) -> bytes:
+    """Return a file's bytes, unpacked to the very end, where gzip keeps its checksum."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
 
 
 def grids(volumes: dict[str, Volume]) -> list[list[str]]:

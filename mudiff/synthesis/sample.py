@@ -1,5 +1,6 @@
 """Synthesis with a trained run: prepared slices, and whole volumes on their own grid."""
 
+import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from mudiff import cache, paths
 from mudiff.data import dataset, datasets, files, volumes
+from mudiff.data.doubts import doubts
 from mudiff.data.slices import from_slices, normalise, to_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Callback, Diffusion, Method
@@ -223,6 +225,8 @@ def _conditions(
         raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs{advice}.")
     loaded = {c: volumes.load_volume(found[c]) for c in needed}
     volumes.check_grid(loaded, str(subject))
+    for name, doubt in doubts(loaded, 10**6):  # all slices are used
+        print("warning:", " ".join(filter(None, (str(subject) + ":", named.get(name), doubt))), file=sys.stderr)
     return loaded
 
 

@@ -104,7 +104,7 @@ class Profile:
 
     name: str
     overrides: Fields  # what differs from the published settings
-    slices: dict[str, int]  # dataset -> slices per subject; empty: the paper's
+    slices: dict[str, int]  # dataset -> slices per subject at 1 mm; empty: the paper's
     phantoms: dict[str, tuple[int, int, int]]  # dataset -> subjects for training, validation, test
     runs: dict[tuple[str, str], tuple[str, ...]]  # (dataset, target) -> methods trained for it
     epochs: dict[tuple[str, str], int] = field(default_factory=dict)  # where not those of `overrides`
@@ -152,7 +152,7 @@ PROFILES = {
     "smoke": Profile(
         "smoke",
         _SMALL | {"multipliers": (1, 2), "critic_width": 4, "epochs": 1, "validation_slices": 4},
-        slices=dict.fromkeys(datasets.DATASETS, 6),
+        slices=dict.fromkeys(datasets.DATASETS, 12),  # 6 of a 2 mm phantom
         phantoms={"brats": (2, 1, 2), "isles": (2, 1, 2), "healthy": (1, 1, 1)},
         runs={task: _ALL if task == ("brats", "t1ce") else _CLOSEST for task in _TASKS if task != ("isles", "t1")},
         sizes={"pix2pix": _UNET, "pgan": {"blocks": 2}, "mmgan": _UNET, "ddpm": {"steps": 25}},
@@ -162,7 +162,7 @@ PROFILES = {
         # Small networks that see few slices need larger steps than the published ones.
         _SMALL | {"multipliers": (1, 2, 4), "critic_width": 8, "epochs": 2, "validation_slices": 20,
                   "batch_size": 8, "learning_rate": 2e-3, "critic_learning_rate": 5e-4},
-        slices=dict.fromkeys(datasets.DATASETS, 40),  # 80 mm of a 2 mm phantom, as 80 slices of 1 mm
+        slices=dict.fromkeys(datasets.DATASETS, 80),  # 40 of a 2 mm phantom
         phantoms={"brats": (12, 2, 6), "isles": (8, 2, 5), "healthy": (4, 2, 4)},
         runs=dict.fromkeys(_TASKS, _ALL),
         epochs={("brats", "t1ce"): 4, ("brats", datasets.ANY): 6},  # four targets share the latter
