@@ -82,7 +82,7 @@ def without_background(data: np.ndarray) -> tuple[np.ndarray, bool]:
         data = data - data.min() + np.float32(1e-3 * span)
     elif rings:
         outside |= _reaching_border(data <= np.percentile(-below, 99))
-    return (np.where(outside, 0, data) if data[outside].any() else data), rings
+    return (np.where(outside, 0, data) if np.count_nonzero(data[outside]) > 0.01 * tissue else data), rings
 
 
 def _reaching_border(places: np.ndarray) -> np.ndarray:
