@@ -41,6 +41,15 @@ def doubts(loaded: dict[str, Volume], slices: int) -> list[Doubt]:
     return found
 
 
+def copies(hashes: dict[str, dict[str, str]]) -> list[tuple[str, str, str]]:
+    """Return subject, another, and the contrast of which both have one file: subject -> contrast -> hash decide."""
+    owner: dict[tuple[str, str], str] = {}
+    same = [
+        (s, owner.setdefault((c, key), s), c) for s, own in hashes.items() for c, key in own.items() if c != "mask"
+    ]
+    return [(subject, other, contrast) for subject, other, contrast in same if subject != other]
+
+
 def _unit(volume: Volume) -> np.ndarray:
     return normalise(volume.data, "percentile", volume.path).ravel()[::_STRIDE]
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
-from mudiff.data.doubts import doubts
+from mudiff.data.doubts import copies, doubts
 from mudiff.data.manifests import SPLITS, assign
 from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, sides, to_slices
@@ -183,9 +183,16 @@ def _write_index(
     preparation: Preparation, folder: Path, records: dict[str, Record], failed: dict[str, str], warnings: list[str]
 ) -> dict[str, Any]:
     """Write slices.csv and prepared.json, which make the folder readable; return the latter's content."""
-    records, failed = dict(sorted(records.items())), dict(sorted(failed.items()))
+    records = dict(sorted(records.items()))
     subjects = {subject: record["split"] for subject, record in records.items()}
     contents = {s: {c: file["sha256"] for c, file in r["sources"].items()} for s, r in records.items()}
+    for subject, other, contrast in copies(contents):
+        says = f"{subject}: has the {datasets.LABELS[contrast]} file of {other}; exclude one of them."
+        if subjects[subject] == subjects[other]:
+            warnings.append(says)
+        else:  # what is tested must not have been trained on
+            failed[subject] = says
+    failed, records = dict(sorted(failed.items())), {s: r for s, r in records.items() if s not in failed}
     ordered = sorted(records.items(), key=lambda item: SPLITS.index(item[1]["split"]))
     rows = [(r["split"], s, r["first_slice"] + number) for s, r in ordered for number in range(r["slices"])]
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mudiff import cache
 from mudiff.data import datasets, files, volumes
-from mudiff.data.doubts import doubts
+from mudiff.data.doubts import copies, doubts
 from mudiff.data.manifests import assign
 from mudiff.data.prepare import each_subject
 from mudiff.data.slices import normalise
@@ -29,6 +30,10 @@ def verify(
     jobs = [(dataset, *subject) for subject in found.items()]
     for _, result in each_subject(check_subject, jobs, workers, "verify", progress):
         findings += result
+    hashes = {s: {c: cache.file_hash(f) for c, f in own.items() if f.is_file()} for s, own in found.items()}
+    findings += [
+        (s, c, f"is the same file as that of {other}; exclude one of them.") for s, other, c in copies(hashes)
+    ]
     return sorted(findings)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import LPS, REAL_DATA, SHAPE, head, lesion, write_nifti
 
-from mudiff.data import dataset, manifests, volumes
+from mudiff.data import dataset, manifests, verify, volumes
 from mudiff.data import prepare as data
 from mudiff.data.dataset import Preparation
 from mudiff.data.masks import brain_mask
@@ -201,6 +201,22 @@ def test_a_change_of_one_subject_leaves_the_others_in_place(cohort, tmp_path, ch
     assert dataset.open_slices(folder, "train").subjects[-1] == "Brats18_C_1"
     if change != "source":
         assert prepare(cohort, folder)["data_hash"] == old["data_hash"] and contents(folder / "train") == before
+
+
+def test_the_same_files_under_two_ids_are_no_two_subjects(cohort, tmp_path):
+    root, manifest = cohort
+    for copy in ("B", "E"):
+        for file in root.glob("Brats18_A_1/*_t[12].nii.gz"):
+            shutil.copy(file, root / f"Brats18_{copy}_1" / file.name.replace("_A_", f"_{copy}_"))
+    info = prepare(cohort, tmp_path / "p")  # A and B train, E is tested
+    assert info["failed"] == {"Brats18_E_1": "Brats18_E_1: has the T2 file of Brats18_A_1; exclude one of them."}
+    assert info["warnings"] == [
+        f"Brats18_B_1: has the {c} file of Brats18_A_1; exclude one of them." for c in ("T1", "T2")
+    ]
+    found = [
+        (s, c, "file as that of Brats18_A_1" in says) for s, c, says in verify.verify("brats", root, manifest, 1)
+    ]
+    assert found == [(f"Brats18_{s}_1", c, True) for s in "BE" for c in ("t1", "t2")]
 
 
 def test_other_settings_move_the_old_folder_aside_and_say_so(cohort, tmp_path, capsys):
