@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import lively, run_cells, save_run
+from conftest import lively, run_cells, save_run, write_synthetic
 
 from mudiff import paths
 from mudiff.analyses import ablations
-from mudiff.errors import MudiffError
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 
@@ -22,20 +21,15 @@ def test_full_is_the_main_run_only_where_the_budgets_are_equal():
     assert set(ablations.STEPS) | set(ablations.COMPONENTS) <= set(profiles.ABLATIONS)
 
 
-def test_scores_are_the_subjects_of_the_masked_protocol(lively_slices, monkeypatch):
+def test_scores_are_the_subjects_of_the_masked_protocol(lively_slices):
     name = ablations.settings("smoke", "abl1").run_name
-    with pytest.raises(MudiffError, match=f"run {name} has no synthetic test slices"):
-        ablations.score("smoke", lively_slices, ["abl1"], "brain")
-    save_run(lively(), paths.run("smoke", name))
-    folder = paths.synthetic("smoke", name)
-    sample.synthesize_split(paths.run("smoke", name), paths.prepared("smoke", "brats"), "test", folder)
+    write_synthetic(lively_slices, paths.synthetic("smoke", name), "t1ce", np.sqrt)
     frame = ablations.score("smoke", lively_slices, ["abl1"], "lesion")
     assert list(frame) == ["variant", "region", "subject", "psnr", "ssim", "mae"]
     assert list(frame.subject) == lively_slices.subjects and set(frame.variant) == {"abl1"}
     indices = lively_slices.subject("Brats18_1_1")
     truth, inside = (lively_slices.images(indices, "t1ce") + 1) / 2, lively_slices.lesion(indices) > 0
-    error = (truth - sample.read_synthetic(folder, "Brats18_1_1"))[inside]
-    assert frame.mae[0] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+    assert frame.mae[0] == pytest.approx((np.sqrt(truth) - truth)[inside].mean(), rel=1e-3)
 
 
 def test_seconds_name_the_device_that_they_were_measured_on(lively_slices, monkeypatch):

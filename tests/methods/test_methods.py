@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, some_slices
+from conftest import SMALL, lively, some_slices
 
 from mudiff.methods.base import Batch, build
 from mudiff.settings import Settings
@@ -44,15 +44,9 @@ def test_every_parameter_learns_in_one_step_or_two_and_each_departure_changes_th
 
 
 def test_first_network_learns_from_the_second_unless_cut():
-    batch = some_slices(3)
-
     def first_gradient(**change) -> float:
-        method = build(Settings(**FIELDS | change))
-        with torch.no_grad():  # let gradients pass the last layers, which start at zero
-            for network in (method.f1, method.f2):
-                torch.nn.init.ones_(network.encoder_decoder.output.weight)
-        t, z = torch.zeros(3, dtype=torch.long), torch.zeros(3, 100)
-        _, x_p2 = method.predict(batch.target, batch.conditions, t, z)
+        method, batch = lively(**change), some_slices(3, size=32)
+        _, x_p2 = method.predict(batch.target, batch.conditions, torch.zeros(3).long(), torch.zeros(3, 100))
         x_p2.sum().backward()
         return sum(p.grad.abs().sum().item() for p in method.f1.parameters() if p.grad is not None)
 
@@ -74,14 +68,10 @@ def test_callback_sees_every_step_and_the_average_is_the_sample(networks, count)
 
 
 def test_linear_is_least_squares_whatever_the_batches():
-    rng = np.random.default_rng(0)
-    y = rng.uniform(-1, 1, (6, 3, 16, 16)).astype(np.float32)
-    brain = rng.random((6, 1, 16, 16)) > 0.3
-    x = (0.2 * y[:, :1] - 0.5 * y[:, 1:2] + 0.1 * y[:, 2:] ** 2 + 0.05).astype(np.float32)
-    batch = Batch(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(brain), torch.arange(6))
-    inside = brain[:, 0]
-    design = np.concatenate([np.moveaxis(y, 1, -1)[inside], np.ones((inside.sum(), 1))], axis=1)
-    expected, *_ = np.linalg.lstsq(design, x[:, 0][inside], rcond=None)
+    batch = some_slices(6)
+    batch.brain[:] = batch.target > -0.4  # a linear fit of the rest has a constant of its own
+    y, x = (images.movedim(1, -1)[batch.brain[:, 0]].numpy() for images in (batch.conditions, batch.target))
+    expected = np.linalg.lstsq(np.column_stack([y, np.ones(len(y))]), x[:, 0], rcond=None)[0]
     for size in (1, 4, 6):
         method = build(Settings(**FIELDS, method="linear"))
         for step, start in enumerate(range(0, 6, size)):
