@@ -130,13 +130,11 @@ def test_differences_are_paired_and_signed(rng):
     found = segmentation.differences(frame, regions)
     assert len(found) == 2 * 3 * 6 and (found.n[found.region == "necrotic"] == 5).all()
     wide = frame[frame.region == "whole"].pivot(index="subject", columns=["task", "method"], values="dice")
+    of_task = found[(found.region == "whole") & (found.task == "F")].set_index(["first", "second"])
     for pair in (("mudiff", "syndiff"), ("mudiff", "real"), ("syndiff", "real")):
         first, second = (wide["complete" if name == "real" else "F", name] for name in pair)
-        row = found[
-            (found.region == "whole") & (found.task == "F") & (found["first"] + found.second == "".join(pair))
-        ]
+        row = of_task.loc[pair, ["n", "difference", "low", "high", "p"]]
         expected = statistics.paired(first, second)
-        names = ["n", "difference", "low", "high", "p"]
-        assert row.iloc[0][names].to_dict() == pytest.approx({name: expected[name] for name in names})
+        assert row.to_dict() == pytest.approx({name: expected[name] for name in row.index})
     family = found[(found.region == "whole") & (found.second == "syndiff")]
     assert np.allclose(family.p_holm, statistics.holm(family.p)) and (family.p_holm >= family.p).all()
