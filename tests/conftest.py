@@ -104,8 +104,9 @@ def prepare_subjects(write_subject, subjects, preparation: Preparation | None = 
     """Write and prepare subjects, (split, given arrays) each, in ``MUDIFF_ROOT``, and return their folder."""
     rows = []
     for i, (split, given) in enumerate(subjects):
-        write_subject(paths.root() / "raw", f"Brats18_{i}_1", **given)
-        rows.append((f"Brats18_{i}_1", split, ""))
+        name = given.get("name", f"Brats18_{i}_1")
+        write_subject(paths.root() / "raw", name, **{k: array for k, array in given.items() if k != "name"})
+        rows.append((name, split, ""))
     manifest = pd.DataFrame(rows, columns=["subject", "split", "reason"])
     preparation, folder = preparation or profiles.preparation("smoke", "brats"), paths.prepared("smoke", "brats")
     prepare.prepare(preparation, paths.root() / "raw", manifest, folder, 1, progress=False)
@@ -179,7 +180,7 @@ def score_rows(values: dict, region: str = "brain", unit: str = "subject", slice
 
 def write_synthetic(slices: Slices, folder: Path, contrast: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Write as a run's synthetic slices what `change` makes of each subject's true ones (Z, S, S) in [0, 1]."""
-    record = {"weights": "w", "data": slices.info["data_hash"], "split": "test", "seed": 0}
+    record = {"weights": "0123456789abcdef", "data": slices.info["data_hash"], "split": "test", "seed": 0}
     paths.write_json(folder / "synthetic.json", record)
     for subject in slices.subjects:
         synthetic = change((slices.images(slices.subject(subject), contrast) + 1) / 2)

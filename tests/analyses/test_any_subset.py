@@ -1,6 +1,7 @@
 """Every target from every subset of contrasts: scenarios, scores and what each contrast adds."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -67,15 +68,13 @@ def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
 
 
 def test_what_contrasts_add_is_shared_as_by_shapley():
-    class Slices:
-        contrasts = ("t1", "t1ce", "t2", "flair")
-
     # Of a game whose value is a sum, each player's part is its own; a common bonus of two is halved.
     worth, value = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}
     for n in (1, 2, 3):
         for given in combinations(worth, n):
             bonus = 0.6 if {"t1", "flair"} <= set(given) else 0.0
             value["t2", any_subset.named(given), "A"] = 10 + sum(worth[c] for c in given) + bonus
-    given = {"test": Slices, "value": value, "nothing": {("t2", "A"): 10.0}}
+    slices = SimpleNamespace(contrasts=("t1", "t1ce", "t2", "flair"))
+    given = {"test": slices, "value": value, "nothing": {("t2", "A"): 10.0}}
     shapley = run_cells("15_any_subset", "def shapley", "def shapley", **given)["shapley"]
     assert shapley("t2", "A") == pytest.approx({"t1": 1.3, "t1ce": 2.5, "flair": -0.2})

@@ -55,12 +55,9 @@ def stacks(slices, raw, strengths=(2,), chosen=PAIR):
     return {(s, g): made for s, g, made in study.syntheses("smoke", slices, raw, strengths, chosen)}
 
 
-def test_missing_or_other_raw_volumes_missing_syntheses_and_unknown_strengths_are_named(slices, raw, tmp_path):
+def test_missing_or_other_raw_volumes_and_unknown_strengths_are_named(slices, raw, tmp_path):
     with pytest.raises(MudiffError, match="strength 4"):
         stacks(slices, raw, (4,), ["mudiff"])
-    (paths.synthetic("smoke", "brats_t1ce_linear") / "synthetic.json").unlink()
-    with pytest.raises(MudiffError, match="brats_t1ce_linear has no synthetic test slices"):
-        stacks(slices, raw)
     for root in (tmp_path / "nowhere", tmp_path / "raw"):
         (tmp_path / f"raw/{D}/{D}_flair.nii.gz").unlink(missing_ok=True)
         with pytest.raises(MudiffError, match=r"FLAIR of test subject Brats18_._1, or another .*pass data_root"):

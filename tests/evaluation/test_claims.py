@@ -35,13 +35,10 @@ def test_a_margin_moves_the_threshold_and_not_the_number():
     assert claims.paired({"motion": lost}).verdict == claims.CONTRADICTED
 
 
-@pytest.mark.parametrize("differences", [{}, {"a": [1.0]}, {"a": [math.nan, 2.0]}, {"a": [1.0, 1.0]}])
-def test_what_cannot_be_tested_stays_open(differences):
-    found = claims.paired(differences)
-    assert found.verdict == claims.OPEN and math.isnan(found.value)
-
-
 def test_a_comparison_that_cannot_be_made_and_one_training_decide_nothing():
+    for differences in ({}, {"a": [1.0]}, {"a": [math.nan, 2.0]}, {"a": [1.0, 1.0]}):
+        found = claims.paired(differences)
+        assert found.verdict == claims.OPEN and math.isnan(found.value)
     assert claims.paired({"SynDiff": CLEAR, "DDPM": [0.5]}).verdict == claims.OPEN
     assert claims.paired({"abl1": CLEAR}, trainings=True).verdict == claims.ONE_TRAINING
 

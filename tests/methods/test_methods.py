@@ -67,6 +67,22 @@ def test_callback_sees_every_step_and_the_average_is_the_sample(networks, count)
     assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1
 
 
+def test_without_rho_the_first_prediction_tells_the_second_network_nothing():
+    batch, z, t = some_slices(2), torch.zeros(2, 100), torch.tensor([0, 1])
+    for name, same in {"abl3_caption": True, "abl3_text": False, "full": False}.items():
+        method = build(profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{name}", **SMALL))
+        for step in range(2):  # the last layer starts at zero
+            method.training_step(batch, step)
+        a, b = (method.f2(batch.target, batch.conditions, t, z, x) for x in (batch.target, -batch.target))
+        assert torch.equal(a, b) == same, name
+
+
+def test_the_demos_critic_begins_with_pytorchs_weights_and_the_published_game_with_the_codes():
+    for name, scale in (("mudiff", 1.0), ("mudiff_lambda_c", 0.0)):
+        weight = build(profiles.settings("demo", *profiles.ABLATED, name)).critic.blocks[3].conv2.weight
+        assert weight.std().item() == pytest.approx(scale * (3 * weight[0].numel()) ** -0.5, rel=0.05, abs=1e-4)
+
+
 def test_linear_is_least_squares_whatever_the_batches():
     batch = some_slices(6)
     batch.brain[:] = batch.target > -0.4  # a linear fit of the rest has a constant of its own

@@ -36,14 +36,11 @@ def load(folder, dataset, number):
                        "VSD.Brain_3more.XX.XX.OT.70024"),
     ],
 )  # fmt: skip
-def test_files_are_named_as_in_the_real_datasets(cohorts, dataset, folder, expected):
+def test_files_are_named_as_in_the_real_datasets_and_listed_by_split(cohorts, dataset, folder, expected):
     pattern, *names = expected.split()
     wanted = {pattern.format(name.replace("{1}", "VSD.Brain.XX.O")) for name in names}
     folder = cohorts / dataset / folder
     assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} == wanted
-
-
-def test_the_manifest_lists_the_splits_in_order(cohorts):
     lines = (cohorts / "brats/manifest.csv").read_text().split()
     assert lines == ["subject,split", *(f"PhantomBraTS_00{n}" for n in ("1,train", "2,val", "3,test"))]
     assert (cohorts / "healthy/manifest.csv").read_text().split()[1:] == ["sub-01,train", "sub-02,test"]

@@ -60,6 +60,29 @@ def test_every_method_refuses_the_variants_of_others():
         profiles.settings("demo", "brats", "t1ce", "mudiff_abl9")
 
 
+@pytest.mark.parametrize("name", profiles.ABLATIONS)
+def test_an_ablation_differs_from_the_full_model_in_its_own_fields_alone(name):
+    full, other = (profiles.settings("smoke", *profiles.ABLATED, f"mudiff_{v}").to_dict() for v in ("full", name))
+    named = profiles.ABLATIONS[name] | {"variant": name}
+    own = {field for field, value in named.items() if value != full[field]}
+    assert {field for field in full if full[field] != other[field]} == own
+    assert len(own) > 1 or name in ("full", "lambda_c")  # smoke has the published game itself
+
+
+def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
+    for profile in profiles.PROFILES.values():
+        runs = [m for _, _, methods in profile.jobs().values() for m in methods]
+        names = {m.partition("_")[2] for m in runs if m.startswith("mudiff_")}
+        assert names == set(profiles.ABLATIONS) - ({"full", "lambda_c"} if profile.full == "released" else set())
+        reference = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", profile.full)
+        for name in set(profiles.ABLATIONS) - {*profiles.OF_CRITIC}:
+            budget = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", name)
+            assert (budget.epochs, budget.batch_size) == (reference.epochs, reference.batch_size)
+        runs = (profiles.settings(profile.name, *profiles.ABLATED, m) for m in ("mudiff", "mudiff_no_critic"))
+        main, without = runs
+        assert without == main.replace(variant="no_critic", weight_adversarial=0, weight_mask=0)
+
+
 def test_runs_have_labels():
     assert profiles.label("hinet") == "Hi-Net"
     assert profiles.label("mudiff_abl1") == "MU-Diff, abl1: one network"
