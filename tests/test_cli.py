@@ -14,6 +14,7 @@ from mudiff.data.slices import normalise
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 from mudiff.synthesis import released
+from mudiff.training import runs
 
 
 @pytest.fixture
@@ -153,6 +154,19 @@ def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):
     assert err.count("\n") == 1 and err.startswith("mudiff: ") and words in err
 
 
+def test_errors_of_the_system_are_one_line_and_ours_a_traceback(mudiff, monkeypatch):
+    for error, says in (
+        (PermissionError(13, "Permission denied", "f"), "f Permission denied"),
+        (MemoryError(), "too little memory"),
+    ):
+        monkeypatch.setattr(cli.paths, "root", lambda error=error: exec("raise error", {"error": error}))
+        code, _, err = mudiff("info")
+        assert code == 2 and err.startswith(f"mudiff: {says}") and err.count("\n") == 1
+    monkeypatch.setattr(cli.paths, "root", lambda: {}["missing"])
+    with pytest.raises(KeyError):
+        mudiff("info")
+
+
 def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
     settings = Settings(image_size=64, width=8, embedding=16)
     files = []
@@ -162,6 +176,7 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
         files.append(tmp_path / f"gen_diffusive_{number}.pth")
         torch.save(state, files[-1])
     run, made = tmp_path / "run", tmp_path / "t1ce.nii.gz"
+    runs.claim(run, settings, "published weights")  # left by an import that a full disk stopped
     for first, output, words in [(0, run, ""), (0, run, "exists already"), (1, tmp_path / "other", "gen_diffusive")]:
         weights = ["--generator-1", files[first], "--generator-2", files[1 - first]]
         code, _, err = mudiff("import-released", *weights, "--target", "T1CE", "--output", output)

@@ -44,6 +44,8 @@ def test_every_field_is_part_of_the_fingerprint():
         ({"target": "dwi"}, "choose one of t1ce"),
         ({"variant": "../x"}, "plain name"),
         ({"steps": 0}, "must be above 0"),
+        ({"critic_blocks": 1e30}, "at most"),
+        ({"multipliers": "(" * 999}, "multipliers"),
         ({"constant_part": 1.0}, "below 1"),
         ({"ema_decay": -0.5}, "at least 0"),
         ({"weight_mask": float("nan")}, "weight_mask|finite"),

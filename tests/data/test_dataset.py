@@ -86,9 +86,20 @@ def test_reading_errors(prepared, tmp_path):
             call()
     (prepared / "train/Brats18_A_1.npy").write_bytes(b"damaged")
     (prepared / "train/Brats18_B_1.npy").write_bytes(b"")
-    for index in (0, 4):
-        with pytest.raises(MudiffError, match=r"Brats18_[AB]_1\.npy: no prepared slices .*; delete it and run"):
+    np.save(prepared / "train/Brats18_C_1.npy", np.zeros((1, 4, 16, 16), np.uint16))
+    for index in (0, 4, 8):
+        with pytest.raises(MudiffError, match=r"Brats18_[ABC]_1\.npy: no prepared slices .*; delete it and run"):
             slices.images([index], "t1")
+
+
+@pytest.mark.parametrize(
+    "bad", ["[]", '{"failed": 3}', "split,subject\ntrain,a\n", "split,subject,slice\nval,Brats18_D_1,3\n"]
+)
+def test_records_of_another_form_are_named(prepared, bad):
+    name = "slices.csv" if bad.startswith("split") else "prepared.json"
+    (prepared / name).write_text(bad)
+    with pytest.raises(MudiffError, match=rf"{name}: no "):
+        dataset.open_slices(prepared, "val")
 
 
 def test_check_returns_the_data_hash_or_says_what_differs(prepared):

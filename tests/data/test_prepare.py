@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -181,6 +184,20 @@ def test_after_a_kill_only_the_missing_subjects_are_prepared(cohort, tmp_path, m
     assert done == ["Brats18_C_1", "Brats18_D_1", "Brats18_E_1"]
     whole = {name: content for name, content in contents(folder).items() if "/.tmp-" not in name}
     assert whole == contents(tmp_path / "whole")
+
+
+def test_workers_end_soon_after_a_killed_process(tmp_path):
+    beat = f"[(Path({str(tmp_path)!r}, str(k)).touch(), time.sleep(0.1)) for _ in range(600)]"
+    imports = "import time; from pathlib import Path; from mudiff.data.prepare import each_subject"
+    work = f"{imports}; list(each_subject(lambda k: {beat}, [(0,), (1,)], 2, '', False))"
+    process = subprocess.Popen([sys.executable, "-c", work])
+    while len(files := list(tmp_path.iterdir())) < 2:
+        assert process.poll() is None
+    process.kill()
+    killed = time.time()
+    while time.time() - max(file.stat().st_mtime for file in files) < 1:
+        assert time.time() < killed + 10
+    process.wait()
 
 
 @pytest.mark.parametrize("change", ["source", "split", "dropped"])

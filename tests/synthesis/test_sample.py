@@ -200,7 +200,7 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     refused(r"nothing is missing of what this run makes \(T1, T1CE, T2, FLAIR\)", sample.synthesize_missing, (out,))
 
 
-def test_requests_that_cannot_be_met(run, tmp_path, write_subject):
+def test_requests_that_cannot_be_met(run, tmp_path, write_subject, monkeypatch):
     files = write_subject(tmp_path / "mine", "someone")
 
     def refused(words: str, target: str = "T1CE", output: str | Path = "o.nii", **options) -> None:
@@ -212,6 +212,11 @@ def test_requests_that_cannot_be_met(run, tmp_path, write_subject):
     refused("at least 2", uncertainty=tmp_path / "sd.nii")
     refused("choose such a name", output="o.png")
     refused("makes T1CE", target="T2")
+    weights = runs.load(run).state_dict()
+    runs.save_weights(run / "weights.safetensors", {name: value * 1e30 for name, value in weights.items()})
+    refused("NaN or infinite voxels")
+    monkeypatch.setattr(sample, "_sample_stack", None)  # what cannot be written is refused before the work
+    refused("cannot be written", output=files["t1"] / "o.nii")
     files["t2"].unlink()
     refused("T2 not found")
     assert not (tmp_path / "o.nii").exists()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import SMALL, save_run
+from safetensors.torch import load_file
 
 from mudiff import cache, paths
 from mudiff.errors import MudiffError
@@ -55,6 +56,29 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path):
     (folder / "state.pt").write_bytes(b"nothing")
     with pytest.raises(MudiffError, match=r"state\.pt: no resume state"):
         runs.read_state(folder)
+
+
+def test_weights_that_are_not_finite_and_records_of_another_form_are_named(folder):
+    weights = load_file(folder / "weights.safetensors")
+    next(iter(weights.values())).view(-1)[0] = torch.nan
+    runs.save_weights(folder / "weights.safetensors", weights)
+    with pytest.raises(MudiffError, match=r"weights\.safetensors: .* holds NaN"):
+        runs.load(folder)
+    for value, says in (
+        ([], "no valid JSON"),
+        ({"settings": 1}, "'settings' is int"),
+        ({"settings": {"width": {}}}, "width"),
+    ):
+        paths.write_json(folder / "settings.json", value)
+        with pytest.raises(MudiffError, match=rf"settings\.json: .*{says}"):
+            runs.load(folder)
+    for value in ([1], {"step": 1}, torch.zeros(3)):
+        torch.save(value, folder / "state.pt")
+        with pytest.raises(MudiffError, match=r"state\.pt: no resume state .*delete it"):
+            runs.read_state(folder)
+    (folder / "log.jsonl").write_text('{"step": 1}\n{"epoch": 2}\n')
+    with pytest.raises(MudiffError, match=r"log\.jsonl: no log"):
+        runs.read_log(folder)
 
 
 def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):
