@@ -18,7 +18,7 @@ from mudiff.errors import MudiffError
 UINT16_MAX = 65535
 """The stored value of intensity 1; background is 0."""
 
-_RECIPE = 5  # raised by every change that alters slices
+_RECIPE = 6  # raised by every change that alters slices
 Indices = Sequence[int] | np.ndarray
 RECORD = {
     "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": int,
