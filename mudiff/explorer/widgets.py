@@ -14,7 +14,7 @@ from mudiff.evaluation import metrics, tables
 from mudiff.explorer.state import REGIONS, REPLACEMENTS, Explorer, View
 from mudiff.plots import attention as drawings
 from mudiff.plots import style
-from mudiff.plots.mutual import draw_error
+from mudiff.plots.style import draw_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ from mudiff.evaluation.scores import Example
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0, 1.0), "dwi": (0.0, 1.0)}
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
@@ -105,6 +106,12 @@ def bare(axis: "Axes") -> None:
     """Remove ticks and frame, keep title and labels."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
+
+
+def draw_error(axis: "Axes", error: np.ndarray, limit: float = 0.3) -> "AxesImage":
+    """Show a difference of intensities (S, S), with colours that end at `limit`."""
+    bare(axis)
+    return axis.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 Square = tuple[float, float, float]  # row and column of the centre, and half of the side, in pixels

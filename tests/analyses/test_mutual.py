@@ -11,7 +11,6 @@ from mudiff.analyses import mutual
 from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
 from mudiff.methods.base import build
-from mudiff.plots import mutual as drawings
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 
@@ -171,16 +170,17 @@ def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trai
     assert "16 test slices" in figure.get_label()
 
 
-def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_guesses(rng):
+def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_guesses(rng, tmp_path):
     brain = np.zeros((16, 16), bool)
     brain[4:12, 4:12] = True
-    maps = {key: rng.random((16, 16)) for key in [*drawings.FEATURES, *drawings.GATES]}
+    maps = {key: rng.random((16, 16)) for key in ("f_i", "f_j", "f_ij", "f_w", "z_a", "z_b")}
     maps["f_w"] = maps["f_w"] + 99 * ~brain  # the frame of the padding decides no scale
     log = pd.DataFrame({"epoch": [1, 2], "loss/supervised_1": 0.5, "loss/critic": 1.9})
     step = {"t": 0, "x_t": rng.random((16, 16)), "mean": rng.random((16, 16))}
     first = {"t": 1, "x_t": step["x_t"], "mean": np.full((16, 16), 0.5)}
-    arguments = (log, [first, step], rng.random((16, 16)), brain, "t1ce", "Subject A", "smoke")
-    figure = drawings.fig2c({("T1", "T2"): maps}, *arguments)
+    given = NAMES | {"log": log, "shown": [first, step], "truth": rng.random((16, 16)), "brain": brain}
+    given |= {"names": [("T1", "T2")], "maps": [maps], "target": "t1ce", "what": "Subject A", "folder": tmp_path}
+    figure = run_cells("07_mutual_learning", "def draw_tau", 'publish(folder, "fig2c"', **given)["figure"]
     words = "\n".join(text.get_text() for text in figure.findobj(Text))
     assert all(f"Eq. {number})" in words for number in (13, 14, 15, 16, 17, 22, 26, 27, 29))
     assert "i: T1\ni + 1: T2" in words and words.count("not in the log") == 2  # adversarial and mask
