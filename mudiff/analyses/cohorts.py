@@ -1,19 +1,16 @@
 """Trained runs on test subjects: on those of their own cohort, and on a cohort that no training saw."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mudiff import paths
 from mudiff.data import dataset as slice_cache
 from mudiff.data import datasets, files, manifests, prepare
 from mudiff.errors import MudiffError
-from mudiff.evaluation import scores, tables
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
@@ -25,10 +22,6 @@ TARGETS = {"demo": ("t1ce",)}
 
 SEED, SCANNER = 2021, 1
 """Seed and scanner of the unseen phantoms; the training cohorts have those of `phantoms.cohort.write_cohort`."""
-
-SIDES = ("known", "unseen")
-
-Chosen = Mapping[str, Sequence[str]]  # target -> methods
 
 
 @dataclass(frozen=True)
@@ -139,49 +132,3 @@ def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> di
         known = ", ".join(every) or "-"
         raise MudiffError(f"profile {profile!r} has no such run on {dataset}: choose of {known}.")
     return chosen
-
-
-def score(cohort: Cohort, chosen: Chosen) -> pd.DataFrame:
-    """Score a cohort's syntheses, in the columns of `scores.score_runs`, brain and lesions in one frame."""
-    slices, frames = cohort.slices(), []
-    regions = scores.REGIONS if datasets.dataset(cohort.dataset).lesions else ("brain",)
-    for region, (target, methods) in itertools.product(regions, chosen.items()):
-        for method in methods:
-            settings = profiles.settings(cohort.profile, cohort.dataset, target, method)
-            frame = scores.score_run(cohort.profile, settings, slices, region, cohort.folder(target, method))
-            frames.append(frame.assign(dataset=cohort.dataset, target=target, method=method, region=region))
-    return pd.concat(frames, ignore_index=True)
-
-
-def changes(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
-    """Put the scores of both cohorts (from `score`) side by side, under both protocols, by `compare`.
-
-    There is no interval over slices, since those of one head are not independent.
-    """
-    keys = ["dataset", "target", "method", "region", "protocol", "unit", "metric"]
-    sides = []
-    for both in (known, unseen):
-        pairs = itertools.product(both.groupby("region", sort=False), ("masked", "released"))
-        side = pd.concat([tables.table(part, protocol) for (_, part), protocol in pairs])
-        sides.append(side.set_index(keys)[["mean", "sd", "n"]])
-    frame = compare(*sides).reset_index()
-    return frame.assign(**{end: frame[end].where(frame.unit == "subject") for end in ("low", "high")})
-
-
-def compare(known: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
-    """Compare the means of two independent groups by Welch's interval, row by row.
-
-    Both frames have columns mean, sd (with n - 1) and n; rows of the same index belong together, others are left out.
-    The result has known, known_sd, known_n, unseen, unseen_sd, unseen_n, change (unseen - known) and its 95 %
-    interval low to high; NaN where a group has fewer than two values, or neither varies.
-    """
-    from scipy import stats
-
-    frame = known.add_prefix("known_").join(unseen.add_prefix("unseen_"), how="inner")
-    frame = frame.rename(columns={"known_mean": "known", "unseen_mean": "unseen"})
-    first, second = frame.known_sd**2 / frame.known_n, frame.unseen_sd**2 / frame.unseen_n
-    error = np.sqrt(first + second)
-    freedom = error**4 / (first**2 / (frame.known_n - 1) + second**2 / (frame.unseen_n - 1))
-    reach = (stats.t.ppf(0.975, freedom) * error).where(error > 0)
-    change = frame.unseen - frame.known
-    return frame.assign(change=change, low=change - reach, high=change + reach)

@@ -117,7 +117,8 @@ def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
     shutil.copytree(known.prepared, tmp_path / "copy/prepared")
     shutil.copytree(known.synthetic, tmp_path / "copy/synthetic")
     copied = cohorts.Cohort("smoke", "brats", tmp_path / "copy/prepared", tmp_path / "copy/synthetic", "copy")
-    mine, theirs = cohorts.score(copied, METHODS), cohorts.score(known, METHODS)
+    score = run_cells("12_generalisation", "def score(", "def score(", profile="smoke")["score"]
+    mine, theirs = score(copied, METHODS), score(known, METHODS)
     assert set(mine.region) == {"brain", "lesion"} and mine.psnr.notna().any()
     pd.testing.assert_frame_equal(mine, theirs)
 
@@ -126,9 +127,14 @@ def both_units(psnr):
     return pd.concat([score_rows({"mudiff": psnr}, unit=unit) for unit in ("subject", "slice")])
 
 
+def changes_of(*groups):
+    given = {"scores": dict(zip(("known", "unseen"), map(both_units, groups), strict=True))}
+    return run_cells("12_generalisation", "def welch(", "keys, sides = ", **given)["changes"]
+
+
 def test_changes_put_both_cohorts_side_by_side():
     known, unseen = [20.0, 22.0, 24.0], [18.0, 19.0]
-    frame = cohorts.changes(both_units(known), both_units(unseen))
+    frame = changes_of(known, unseen)
     masked = frame[(frame.protocol == "masked") & (frame.metric == "psnr")].iloc[0]
     assert (masked.known, masked.unseen, masked.change) == (22, 18.5, -3.5)
     assert (masked.known_n, masked.unseen_n, masked.known_sd) == (3, 2, 2)
@@ -136,7 +142,8 @@ def test_changes_put_both_cohorts_side_by_side():
     assert (masked.low, masked.high) == pytest.approx((expected.low, expected.high))
     slices = frame[frame.protocol == "released"]
     assert len(slices) == len(metrics.METRICS) and slices[["low", "high"]].isna().all(axis=None)
-    shown = run_cells("12_generalisation", "shown = {}", "shown = {}", changes=frame)["shown"]  # as tables of text
+    given = {"changes": frame, "sides": ("known", "unseen")}
+    shown = run_cells("12_generalisation", "shown = {}", "shown = {}", **given)["shown"]  # as tables of text
     cells = shown["T1CE, whole brain, masked (3 + 2 subjects)"].loc["MU-Diff"]
     assert len(shown) == 2 and "T1CE, whole brain, released (3 + 2 slices)" in shown
     assert cells.iloc[:2].tolist() == ["22.00 ± 2.00", "18.50 ± 0.71"] and cells.iloc[2].startswith("−3.50 (−")
@@ -144,5 +151,5 @@ def test_changes_put_both_cohorts_side_by_side():
 
 @pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
 def test_no_interval_where_there_is_none(few):
-    frame = cohorts.changes(*map(both_units, few))
+    frame = changes_of(*few)
     assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None)
