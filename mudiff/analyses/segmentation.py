@@ -17,7 +17,7 @@ from mudiff.analyses import unet
 from mudiff.cache import kept
 from mudiff.data import dataset
 from mudiff.errors import MudiffError
-from mudiff.evaluation import scores, statistics, tables
+from mudiff.evaluation import scores, tables
 from mudiff.training import profiles
 
 TASKS: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +28,6 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 
 METHODS = ("mudiff", "syndiff", tables.FLOOR)  # whose syntheses are tried: the paper's two, and our floor
 REAL = "real"  # stands for the method in the rows of "complete"
-PAIRS = (("mudiff", "syndiff"), ("mudiff", REAL), ("syndiff", REAL))  # what is compared
 
 
 def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TASKS)) -> pd.DataFrame:
@@ -58,22 +57,3 @@ def evaluate(profile: str, network: nn.Module, chosen: Sequence[str] = tuple(TAS
 def synthetic(profile: str, target: str, method: str) -> Path:
     """Return the folder of a run's synthetic test slices."""
     return paths.synthetic(profile, profiles.settings(profile, unet.DATASET, target, method).run_name)
-
-
-def differences(frame: pd.DataFrame, regions: Sequence[str] = ("whole",)) -> pd.DataFrame:
-    """Compare `PAIRS` subject by subject in every task of an `evaluate` frame, for some of `unet.REGIONS`.
-
-    Columns region, task, first, second, n (subjects), difference (mean of first - second), its 95 % interval low to
-    high, p of the paired t-test, and p_holm, corrected for the tasks of a region and pair.
-    """
-    rows = []
-    for region in regions:
-        wide = frame[frame.region == region].pivot(index="subject", columns=["task", "method"], values="dice")
-        for first, second in PAIRS:
-            for task in list(TASKS)[1:]:
-                sides = [("complete", REAL) if name == REAL else (task, name) for name in (first, second)]
-                found = statistics.paired(*wide[sides].dropna().to_numpy(float).T)
-                numbers = {name: found[name] for name in ("n", "difference", "low", "high", "p")}
-                rows.append({"region": region, "task": task, "first": first, "second": second} | numbers)
-    result = pd.DataFrame(rows)
-    return result.assign(p_holm=result.groupby(["region", "first", "second"]).p.transform(statistics.holm))

@@ -1,28 +1,14 @@
-"""Paired tests, effect sizes, Holm's correction, and MU-Diff against the best baseline of each task.
-
-The paper compares with "the second-best performed model" (section "Evaluation procedure"). Here that is the
-best of its six baselines, by the mean of the metric in question, whether or not MU-Diff is better still.
-"""
+"""Paired tests, effect sizes and Holm's correction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from mudiff.data import datasets
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics
-
-COHORTS = ("brats", "isles")
-"""Datasets of Tables 1 and 2, which the paper's P values belong to."""
-
-PROTOCOLS = {"subject": "masked", "slice": "released"}
-"""Unit -> protocol of its scores, as in the tables: subjects are independent, slices are the paper's way."""
 
 SIGN = {"psnr": 1, "ssim": 1, "mae": -1}  # turns MAE, so that a positive difference always means better
-
-_TASK = ["region", "dataset", "target"]
 
 
 def paired(ours: Sequence[float], others: Sequence[float] | float = 0.0) -> dict[str, float]:
@@ -62,28 +48,6 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def effective(values: Sequence[float], subjects: Sequence[str]) -> tuple[float, float]:
-    """Return how alike the values (one per slice) of one subject are, and how many independent ones they amount to.
-
-    The first is the intraclass correlation (icc) of a one-way analysis of variance, not below 0; the second the
-    number of slices over the design effect 1 + (m - 1) icc, with m the number of slices of a subject, averaged over
-    the slices. NaN with fewer than two subjects, one slice each, or no variation.
-    """
-    groups = pd.Series(np.asarray(values, float)).groupby(np.asarray(subjects))
-    sizes, total = groups.size().to_numpy(), len(np.asarray(values))
-    count = len(sizes)
-    if count < 2 or total == count:
-        return math.nan, math.nan
-    between = (sizes * (groups.mean().to_numpy() - np.mean(values)) ** 2).sum() / (count - 1)
-    within = (groups.var(ddof=0).to_numpy() * sizes).sum() / (total - count)
-    typical = (total - (sizes**2).sum() / total) / (count - 1)  # slices per subject, if sizes are unequal
-    spread = between + (typical - 1) * within
-    if spread <= 0:
-        return math.nan, math.nan
-    icc = max(0.0, float((between - within) / spread))
-    return icc, float(total / (1 + ((sizes**2).sum() / total - 1) * icc))
-
-
 def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFrame:
     """Return one task's scores (one region, protocol and unit) with a row per unit and a column per method.
 
@@ -94,44 +58,3 @@ def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFr
     for _, row in scores[scores.duplicated([*index, column])].iterrows():
         raise MudiffError(f"{row[column]} has two scores of subject {row.subject}; give the scores of one run.")
     return SIGN[metric] * scores.pivot(index=index, columns=column, values=metric).astype(float)
-
-
-def compare(scores: pd.DataFrame, protocols: Mapping[str, str] = PROTOCOLS) -> pd.DataFrame:
-    """Compare MU-Diff with the best baseline of every task, region and metric, on the same units.
-
-    Scores are of `scores.score_runs`, one or both regions; other datasets than `COHORTS` are left out.
-
-    Returns
-    -------
-    DataFrame
-        One row per unit, region, dataset, target and metric that have MU-Diff and a baseline: those names,
-        protocol, best_baseline, what `paired` returns (a positive difference means that MU-Diff is better, also for
-        MAE), p_holm (corrected for all tests of a unit), and of slices icc and n_effective (`effective`).
-    """
-    rows = []
-    for unit, protocol in protocols.items():
-        chosen = scores[(scores.unit == unit) & (scores.protocol == protocol) & scores.dataset.isin(COHORTS)]
-        for key, part in chosen.groupby(_TASK, sort=False):
-            for metric in metrics.METRICS:
-                names = {"unit": unit, "protocol": protocol} | dict(zip(_TASK, key, strict=True))
-                row = _against_best(wide(part, metric), unit)
-                rows += [names | {"metric": metric} | row] if row else []
-    if not rows:
-        raise MudiffError("the scores hold no task of brats or isles with MU-Diff and a baseline; train them first.")
-    frame = pd.DataFrame(rows)
-    frame["p_holm"] = frame.groupby("unit", sort=False).p.transform(holm)
-    return frame
-
-
-def _against_best(scores: pd.DataFrame, unit: str) -> dict[str, object] | None:
-    trained = [method for method in datasets.BASELINES if method in scores]
-    finite = scores.where(np.isfinite(scores))  # infinite scores would decide a mean alone
-    if "mudiff" not in scores or finite[trained].isna().all(axis=None):
-        return None
-    best = finite[trained].mean().idxmax()
-    differences = (finite["mudiff"] - finite[best]).dropna()
-    row = {"best_baseline": best} | paired(differences) | {"icc": math.nan, "n_effective": math.nan}
-    if unit == "slice":
-        subjects = differences.index.get_level_values("subject")
-        row["icc"], row["n_effective"] = effective(differences, subjects)
-    return row

@@ -212,35 +212,6 @@ def _zoom(core: np.ndarray, brain: np.ndarray) -> Square:
     return float(row), float(column), half
 
 
-def boxes(frame: pd.DataFrame, metrics: Mapping[str, str]) -> "Figure":
-    """Draw box plots of scores: a panel per metric (column -> label with unit), groups along x, a colour per method.
-
-    Whiskers reach 1.5 interquartile ranges; what lies beyond is not drawn, since one slice with a lesion of a single
-    pixel would set the scale. Undefined and infinite scores are left out.
-    """
-    import seaborn
-
-    frame = frame.replace([np.inf, -np.inf], np.nan).reset_index(drop=True)
-    methods, groups = ordered(frame.method), list(dict.fromkeys(frame.group))
-    shape = (1, len(metrics)) if len(groups) < 3 else (len(metrics), 1)
-    with style():
-        figure = new_figure(WIDTH, 1.9 * shape[0] + 0.6)
-        axes = figure.subplots(*shape, squeeze=False, sharex=True).ravel()
-        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            seaborn.boxplot(
-                frame, x="group", y=metric, hue="method", order=groups, hue_order=methods, palette=METHOD_COLOURS,
-                ax=axis, width=0.9, gap=0.15, linewidth=0.8, showfliers=False, saturation=1, legend=axis is axes[0],
-            )  # fmt: skip
-            axis.set(xlabel="", ylabel=label)
-            axis.grid(axis="y", lw=0.4, color="0.85")
-            axis.set_axisbelow(True)
-        handles, _ = axes[0].get_legend_handles_labels()
-        axes[0].get_legend().remove()
-        look = {"loc": "outside upper center", "fontsize": 7.5, "handlelength": 1.2, "columnspacing": 1.2}
-        figure.legend(handles, [datasets.METHODS[m] for m in methods], ncols=len(methods), **look)
-    return figure
-
-
 def dots(axis: "Axes", values: Mapping[str, Sequence[float]], colours: Mapping[str, str] | None = None) -> None:
     """Draw one row per key: a small mark for each subject, a large one for their mean; missing values left out."""
     for y, (name, row) in enumerate(values.items()):

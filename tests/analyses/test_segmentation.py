@@ -127,7 +127,7 @@ def test_differences_are_paired_and_signed(rng):
     rows = [(*column, region, f"s{i}", rng.random()) for column in columns for region in regions for i in range(6)]
     frame = pd.DataFrame(rows, columns=["task", "method", "region", "subject", "dice"])
     frame.loc[(frame.region == "necrotic") & (frame.subject == "s0"), "dice"] = np.nan
-    found = segmentation.differences(frame, regions)
+    found = run_cells("10_segmentation", "compared = ", "compared = ", scores=frame)["compared"]
     assert len(found) == 2 * 3 * 6 and (found.n[found.region == "necrotic"] == 5).all()
     wide = frame[frame.region == "whole"].pivot(index="subject", columns=["task", "method"], values="dice")
     of_task = found[(found.region == "whole") & (found.task == "F")].set_index(["first", "second"])

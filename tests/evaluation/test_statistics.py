@@ -6,18 +6,36 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import score_rows
+from conftest import run_cells, score_rows
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, statistics
+
+COHORTS, PROTOCOLS = ("brats", "isles"), {"subject": "masked", "slice": "released"}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """The functions of notebook 06."""
+    return run_cells("06_significance", "def effective(", "def compare(")
+
+
+@pytest.fixture
+def effective(cells):
+    return cells["effective"]
+
+
+@pytest.fixture
+def compare(cells):
+    return lambda scores, protocols=PROTOCOLS: cells["compare"](scores, protocols)
 
 
 @pytest.fixture
 def noisy(rng):
     """Both units of all tasks of Tables 1 and 2, both regions: MU-Diff, two baselines and the floor."""
     frames, shifts = [], {"pix2pix": -1, "syndiff": 0, "mudiff": 0.5, "linear": 2}
-    tasks = [(name, t) for name in statistics.COHORTS for t in datasets.dataset(name).targets]
+    tasks = [(name, t) for name in COHORTS for t in datasets.dataset(name).targets]
     for region, task, unit in itertools.product(("brain", "lesion"), tasks, ("subject", "slice")):
         count, slices = (6, 1) if unit == "subject" else (24, 4)
         hard = rng.normal(22, 2, count)
@@ -59,28 +77,28 @@ def test_holm_by_hand():
     assert len(statistics.holm([])) == 0
 
 
-def test_effective_number_by_hand():
-    icc, effective = statistics.effective([1, 3, 5, 7], ["a", "a", "b", "b"])  # mean squares 16 and 2
-    assert icc == pytest.approx((16 - 2) / (16 + 2)) and effective == pytest.approx(4 / (1 + icc))
-    assert statistics.effective([1, 1, 1, 5, 5, 5], list("aaabbb")) == pytest.approx((1, 2))  # two subjects
-    assert statistics.effective([1, 5, 1, 5], list("aabb")) == (0, 4)  # all variation is inside subjects
+def test_effective_number_by_hand(effective):
+    icc, count = effective([1, 3, 5, 7], ["a", "a", "b", "b"])  # mean squares 16 and 2
+    assert icc == pytest.approx((16 - 2) / (16 + 2)) and count == pytest.approx(4 / (1 + icc))
+    assert effective([1, 1, 1, 5, 5, 5], list("aaabbb")) == pytest.approx((1, 2))  # two subjects
+    assert effective([1, 5, 1, 5], list("aabb")) == (0, 4)  # all variation is inside subjects
     for values, subjects in (([1, 2], "aa"), ([1, 2], "ab"), ([3, 3, 3, 3], "aabb")):
-        assert np.isnan(statistics.effective(values, list(subjects))).all()
+        assert np.isnan(effective(values, list(subjects))).all()
 
 
-def test_the_best_of_the_six_is_chosen_per_metric_and_positive_means_better():
+def test_the_best_of_the_six_is_chosen_per_metric_and_positive_means_better(compare):
     given = {"linear": [30, 31, 33], "pgan": [20, 21, 25], "syndiff": [21, 22, 25], "mudiff": [19, 22, 22]}
     frame = score_rows(given)
     frame.loc[frame.method == "pgan", "mae"] = 0.01
-    result = statistics.compare(frame, {"subject": "masked"})
+    result = compare(frame, {"subject": "masked"})
     assert list(result.metric) == list(metrics.METRICS)
     assert list(result.best_baseline) == ["syndiff", "syndiff", "pgan"]  # the floor is none of the six
     assert of(result, "psnr").difference == pytest.approx(-5 / 3)
     assert of(result, "mae").difference == pytest.approx(0.01 - np.mean([1 / 19, 1 / 22, 1 / 22]))
 
 
-def test_every_task_region_and_unit_has_its_rows(noisy):
-    result = statistics.compare(noisy)
+def test_every_task_region_and_unit_has_its_rows(noisy, compare):
+    result = compare(noisy)
     assert len(result) == 2 * 2 * 6 * 3 and result.p.notna().all()
     assert set(result[result.unit == "subject"].n) == {6} and set(result[result.unit == "slice"].n) == {24}
     assert result[result.unit == "slice"].n_effective.between(1, 24).all()
@@ -88,31 +106,29 @@ def test_every_task_region_and_unit_has_its_rows(noisy):
         assert part.p_holm.to_numpy() == pytest.approx(statistics.holm(part.p))
 
 
-def test_pairs_are_found_by_subject_and_slice(noisy):
+def test_pairs_are_found_by_subject_and_slice(noisy, compare):
     keys = ["unit", "region", "dataset", "target", "metric"]
     shuffled = noisy.sample(frac=1, random_state=3)
-    first, second = (statistics.compare(f).set_index(keys).sort_index() for f in (noisy, shuffled))
+    first, second = (compare(f).set_index(keys).sort_index() for f in (noisy, shuffled))
     pd.testing.assert_frame_equal(first, second)
     beside = noisy.copy()  # the control: broken pairs do change the numbers
     ours = beside.method == "mudiff"
     beside.loc[ours, "psnr"] = beside.loc[ours, "psnr"].to_numpy()[::-1]
-    assert not np.allclose(first.t, statistics.compare(beside).set_index(keys).sort_index().t)
+    assert not np.allclose(first.t, compare(beside).set_index(keys).sort_index().t)
 
 
-def test_undefined_and_infinite_scores_are_left_out_in_pairs():
+def test_undefined_and_infinite_scores_are_left_out_in_pairs(compare):
     nan = math.nan
     frame = score_rows({"mudiff": [22, nan, 24, 27], "ddpm": [20, 21, nan, 22]}, "lesion", "slice", 2)
-    result = of(statistics.compare(frame, {"slice": "released"}), "psnr")
+    result = of(compare(frame, {"slice": "released"}), "psnr")
     assert (result.n, result.difference) == (2, 3.5)
     given = {"mudiff": [22, math.inf, 24, 27], "ddpm": [20, 21, 23, 22], "pgan": [math.inf, 1, 1, 1]}
-    result = of(statistics.compare(score_rows(given), {"subject": "masked"}), "psnr")
+    result = of(compare(score_rows(given), {"subject": "masked"}), "psnr")
     assert result.best_baseline == "ddpm" and result.n == 3
 
 
-def test_what_cannot_be_compared_is_an_error(noisy):
-    for given in ({"mudiff": [22, 23], "linear": [20, 20]}, {"linear": [22, 23], "ddpm": [20, 20]}):
-        with pytest.raises(MudiffError, match="brats or isles"):
-            statistics.compare(score_rows(given))
-    twice = pd.concat([score_rows({"mudiff": [22, 23], "ddpm": [20, 20]})] * 2)
+def test_two_scores_of_one_subject_are_an_error_and_tasks_without_a_baseline_are_left_out(compare):
+    both, lonely = score_rows({"mudiff": [22, 23], "ddpm": [20, 20]}), score_rows({"mudiff": [22], "linear": [20]})
+    assert set(compare(pd.concat([both, lonely.assign(target="t2")])).target) == {"t1ce"}
     with pytest.raises(MudiffError, match="two scores of subject s0"):
-        statistics.compare(twice, {"subject": "masked"})
+        compare(pd.concat([both] * 2), {"subject": "masked"})

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_cells
 from PIL import Image
 
 from mudiff.evaluation.scores import Example
@@ -56,7 +57,8 @@ def test_the_core_of_the_lesion_is_enlarged_below_or_in_a_corner_of_many_rows():
 def test_boxes_have_the_methods_colours_and_outliers_do_not_stretch_the_axis(rng):
     frame = pd.DataFrame({"group": "T1CE", "method": ["mudiff", "pgan"] * 20, "psnr": rng.normal(20, 1, 40)})
     frame.loc[0, "psnr"], frame.loc[2, "psnr"] = np.inf, 60
-    figure = style.boxes(pd.concat([frame, frame.assign(group="T1")]), {"psnr": "PSNR (dB)"})
+    boxes = run_cells("05_lesion_metrics", "def boxes(", "def boxes(")["boxes"]
+    figure = boxes(pd.concat([frame, frame.assign(group="T1")]), {"psnr": "PSNR (dB)"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pGAN", "MU-Diff"]
     assert figure.axes[0].get_ylim()[1] < 25
 
