@@ -7,18 +7,17 @@ weights and random numbers stay the same, so that FLAIR is all that differs from
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mudiff import paths
 from mudiff.cache import file_hash, kept
 from mudiff.data import dataset, files, motion, prepare, volumes
 from mudiff.errors import MudiffError
-from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import scores
 from mudiff.training import profiles
 
 DATASET, TARGET, CONTRAST = "brats", "t1ce", "flair"  # the paper's choice: T1CE from T1, T2 and a FLAIR with motion
@@ -91,23 +90,3 @@ def _synthesise(
 
     images = sample.sample_slices(load(method), slices, indices, seed, replaced={CONTRAST: flair * 2 - 1})
     return {"slices": np.round(images * dataset.UINT16_MAX).astype(np.uint16)}
-
-
-def score(slices: dataset.Slices, found: Iterable[tuple[str, float, Stacks]]) -> pd.DataFrame:
-    """Score `syntheses` against the true T1CE by protocol masked, with masks and truth of the clean data.
-
-    Columns method, strength (0: clean), region, subject, psnr, ssim, mae. Without lesions in the test set there is
-    region brain alone; a subject without one has NaN.
-    """
-    rows = []
-    for subject, strength, stacks in found:
-        indices = slices.subject(subject)
-        real = (slices.images(indices, TARGET) + 1) / 2  # [-1, 1] -> [0, 1]  # (Z, S, S)
-        masks = {"brain": slices.brain(indices), "lesion": slices.lesion(indices)}
-        for method, region in itertools.product([name for name in stacks if name != CONTRAST], masks):
-            _, whole = metrics.score_subject(real, stacks[method], masks[region], "masked")
-            rows.append((method, strength, region, subject, *(whole[m] for m in metrics.METRICS)))
-    frame = pd.DataFrame(rows, columns=["method", "strength", "region", "subject", *metrics.METRICS])
-    frame = frame.sort_values(["region", "method", "strength", "subject"], ignore_index=True)
-    lesions = frame.mae[frame.region == "lesion"].notna().any()
-    return frame if lesions else frame[frame.region == "brain"]

@@ -1,6 +1,5 @@
 """The attentive masks, and what is drawn of lesions."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,15 +32,3 @@ def outline(axis: "Axes", region: np.ndarray) -> None:
     """Draw the rim of a region, if there is one."""
     if region.any() and not region.all():
         axis.contour(region, levels=[0.5], colors=style.MARK, linewidths=0.9)
-
-
-def zone_dots(axis: "Axes", values: Mapping, colours: Mapping[str, str], label: str) -> None:
-    """Draw `style.dots` around a line at zero, or say that there is no lesion."""
-    if not values:
-        style.bare(axis)
-        axis.text(0.5, 0.5, "no lesion in the test set", transform=axis.transAxes, ha="center")
-        return
-    style.dots(axis, values, colours)
-    axis.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axis.locator_params(axis="x", nbins=5)
-    axis.set_xlabel(label)

@@ -157,6 +157,7 @@ def fig5a(folder, maps, lesion, ratios):
 def fig5b(folder, masks, lesion, changes):
     given = SHOWN | {"shown": masks, "images": dict.fromkeys(masks, BRAIN * 0.5), "lesion": lesion, "own": []}
     given |= {"changes": changes, "method": lively(target="t1ce"), "folder": folder}
+    given["zone_dots"] = run_cells("08_attention", "def zone_dots", "def zone_dots")["zone_dots"]
     return run_cells("08_attention", "columns = 1 + len(shown[0])", 'publish(folder, "fig5b"', **given)["figure"]
 
 

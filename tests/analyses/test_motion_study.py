@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import head, prepare_subjects, save_run
+from conftest import head, prepare_subjects, run_cells, save_run
 
 from mudiff import paths
 from mudiff.analyses import motion as study
@@ -107,7 +107,8 @@ def test_what_is_computed_is_kept_until_the_weights_change(slices, raw, monkeypa
 
 def test_scores_are_those_of_the_clean_masks_and_target(slices, raw):
     found = list(study.syntheses("smoke", slices, raw, (0, 1, 3), PAIR))
-    frame = study.score(slices, found)
+    given = {"profile": "smoke", "slices": slices, "raw": raw, "strengths": (1, 3), "methods": PAIR}
+    frame = run_cells("09_motion_robustness", "_, whole =", "_, whole =", **given)["scores"]
     assert list(frame) == ["method", "strength", "region", "subject", "psnr", "ssim", "mae"]
     assert len(frame) == 2 * 3 * 2 * 2
     indices = slices.subject(D)
