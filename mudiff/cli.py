@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from mudiff import __version__, cache, paths
-from mudiff.data import datasets, manifests
+from mudiff.data import datasets, files, manifests
 from mudiff.data import prepare as preparing
 from mudiff.data import verify as checks
 from mudiff.data.dataset import Preparation, read_info
@@ -46,8 +46,9 @@ def verify(
 ) -> None:  # fmt: skip
     """Check a data folder against its manifest; exit code 1 if anything is missing, odd or unreadable."""
     if write_manifest is not None:
-        manifests.draft_manifest(dataset, data_root, write_manifest, seed)
-        print(f"{write_manifest}: written; look at it, then pass it with --manifest.")
+        drafted = manifests.draft_manifest(dataset, data_root, write_manifest, seed)["subject"]
+        count = f"{len(drafted)} subjects of {drafted.map(files.patient).nunique()} people"
+        print(f"{write_manifest}: {count}, none in two splits; look at it, then pass it with --manifest.")
         return
     findings = checks.verify(dataset, data_root, manifests.read_manifest(dataset, manifest), workers=workers)
     for finding in findings:

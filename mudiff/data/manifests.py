@@ -1,5 +1,8 @@
 """Manifests: which subject belongs to which split (section "Datasets")."""
 
+import difflib
+import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,12 +14,15 @@ from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
 SPLITS = ("train", "val", "test")
+_WORDS = {**{split: split for split in (*SPLITS, "excluded")}, "training": "train", "testing": "test"}
+_WORDS |= {"validation": "val", "valid": "val"}
 
 
 def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
-    """Read a CSV with columns subject, split (train, val, test or excluded) and, if wanted, reason.
+    """Read a table with columns subject, split (train, val, test or excluded) and, if wanted, reason.
 
-    By default it is the published split. Returned are the three columns, all text, in the order of the file.
+    By default it is the published split. Commas, semicolons or tabs separate columns, ``#`` begins a comment line,
+    participant_id (BIDS) is subject. Returned are the three columns, all text, in the order of the file.
     """
     datasets.dataset(dataset)
     if path is None and not (path := paths.manifests() / f"{dataset}.csv").is_file():
@@ -25,59 +31,123 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
             f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
         )
     try:
-        lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = _read_table(Path(path))
     except FileNotFoundError:
         raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
     except (OSError, ValueError) as error:  # of pandas and of UTF-8, too
         raise MudiffError(f"{path}: no readable CSV ({' '.join(str(error).split())}); save it as UTF-8.") from None
-    lines = lines.fillna("").apply(lambda column: column.str.strip())  # short lines end in NaN
-    table = lines[1:].set_axis(lines.iloc[0].str.lower().tolist(), axis=1)
-    if not {"subject", "split"} <= set(table.columns):
-        raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split.")
-    table = table.reindex(columns=["subject", "split", "reason"], fill_value="")
+    if sorted(column for column in table.columns if column in ("subject", "split")) != ["split", "subject"]:
+        raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split, each once.")
+    table = table.loc[:, ~table.columns.duplicated()].reindex(columns=["subject", "split", "reason"], fill_value="")
     table = table[(table != "").any(axis=1)].reset_index(drop=True)
+    words = table["split"].str.lower()
+    if {"val", "validation"} <= set(words):  # the challenge's own, perhaps
+        raise MudiffError(f"{path}: has splits val and validation; write val for both, or exclude one.")
+    table["split"] = words.map(_WORDS).fillna(table["split"])
     for subject, split in zip(table["subject"], table["split"], strict=True):
         # The id becomes a file name: it must not lead anywhere else.
         if not subject or subject.startswith(".") or set(subject) & set("/\\:\0"):
             raise MudiffError(f"{path}: {subject!r} is no subject id; expected a plain name.")
         if split not in (*SPLITS, "excluded"):
             raise MudiffError(f"{path}: split {split!r} of {subject} is unknown; choose train, val, test, excluded.")
-    ids = table["subject"].map(files.match_id)
-    if ids.duplicated().any():
-        same = table.loc[ids == ids[ids.duplicated()].iloc[0], "subject"]
-        raise MudiffError(f"{path}: {' and '.join(same)} are one subject; keep one of them.")
+    used = table.loc[table["split"] != "excluded", "subject"]
+    for names, ids in ((table["subject"], table["subject"]), (used, used.map(files.match_id))):
+        if ids.duplicated().any():
+            same = names[ids == ids[ids.duplicated()].iloc[0]]
+            raise MudiffError(f"{path}: {' and '.join(same)} are one subject; keep one of them.")
     if not table["split"].isin(SPLITS).any():
         raise MudiffError(f"{path}: lists no subject for train, val or test; add some.")
     return table
 
 
-def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
-    """Match the subjects of a folder with those of a manifest, whatever prefix their release gave them.
+def _read_table(path: Path) -> pd.DataFrame:
+    """Return a file's table as text; the separator is the mark that its first line has most of."""
+    content = path.read_bytes()
+    text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    # What is no line of the table is emptied: pandas names the line that it cannot read by its number.
+    lines = [re.sub(r'^\s*(?:#|"?sep=).*', "", line.rstrip("\n")) for line in io.StringIO(text, newline=None)]
+    separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
+    table = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, header=None, dtype=str, keep_default_na=False)
+    table = table.fillna("").apply(lambda column: column.str.strip())  # short lines end in NaN
+    columns = table.iloc[0].str.lower()
+    if "subject" not in set(columns):
+        columns = columns.replace("participant_id", "subject")
+    return table[1:].set_axis(columns.tolist(), axis=1)
 
-    Returned are subject -> train, val or test (excluded ones left out), what the folder lacks, and what the manifest.
+
+def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
+    """Match the subjects of a folder with those of a manifest.
+
+    Ids match as they are, or without the prefix of their release, or without ``sub-`` and the zeros before a number,
+    or a person is listed for all sessions. Returned are subject -> train, val or test (excluded ones left out), what
+    the folder lacks, and what the manifest.
     """
-    by_id: dict[str, str] = {}
-    for subject in sorted(found):
-        if subject != (other := by_id.setdefault(files.match_id(subject), subject)):
-            raise MudiffError(f"{other} and {subject} are one subject from two releases; keep one of them.")
-    listed = dict(zip(manifest["subject"].map(files.match_id), manifest["split"], strict=True))
-    splits = {subject: listed[key] for key, subject in by_id.items() if listed.get(key) in SPLITS}
-    wanted = manifest.loc[manifest["split"] != "excluded", "subject"]
-    missing = [subject for subject in wanted if files.match_id(subject) not in by_id]
-    return splits, missing, [subject for key, subject in by_id.items() if key not in listed]
+    subjects, rows = sorted(found), dict(zip(manifest["subject"], manifest["split"], strict=True))
+    matched: dict[str, str] = {}  # subject of the folder -> of the manifest
+    for mine, theirs in ((str, str), (files.match_id, files.match_id), (_plain, _plain), (_person, _plain)):
+        free = pd.Series({row: theirs(row) for row in rows if row not in matched.values()}, dtype=str)
+        free = {key: row for row, key in free[~free.duplicated(keep=False)].items()}
+        fitting = {s: free[mine(s)] for s in subjects if s not in matched and mine(s) in free}
+        for row in fitting.values():
+            same = [subject for subject in fitting if fitting[subject] == row]
+            if len(same) > 1 and rows[row] != "excluded" and mine is not _person:
+                raise MudiffError(f"{' and '.join(same)} are one subject ({row} of the manifest); keep one of them.")
+        matched |= fitting
+    splits = {subject: rows[matched[subject]] for subject in subjects if rows.get(matched.get(subject)) in SPLITS}
+    missing = [row for row in rows if rows[row] != "excluded" and row not in matched.values()]
+    return splits, missing, [subject for subject in subjects if subject not in matched]
+
+
+def _plain(subject: str) -> str:
+    """Return an id without ``sub-``, and a number without the zeros before it."""
+    plain = files.match_id(subject).removeprefix("sub-")
+    return plain.lstrip("0") if plain.isdecimal() else plain
+
+
+def _person(subject: str) -> str:
+    return _plain(files.patient(subject, sure=True))
+
+
+def nearest(subject: str, others: Iterable[str]) -> str:
+    """Return `` (did you mean ...?)`` with the most similar of the others, or nothing where none is."""
+    near = difflib.get_close_matches(subject, list(others), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def leaks(splits: dict[str, str], sure: bool = False) -> dict[str, str]:
+    """Return subject -> what is wrong where one person is in two splits, by the ids (see `files.patient`)."""
+    people: dict[str, dict[str, str]] = {}
+    for subject, split in splits.items():
+        people.setdefault(files.patient(subject, sure), {})[split] = subject
+    wrong = {}
+    for subject in splits:
+        if len(own := people[files.patient(subject, sure)]) > 1:
+            named = ", ".join(f"{other} in {split}" for split, other in own.items())
+            wrong[subject] = f"one person by the ids is {named}; put them into one split of the manifest."
+    return wrong
 
 
 def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
-    """Write a manifest with a seeded random split of the people of a data folder, 50/20/15 (healthy) or 70/20/10."""
+    """Write a manifest with a seeded random split of the people of a data folder, 50/20/15 (healthy) or 70/20/10.
+
+    A subject whose files contradict each other, and a second release of one, are excluded.
+    """
     if Path(path).exists():
         raise MudiffError(f"{path}: exists already; delete it or choose another name for the draft.")
-    subjects = list(files.find_subjects(dataset, root))
-    people = sorted({files.patient(subject) for subject in subjects})
+    reasons: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for subject in files.find_subjects(dataset, root, reasons):
+        if (other := first.setdefault(files.match_id(subject), subject)) != subject:
+            reasons[subject] = f"the same subject as {other}"
+    ids = sorted(first.values(), key=lambda subject: files.patient(subject, sure=True))
+    people = list(dict.fromkeys(map(files.patient, ids)))
     fractions = np.array((50, 20, 15)) / 85 if dataset == "healthy" else np.array((0.7, 0.2, 0.1))
     _, val, test = np.maximum(np.rint(fractions * len(people)).astype(int), len(people) >= 3)  # 1 or more of three
     shuffled = np.random.default_rng(seed).permutation(people)
     groups = np.split(shuffled, [len(people) - val - test, len(people) - test])
     splits = {str(person): split for split, group in zip(SPLITS, groups, strict=True) for person in group}
-    table = pd.DataFrame({"subject": subjects, "split": [splits[files.patient(s)] for s in subjects]})
+    lines = [(s, splits[files.patient(s)], "") for s in first.values()]
+    lines += [(s, "excluded", reason) for s, reason in reasons.items()]
+    table = pd.DataFrame(sorted(lines), columns=["subject", "split", "reason"])
     paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return table

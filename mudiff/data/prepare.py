@@ -20,7 +20,7 @@ from mudiff import cache, paths
 from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
 from mudiff.data.doubts import copies, doubts
-from mudiff.data.manifests import SPLITS, assign
+from mudiff.data.manifests import SPLITS, assign, leaks, nearest
 from mudiff.data.masks import brain_mask
 from mudiff.data.slices import Geometry, normalise, sides, to_slices
 from mudiff.errors import MudiffError
@@ -46,6 +46,8 @@ def prepare(
             f"{data_root}: holds none of the {'training ' if splits else ''}subjects of the manifest; check "
             "--data-root, or pass a --manifest of your own (`mudiff verify --write-manifest FILE` drafts one)."
         )
+    for wrong in leaks(splits, sure=True).values():
+        raise MudiffError(f"{data_root}: {wrong}")
     chosen = datasets.dataset(preparation.dataset)
     used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
     sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
@@ -57,9 +59,11 @@ def prepare(
             failed[subject] = str(result)
         else:
             records[subject] = result
+    missing = [subject + (nearest(subject, unlisted) if n < 5 else "") for n, subject in enumerate(missing)]
     places = {"manifest are not in the data folder": missing, "data folder are not in the manifest": unlisted}
     shown = {where: f"{', '.join(s[:5])}{' ...' * (len(s) > 5)}" for where, s in places.items() if s}
     warnings = [f"{len(places[where])} subjects of the {where}: {names}" for where, names in shown.items()]
+    warnings += sorted(set(leaks(splits).values()))
     return _write_index(preparation, folder, records, failed, warnings)
 
 
@@ -123,7 +127,8 @@ def subject_slices(
     """
     contrasts = datasets.dataset(preparation.dataset).contrasts
     if absent := [name for name in contrasts if name not in found]:
-        raise MudiffError(f"{subject}: has no {', '.join(absent)}; add the files or exclude the subject.")
+        left = files.left_out(found, *absent)
+        raise MudiffError(f"{subject}: has no {', '.join(absent)}{left}; add the files or exclude the subject.")
     loaded = {name: volumes.load_volume(found[name]) for name in contrasts}
     mask = volumes.load_mask(found["mask"]) if "mask" in found else None
     volumes.check_grid(loaded | ({"mask": mask} if mask else {}), subject)
@@ -169,7 +174,7 @@ def _finished(
     for path, record in records.items():
         subject, arrays = record["subject"], [path.with_suffix(suffix) for suffix in (".npy", ".masks.npy")]
         before = {c: {k: v for k, v in s.items() if k != "sha256"} for c, s in record["sources"].items()}
-        now = {c: _state(source) for c, source in sources.get(subject, {}).items()}
+        now = {c: _state(source) for c, source in sources.get(subject, {}).items() if source.is_file()}
         if splits.get(subject) == record["split"] and before == now and all(file.is_file() for file in arrays):
             kept[subject] = record
             continue

@@ -7,7 +7,7 @@ import pandas as pd
 from mudiff import cache
 from mudiff.data import datasets, files, volumes
 from mudiff.data.doubts import copies, doubts
-from mudiff.data.manifests import assign
+from mudiff.data.manifests import assign, leaks, nearest
 from mudiff.data.prepare import each_subject
 from mudiff.data.slices import normalise
 from mudiff.errors import MudiffError
@@ -21,12 +21,16 @@ def verify(
     """Check every subject that the manifest (if any) does not exclude, and the folder against it; sorted."""
     problems: dict[str, str] = {}
     found = files.find_subjects(dataset, root, problems)
-    findings = [(subject, "", problem) for subject, problem in problems.items()]
+    findings: list[Finding] = []
     if manifest is not None:
         splits, missing, unlisted = assign(found.keys() | problems.keys(), manifest)
-        findings += [(subject, "", "is in the manifest but not in the data folder.") for subject in missing]
+        near = {subject: nearest(subject, unlisted) for subject in missing}
+        findings += [(s, "", f"is in the manifest but not in the data folder{near[s]}.") for s in missing]
         findings += [(subject, "", "is in the data folder but not in the manifest.") for subject in unlisted]
+        findings += [(subject, "", wrong) for subject, wrong in leaks(splits).items()]
         found = {s: contrasts for s, contrasts in found.items() if s in splits or s in unlisted}
+        problems = {s: problem for s, problem in problems.items() if s in splits or s in unlisted}
+    findings += [(subject, "", problem) for subject, problem in problems.items()]
     jobs = [(dataset, *subject) for subject in found.items()]
     for _, result in each_subject(check_subject, jobs, workers, "verify", progress):
         findings += result
@@ -45,7 +49,7 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> list[Findin
     for name in (*chosen.contrasts, "mask") if chosen.lesions else chosen.contrasts:
         try:
             if name not in found:
-                raise MudiffError("is missing.")
+                raise MudiffError(f"is missing{files.left_out(found, name)}.")
             if name != "mask":
                 loaded[name] = volumes.load_volume(found[name])
                 normalise(loaded[name].data, "percentile", found[name])

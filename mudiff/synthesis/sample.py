@@ -1,5 +1,6 @@
 """Synthesis with a trained run: prepared slices, and whole volumes on their own grid."""
 
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping
@@ -156,18 +157,18 @@ def synthesize_missing(
 
 
 def synthesize_volume(
-    run: Path, subject: Path, target: str, output: Path, *, samples: int = 1, uncertainty: Path | None = None,
-    noise: str = "shared", steps: int | None = None, force: bool = False, device: torch.device | None = None,
-    precision: str | None = None, seed: int = 0,
+    run: Path, subject: Path | files.Files, target: str, output: Path, *, samples: int = 1,
+    uncertainty: Path | None = None, noise: str = "shared", steps: int | None = None, force: bool = False,
+    device: torch.device | None = None, precision: str | None = None, seed: int = 0,
 ) -> Path:  # fmt: skip
     """Synthesise a subject's missing contrast as a whole volume on the grid of its other contrasts.
 
     In this order: normalise each condition; cut it into axial slices, pad and resize; sample all slices; average the
     samples; resize and pad back; set voxels where every condition is background to 0. `subject` is a folder in any
-    layout that `mudiff prepare` reads; `output` and `uncertainty` are NIfTI files on its grid, in [0, 1] of the
-    normalised target: mean and standard deviation of the samples. `precision` is by default that of the run; `noise`
-    is one of `NOISES`, `steps` see `Diffusion.synthesize`. A run of target "any" takes what there is, also where
-    (`force`) the target is there, too.
+    layout that `mudiff prepare` reads, or its files; `output` and `uncertainty` are NIfTI files on its grid, in
+    [0, 1] of the normalised target: mean and standard deviation of the samples. `precision` is by default that of the
+    run; `noise` is one of `NOISES`, `steps` see `Diffusion.synthesize`. A run of target "any" takes what there is,
+    also where (`force`) the target is there, too.
     """
     method = runs.load(run, device or runs.default_device(), precision)
     settings, target = method.settings, datasets.contrast(target)
@@ -179,7 +180,7 @@ def synthesize_volume(
     datasets.known("noise", noise, NOISES)
     _check_steps(method, steps)
     outputs = [Path(path) for path in (output, uncertainty) if path is not None]
-    conditions = _conditions(Path(run), settings, Path(subject), target, outputs, force)
+    conditions = _conditions(Path(run), settings, subject, target, outputs, force)
     for path in outputs:
         paths.check_writable(path)
     background = np.logical_and.reduce([volume.data <= 0 for volume in conditions.values()])
@@ -198,15 +199,17 @@ def synthesize_volume(
 
 
 def _conditions(
-    run: Path, settings: Settings, subject: Path, target: str, outputs: list[Path], force: bool
+    run: Path, settings: Settings, subject: Path | files.Files, target: str, outputs: list[Path], force: bool
 ) -> dict[str, volumes.Volume]:
     """Read the conditions of a subject, on one grid, once it is clear that nothing of it is overwritten."""
-    found = files.find_contrasts(subject)
+    found = subject if isinstance(subject, dict) else files.find_contrasts(subject)
+    if isinstance(subject, dict):
+        subject = next(iter(found.values())).parent
     for path in outputs:
         if not path.name.endswith((".nii", ".nii.gz")):
             raise MudiffError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name.")
-    written = {path.resolve() for path in outputs}
-    if len(written) < len(outputs) or written & {path.resolve() for path in found.values()}:
+    written = set(map(os.path.realpath, outputs))
+    if len(written) < len(outputs) or written & set(map(os.path.realpath, found.values())):
         raise MudiffError(f"{outputs[0]}: is a file of the subject, or named twice; choose another name.")
     named, needed = datasets.LABELS, settings.conditions
     if settings.targets:
@@ -218,11 +221,13 @@ def _conditions(
         if not needed:
             known = ", ".join(named[name] for name in settings.conditions if name != target)
             raise MudiffError(f"{subject}: holds none of {known}, of which this run needs at least one.")
-    if missing := [named[c] for c in needed if c not in found]:
+    if missing := [c for c in needed if c not in found]:
         others = [run.resolve().parent / f"{settings.dataset}_{datasets.ANY}_{m}" for m in datasets.ANY_METHODS]
         able = [other for other in others if runs.is_complete(other) and set(needed) & found.keys()]
         advice = f"; run {able[0]} can do without" if able else ""
-        raise MudiffError(f"{subject}: contrast {', '.join(missing)} not found, which this run needs{advice}.")
+        advice += files.left_out(found, *missing)
+        wanted = ", ".join(named[c] for c in missing)
+        raise MudiffError(f"{subject}: contrast {wanted} not found, which this run needs{advice}.")
     loaded = {c: volumes.load_volume(found[c]) for c in needed}
     volumes.check_grid(loaded, str(subject))
     for name, doubt in doubts(loaded, 10**6):  # all slices are used

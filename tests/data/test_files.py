@@ -18,6 +18,22 @@ LAYOUTS = {  # case -> dataset, files, expected subject -> contrasts
         {"BraTS-GLI-00001-000": "flair mask t1 t1ce t2"},
     ),
     "brats without folders": ("brats", ["A_t1.nii", "A_t2.nii", "B_t1.nii"], {"A": "t1 t2", "B": "t1"}),
+    "brats without folders, masks apart, in any form": (
+        "brats",
+        ["images/\u00e9_t1.hdr", "images/\u00e9_t1.img", "images/e\u0301_t2.NII.GZ", "masks/e\u0301_seg.nii"],
+        {"\u00e9": "mask t1 t2"},
+    ),
+    "brats numbered": (
+        "brats",
+        [f"BraTS2021_00495/BraTS2021_00495_{c}.nii/0000005{n}_brain_{c}.nii" for n, c in enumerate(("t1", "t1ce"))]
+        + ["BraTS2021_00495/00000057_final_seg.nii", "BraTS2021_00495/00000058_brain_flair.nii"],
+        {"BraTS2021_00495": "flair mask t1 t1ce"},
+    ),
+    "brats with a mask of another name": (
+        "brats",
+        ["BraTS20_Training_355/BraTS20_Training_355_t1.nii", "BraTS20_Training_355/W39_1998.09.19_Segm.nii"],
+        {"BraTS20_Training_355": "mask t1"},
+    ),
     "isles": (
         "isles",
         [f"{n}/VSD.Brain.XX.O.MR_{c}.7{n}/x.nii" for n in (1, 10) for c in ("T1", "T2", "Flair", "DWI")]
@@ -30,6 +46,14 @@ LAYOUTS = {  # case -> dataset, files, expected subject -> contrasts
         + [f"sub-02/ses-a/anat/sub-02_ses-a_acq-x_{c}.nii.gz" for c in ("T1w", "FLAIR")]
         + ["sub-01/func/sub-01_bold.nii.gz", "derivatives/p/sub-01/anat/sub-01_T1w.nii.gz"],
         {"sub-01": "flair t1 t2", "sub-02_ses-a": "flair t1"},
+    ),
+    "healthy, derived": (
+        "healthy",
+        ["sub-1/anat/sub-1_space-x_desc-y_T1w.nii", "sub-1/anat/sub-1_space-x_desc-y_T2w.nii.gz"]
+        + [f"sub-2/anat/sub-2_{name}.nii" for name in ("T2w", "desc-y_T2w", "desc-y_FLAIR")]
+        + [f"sub-3/anat/sub-3_{name}.nii" for name in ("ce-gd_T1w", "ce-gd_FLAIR", "part-mag_T2w", "part-phase_T2w")]
+        + ["sub-3/anat/sub-3_inv-1_T1w.nii", "sub-3/anat/sub-1_FLAIR.nii"],
+        {"sub-1": "t1 t2", "sub-2": "t2", "sub-3": "t1ce t2"},
     ),
     "open_ms": (
         "open_ms",
@@ -52,7 +76,7 @@ def test_every_layout_is_found_and_so_is_the_folder_of_one_subject(tmp_path, cas
     found = files.find_subjects(dataset, tmp_path)
     assert {subject: " ".join(contrasts) for subject, contrasts in found.items()} == expected
     assert all(path.is_file() for contrasts in found.values() for path in contrasts.values())
-    if "without" not in case:
+    if "without" not in case and "derived" not in case:
         subject, contrasts = next(iter(found.items()))
         parents = next(iter(contrasts.values())).parents
         folder = next(parent for parent in parents if parent.name == subject.split("_ses-")[0])
@@ -61,12 +85,46 @@ def test_every_layout_is_found_and_so_is_the_folder_of_one_subject(tmp_path, cas
 
 def test_two_files_for_one_contrast_are_an_error_of_that_subject(tmp_path):
     touch(tmp_path, ["A/A_t1.nii", "A/A_t1.nii.gz", "B/B_t1.nii"])
+    names = ("2_space-a_T1w", "2_space-b_T2w", "3_part-phase_T1w", "4_T2w")
+    touch(tmp_path / "bids", [f"sub-{name[0]}/anat/sub-{name}.nii" for name in names])
     problems = {}
-    assert list(files.find_subjects("brats", tmp_path, problems)) == ["B"]
-    assert list(problems) == ["A"]
+    assert list(files.find_subjects("healthy", tmp_path / "bids", problems)) == ["sub-4"]
+    assert "sub-2: has files of space-a and of space-b; keep" in problems["sub-2"]
+    assert "sub-3_part-phase_T1w.nii is no contrast by itself (part-phase)" in problems["sub-3"]
+    problems = {}
+    assert "B" in files.find_subjects("brats", tmp_path, problems)
+    assert "A" in problems
     for find in (lambda: files.find_subjects("brats", tmp_path), lambda: files.find_contrasts(tmp_path / "A")):
         with pytest.raises(MudiffError, match=r"A_t1\.nii and .*A_t1\.nii\.gz both claim t1"):
             find()
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["A_t1.nii", "A_t2.nii", "B_flair.nii"], "holds files of A and B; pass the folder of one"),
+        (["ses-a/anat/x_T1w.nii", "ses-b/anat/x_T2w.nii"], "of sub-1_ses-a and sub-1_ses-b; pass"),
+        (["anat/sub-1_ses-a_T1w.nii", "anat/sub-1_ses-b_T2w.nii"], "of sub-1_ses-a and sub-1_ses-b; pass"),
+    ],
+)
+def test_files_of_two_subjects_or_sessions_are_not_mixed(tmp_path, names, says):
+    touch(tmp_path / "sub-1", names)
+    with pytest.raises(MudiffError, match=says):
+        files.find_contrasts(tmp_path / "sub-1")
+    if names[0].startswith("ses-a"):
+        assert list(files.find_contrasts(tmp_path / "sub-1/ses-a")) == ["t1"]
+
+
+def test_files_that_were_left_out_are_named(tmp_path):
+    names = ("T2w", "ce-gd_T1w", "desc-x_T1w", "inv-1_FLAIR")
+    touch(tmp_path / "sub-1/anat", [f"sub-1_{name}.nii" for name in names])
+    touch(tmp_path / "flat", ["A_t1.nii", "A_T2_brain.nii", "A_t2_synthetic.nii", "B_t2.nii"])
+    found = files.find_subjects("healthy", tmp_path)["sub-1"]
+    names = "sub-1_ce-gd_T1w.nii (t1ce), sub-1_desc-x_T1w.nii (desc-x), sub-1_inv-1_FLAIR.nii (inv-1)"
+    assert files.left_out(found, "t1", "flair") == f"; left out: {names}"
+    found = files.find_subjects("brats", tmp_path / "flat")["A"]
+    assert files.left_out(found, "t2") == "; left out: A_T2_brain.nii (its name fits no layout)"
+    assert files.left_out(found, "flair") == ""
 
 
 def test_links_are_followed_wherever_they_lead_but_never_round_in_circles(tmp_path):
@@ -74,11 +132,12 @@ def test_links_are_followed_wherever_they_lead_but_never_round_in_circles(tmp_pa
     for link, target in {
         "sub-01": "store/17", "sub-02/loop": "raw", "sub-02/up": "raw/sub-02", "sub-02/gone": "nowhere",
         "sub-02/anat/sub-02_FLAIR.nii": "store/x.nii", "sub-02/anat/sub-02_T2w.nii": "nowhere",
+        "sub-02/itself": "raw/sub-02/itself", "sub-02/anat/sub-02_T1w.nii.gz": "raw/sub-02/anat/sub-02_T1w.nii.gz",
     }.items():  # fmt: skip
         (tmp_path / "raw" / link).symlink_to(tmp_path / target)
     found = files.find_subjects("healthy", tmp_path / "raw")
     names = {subject: list(contrasts) for subject, contrasts in found.items()}
-    assert names == {"sub-01": ["t1"], "sub-02": ["flair", "t1"]}
+    assert names == {"sub-01": ["t1"], "sub-02": ["flair", "t1", "t2"]}  # reading says what is not there
     assert files.find_contrasts(tmp_path / "raw/sub-01") == found["sub-01"]
     for name, other in (("a", "b"), ("b", "a")):  # two folders that link to each other
         touch(tmp_path, [f"{name}/{name}_t1.nii"])
@@ -101,6 +160,13 @@ def test_missing_and_empty_folders_and_unknown_datasets(tmp_path):
 
 def test_ids_match_across_releases():
     for name in ("Brats17_CBICA_1", "Brats18_2013_0_1", "BraTS19_TMC_1_1", "BraTS20_Training_001", "BraTS2021_00000"):
-        assert files.match_id(name) == files.patient(name) == name.partition("_")[2]
-    for subject, person in (("BraTS-GLI-00001-001", "BraTS-GLI-00001"), ("sub-02_ses-a", "sub-02"), ("28", "28")):
-        assert (files.match_id(subject), files.patient(subject)) == (subject, person)
+        assert files.match_id(name) == files.patient(name, sure=True) == name.partition("_")[2]
+    assert files.match_id("e\u0301") == "\u00e9"
+    sure = {"BraTS-GLI-00001-001": "BraTS-GLI-00001", "BraTS-MEN-RT-0003-1": "BraTS-MEN-RT-0003", "28": "28"}
+    sure |= {"sub-02_ses-a": "sub-02"}
+    for subject, person in sure.items():
+        assert (files.match_id(subject), files.patient(subject, sure=True)) == (subject, person)
+    likely = {"TCIA02_370_2": "TCIA02_370", "patient07_1": "patient07", "Brats18_2013_0_1": "2013_0"}
+    same = ("site1_001", "patient_1", "sub_2", "BraTS2021_00012")
+    for subject, person in (sure | likely | {name: files.match_id(name) for name in same}).items():
+        assert files.patient(subject) == person

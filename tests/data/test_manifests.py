@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from conftest import REFERENCE
 
-from mudiff.data import manifests
+from mudiff.data import manifests, prepare, verify
+from mudiff.data.dataset import Preparation
 from mudiff.errors import MudiffError
 
 
@@ -37,8 +38,17 @@ def test_without_a_published_split_the_error_says_how_to_make_one(dataset):
         manifests.read_manifest(dataset)
 
 
-def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
-    (tmp_path / "m.csv").write_text("\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffSplit, Subject,site\ntrain, A ,x\n\n,,\nexcluded,007,y\n",
+        "sep=;\r\nsubject;split;;\r\nA;Training;;\r\n007;EXCLUDED;;\r\n",
+        '# of the clinic, "2020"\nage\tparticipant_id\tsplit\n31\tA\tTrain\n#\n8\t007\texcluded\n',
+    ],
+)
+def test_a_manifest_may_have_other_columns_separators_encodings_and_words(tmp_path, text, encoding):
+    (tmp_path / "m.csv").write_text(text, encoding)
     table = manifests.read_manifest("brats", tmp_path / "m.csv")
     assert table.to_numpy().tolist() == [["A", "train", ""], ["007", "excluded", ""]]
 
@@ -47,18 +57,22 @@ def test_a_manifest_may_have_blanks_and_other_columns(tmp_path):
     ("text", "says"),
     [
         ("name,split\nA,train\n", "has columns name, split; expected subject, split"),
-        ("subject,split\nA,train\n\nB,training\n", "split 'training' of B is unknown"),
+        ("subject,split\nA,train\n\nB,dev\n", "split 'dev' of B is unknown"),
+        ("subject,split\nA,val\nB,validation\n", "splits val and validation"),
+        ("subject,split,split\nA,val,test\n", "has columns subject, split, split; expected .*, each once"),
         ("subject,split\nA,train\n,val\n", "'' is no subject id"),
         ("subject,split\nA,train\n../B,val\n", r"'\.\./B' is no subject id"),
         ("subject,split\n/etc/B,val\n", "'/etc/B' is no subject id"),
         ("subject,split\na\\b,val\n", ".* is no subject id"),
         ("subject,split\n..,val\n", r"'\.\.' is no subject id"),
         ("subject,split\nBrats18_A_1,train\nB,val\nBraTS19_A_1,test\n", "Brats18_A_1 and BraTS19_A_1 are"),
+        ("subject,split\nA,train\nA,excluded\n", "A and A are one subject"),
         ("subject,split\nA,excluded\n", "lists no subject"),
         ("", "no readable CSV"),
         (None, "manifest not found"),
         ("subject,split\nA,train\nB,train,x\n", "no readable CSV .*line 3"),
-        ("subject;split\nA;train\n", "has columns subject;split; expected"),
+        ("subject split\nA train\n", "has columns subject split; expected"),
+        ("subject,split\nA;train\n", "split '' of A;train is unknown"),
         ('subject,split\n"A,train\n', "no readable CSV"),
     ],
 )
@@ -79,6 +93,54 @@ def test_subjects_are_matched_across_releases():
     assert (splits, missing, unlisted) == ({"Brats18_A_1": "train"}, ["BraTS19_C_1"], ["Brats18_X_1"])
     with pytest.raises(MudiffError, match="Brats17_A_1 and Brats18_A_1 are one subject"):
         manifests.assign(["Brats18_A_1", "Brats17_A_1"], manifest)
+    # What is excluded, or listed by its own name, is no second release of what is used.
+    assert manifests.assign(["Brats18_B_1", "Brats17_B_1"], manifest)[0] == {}
+    splits, _, unlisted = manifests.assign(["Brats17_A_1", "BraTS19_A_1"], manifest)
+    assert (splits, unlisted) == ({"BraTS19_A_1": "train"}, ["Brats17_A_1"])
+
+
+def test_ids_match_without_zeros_and_sub_and_a_person_with_all_sessions(tmp_path):
+    (tmp_path / "m.tsv").write_text("participant_id\tsplit\n2\ttrain\n03\tval\ne\u0301\ttest\nsub-x\ttest\n12\tval\n")
+    manifest = manifests.read_manifest("healthy", tmp_path / "m.tsv")
+    splits, missing, unlisted = manifests.assign(
+        ["002", "sub-03", "\u00e9", "sub-x_ses-a", "sub-x_ses-b", "13", "Training_012"], manifest
+    )
+    assert splits == {"002": "train", "sub-03": "val", "\u00e9": "test", "sub-x_ses-a": "test", "sub-x_ses-b": "test"}
+    assert (missing, unlisted) == (["12"], ["13", "Training_012"])
+    assert manifests.nearest("BraTS19_A_12", unlisted) == ""
+    assert manifests.nearest("Training_12", unlisted) == " (did you mean Training_012?)"
+
+
+def test_leaks_of_time_points_stop_prepare_and_doubtful_ones_are_named(cohort, write_subject, tmp_path):
+    root, manifest = cohort
+    extra = {"BraTS-GLI-00001-000": "train", "BraTS-GLI-00001-001": "test", "X_12_1": "train", "X_12_2": "val"}
+    for name in extra:
+        write_subject(root, name)
+    (root / "X_12_1/X_12_1_t1.nii.gz").rename(root / "X_12_1/X_12_1_T1_brain.nii.gz")
+    manifest = pd.concat((manifest, pd.DataFrame(extra.items(), columns=["subject", "split"])), ignore_index=True)
+    options = {"workers": 1, "progress": False}
+    found = {(s, c) for s, c, problem in verify.verify("brats", root, manifest, **options) if "one person" in problem}
+    assert found == {(name, "") for name in extra}
+    small = Preparation("brats", image_size=16, slices=4)
+    with pytest.raises(MudiffError, match=r"00001-000 in train, .*00001-001 in test; put them into one split"):
+        prepare.prepare(small, root, manifest, tmp_path / "p", **options)
+    manifest.loc[manifest["subject"] == "BraTS-GLI-00001-001", "split"] = "excluded"
+    info = prepare.prepare(small, root, manifest, tmp_path / "p", **options)
+    assert [warning for warning in info["warnings"] if "one person by the ids is X_12_1 in train, X_12_2" in warning]
+    assert "X_12_1: has no t1; left out: X_12_1_T1_brain.nii.gz (its name fits no" in info["failed"]["X_12_1"]
+
+
+def test_people_in_two_splits_are_named():
+    splits = {"BraTS-GLI-00001-000": "train", "BraTS-GLI-00001-001": "test", "TCIA02_370_1": "train"}
+    splits |= {"TCIA02_370_2": "val", "site1_001": "train", "site1_002": "val"}
+    assert list(manifests.leaks(splits)) == list(splits)[:4]
+    sure = manifests.leaks(splits, sure=True)
+    assert list(sure) == list(splits)[:2]
+    both = "BraTS-GLI-00001-000 in train, BraTS-GLI-00001-001 in test"
+    assert set(sure.values()) == {f"one person by the ids is {both}; put them into one split of the manifest."}
+    for dataset in ("brats", "isles"):
+        table = manifests.read_manifest(dataset)
+        assert manifests.leaks(dict(zip(table["subject"], table["split"], strict=True))) == {}
 
 
 SPLITS = [(100, (70, 20, 10)), (1, (1, 0, 0)), (3, (1, 1, 1)), (14, (10, 3, 1))]
@@ -93,11 +155,20 @@ def test_a_drafted_manifest_fills_every_split_and_is_seeded_complete_and_readabl
     table = draft("a.csv", 1)
     assert tuple((table["split"] == split).sum() for split in manifests.SPLITS) == expected
     assert table.equals(draft("b.csv", 1)) and table.equals(draft("c.csv", 2)) == (count == 1)
-    assert manifests.read_manifest("brats", tmp_path / "a.csv")[["subject", "split"]].equals(table)
+    assert manifests.read_manifest("brats", tmp_path / "a.csv").equals(table)
     before = (tmp_path / "a.csv").read_bytes()
     with pytest.raises(MudiffError, match=r"a\.csv: exists already"):  # a draft never overwrites
         draft("a.csv", 2)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == before
+
+
+def test_a_draft_excludes_a_second_release(tmp_path):
+    for name in ("Brats17_A_1", "Brats18_A_1", "Brats18_A_2"):
+        (tmp_path / f"{name}_t1.nii").touch()
+    drafted = manifests.draft_manifest("brats", tmp_path, tmp_path / "m.csv").to_numpy().tolist()
+    excluded = ["Brats18_A_1", "excluded", "the same subject as Brats17_A_1"]
+    assert drafted == [["Brats17_A_1", "train", ""], excluded, ["Brats18_A_2", "train", ""]]
+    assert manifests.read_manifest("brats", tmp_path / "m.csv")["split"].tolist() == ["train", "excluded", "train"]
 
 
 def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
@@ -105,7 +176,9 @@ def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
         file = tmp_path / f"raw/sub-{number:02}/ses-{session}/anat/x_T1w.nii.gz"
         file.parent.mkdir(parents=True)
         file.touch()
+    (tmp_path / "raw/sub-00/ses-a/anat/y_T1w.nii").touch()  # two files for one contrast stop no other subject
     table = manifests.draft_manifest("healthy", tmp_path / "raw", tmp_path / "m.csv")
-    assert table["split"].value_counts().to_dict() == {"train": 100, "val": 40, "test": 30}
+    assert table["split"].value_counts().to_dict() == {"train": 99, "val": 40, "test": 30, "excluded": 1}
+    table = table[table["split"] != "excluded"]
     person = table["subject"].str.split("_").str[0]
     assert (table.groupby(person)["split"].nunique() == 1).all()

@@ -53,12 +53,12 @@ def test_each_fault_is_found_where_it_is(cohort, rng, contrast, says):
 def test_folder_and_manifest_are_compared(cohort, rng):
     root, manifest = cohort
     write_nifti(root / "Brats18_D_1/Brats18_D_1_t1.nii", head(rng))  # a second t1
-    (root / "Brats18_E_1/Brats18_E_1_t1.nii.gz").write_text("broken, but excluded")
+    (root / "Brats18_E_1/Brats18_E_1_t1.nii").write_text("broken, and a second t1, but excluded")
     changed = manifest.assign(subject=["BraTS19_Z_1", *manifest["subject"][1:]])
     changed.loc[4, "split"] = "excluded"
     found = {(subject, problem.split(":")[0]) for subject, _, problem in findings((root, changed))}
     assert found == {
-        ("BraTS19_Z_1", "is in the manifest but not in the data folder."),
+        ("BraTS19_Z_1", "is in the manifest but not in the data folder (did you mean Brats18_A_1?)."),
         ("Brats18_A_1", "is in the data folder but not in the manifest."),
         ("Brats18_D_1", "Brats18_D_1"),
     }

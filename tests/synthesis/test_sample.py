@@ -112,7 +112,7 @@ def test_a_whole_volume_comes_back_on_its_own_grid(run, tmp_path, write_subject,
     assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
     assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
     monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
-    again = sample.synthesize_volume(run, subject, "T1CE", tmp_path / "2.nii", samples=2)
+    again = sample.synthesize_volume(run, files, "T1CE", tmp_path / "2.nii", samples=2)  # its files
     np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
 
 
