@@ -17,6 +17,7 @@ from nibabel import orientations
 from mudiff import paths
 from mudiff.data import prepare
 from mudiff.data.dataset import Preparation, Slices, open_slices
+from mudiff.errors import MudiffError
 from mudiff.methods.base import Batch, Method, build
 from mudiff.settings import Settings
 from mudiff.training import profiles, runs
@@ -34,6 +35,13 @@ PATIENCE = 600  # seconds for a step in a browser, on a machine that is busy wit
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(2024)
+
+
+def refused(words: str, function: Callable, *arguments: object, **options: object) -> None:
+    """Check that a call is refused by one line that says so, where `words` are a regular expression."""
+    with pytest.raises(MudiffError, match=words) as caught:
+        function(*arguments, **options)
+    assert "\n" not in str(caught.value)
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = LPS) -> Path:

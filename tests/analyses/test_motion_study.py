@@ -5,12 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import head, prepare_subjects, run_cells, save_run
+from conftest import head, prepare_subjects, refused, run_cells, save_run
 
 from mudiff import paths
 from mudiff.analyses import motion as study
 from mudiff.data import dataset, motion, prepare, volumes
-from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
 from mudiff.methods import base
 from mudiff.synthesis import sample
@@ -56,15 +55,12 @@ def stacks(slices, raw, strengths=(2,), chosen=PAIR):
 
 
 def test_missing_or_other_raw_volumes_and_unknown_strengths_are_named(slices, raw, tmp_path):
-    with pytest.raises(MudiffError, match="strength 4"):
-        stacks(slices, raw, (4,), ["mudiff"])
+    refused("strength 4", stacks, slices, raw, (4,), ["mudiff"])
     for root in (tmp_path / "nowhere", tmp_path / "raw"):
         (tmp_path / f"raw/{D}/{D}_flair.nii.gz").unlink(missing_ok=True)
-        with pytest.raises(MudiffError, match=r"FLAIR of test subject Brats18_._1, or another .*pass data_root"):
-            study.raw_files(slices, root)
+        refused(r"FLAIR of test subject Brats18_._1, or another .*pass data_root", study.raw_files, slices, root)
     shutil.copy(tmp_path / f"raw/{C}/{C}_flair.nii.gz", tmp_path / f"raw/{D}/{D}_flair.nii.gz")
-    with pytest.raises(MudiffError, match=f"test subject {D}, or another one"):
-        study.raw_files(slices, tmp_path / "raw")
+    refused(f"test subject {D}, or another one", study.raw_files, slices, tmp_path / "raw")
 
 
 def test_flair_alone_moves_and_the_noise_stays(slices, raw, monkeypatch):

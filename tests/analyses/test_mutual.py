@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LIVELY, cka_by_definition, lively, run_cells, save_run
+from conftest import LIVELY, cka_by_definition, lively, refused, run_cells, save_run
 from matplotlib.text import Text
 
 from mudiff.analyses import mutual
-from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -28,8 +27,7 @@ def trained(lively_slices):
 @pytest.mark.usefixtures("trained")
 def test_a_run_without_a_pair_is_refused(changes):
     save_run(build(Settings(**LIVELY | changes)))
-    with pytest.raises(MudiffError, match="no pair of networks"):
-        mutual.open_run("smoke")
+    refused("no pair of networks", mutual.open_run, "smoke")
 
 
 @pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 16), (2, (1, 1, 2), 0)])
@@ -111,12 +109,9 @@ def test_steps_are_compared_once_and_the_control_has_random_weights(trained, mon
 
 
 def test_numbers_out_of_range_are_errors(trained):
-    with pytest.raises(MudiffError, match="CKA of 3 slices: it takes 4 or more"):
-        mutual.compare(trained.method, trained.slices, 0, count=3)
-    with pytest.raises(MudiffError, match="steps 0 to 2"):
-        mutual.compare(trained.method, trained.slices, 3)
-    with pytest.raises(MudiffError, match="every = 0"):
-        mutual.scores(trained, every=0)
+    refused("CKA of 3 slices: it takes 4 or more", mutual.compare, trained.method, trained.slices, 0, count=3)
+    refused("steps 0 to 2", mutual.compare, trained.method, trained.slices, 3)
+    refused("every = 0", mutual.scores, trained, every=0)
 
 
 def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monkeypatch):

@@ -5,12 +5,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import LIVELY, SHAPE, prepare_subjects, write_synthetic
+from conftest import LIVELY, SHAPE, prepare_subjects, refused, write_synthetic
 
 from mudiff import paths
 from mudiff.data import dataset
 from mudiff.data.masks import lesion_mask
-from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, scores
 from mudiff.settings import Settings
 from mudiff.training import profiles
@@ -90,8 +89,7 @@ def test_slices_of_other_data_or_weights_are_refused(runs):
         (path.unlink, "no synthetic test slices; make them with `snakemake"),
     ):
         spoil()
-        with pytest.raises(MudiffError, match=says):
-            scores.score_runs("smoke", "brain", TASK)
+        refused(says, scores.score_runs, "smoke", "brain", TASK)
 
 
 def test_only_prepared_datasets_count(runs):
@@ -99,8 +97,7 @@ def test_only_prepared_datasets_count(runs):
     assert {name for name, _ in scores.prepared_runs("smoke")} == {"brats", "healthy"}
     for name in ("brats", "healthy"):
         shutil.rmtree(paths.prepared("smoke", name))
-    with pytest.raises(MudiffError, match="no dataset is prepared"):
-        scores.prepared_runs("smoke")
+    refused("no dataset is prepared", scores.prepared_runs, "smoke")
 
 
 def test_an_example_is_the_shown_slice_with_its_scores(runs):

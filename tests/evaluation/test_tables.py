@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import score_rows
+from conftest import refused, score_rows
 
 from mudiff import paths
 from mudiff.data import datasets
-from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
 
@@ -123,5 +122,4 @@ def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("protocol", ["mine", "released"])
 def test_an_unknown_protocol_or_one_without_scores_is_an_error(protocol):
-    with pytest.raises(MudiffError, match="expected released or masked"):
-        tables.table(score_rows(TWO), protocol)
+    refused("expected released or masked", tables.table, score_rows(TWO), protocol)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import some_slices
+from conftest import refused, some_slices
 from torch import nn
 
 from mudiff.data import datasets
-from mudiff.errors import MudiffError
 from mudiff.methods.adversarial import SeededDropout
 from mudiff.methods.base import build
 from mudiff.methods.pgan import vgg16_features
@@ -156,8 +155,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("method", "change", "words"), SIZES)
 def test_sizes_that_a_network_cannot_take_are_named(method, change, words):
-    with pytest.raises(MudiffError, match=words):
-        small(method, **change)
+    refused(words, small, method, **change)
 
 
 def vgg16(path: Path, **changes: torch.Tensor) -> nn.Sequential:
@@ -194,13 +192,10 @@ def test_a_file_that_is_not_vgg16_is_named(tmp_path):
     for content in (None, [1, 2], {"layer.weight": torch.zeros(3)}):
         if content is not None:  # else there is no such file
             torch.save(content, path)
-        with pytest.raises(MudiffError, match=r"weights.pth: no weights of VGG16 .*leave setting vgg16 empty"):
-            vgg16_features(path)
+        refused(r"weights.pth: no weights of VGG16 .*leave setting vgg16 empty", vgg16_features, path)
     vgg16(path, **{"features.5.weight": torch.zeros(256, 128, 3, 3)})
-    with pytest.raises(MudiffError, match=r"size mismatch for 5\.weight"):
-        vgg16_features(path)
-    with pytest.raises(MudiffError, match="for method pgan alone"):
-        profiles.settings("paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
+    refused(r"size mismatch for 5\.weight", vgg16_features, path)
+    refused("for method pgan alone", profiles.settings, "paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
 
 
 RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule

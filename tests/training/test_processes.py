@@ -1,5 +1,6 @@
 """Several processes: two train as one does, rank 0 alone writes; and which GPU a training takes."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, refused
 from safetensors.torch import load_file
 
 from mudiff import paths
-from mudiff.errors import MudiffError
 from mudiff.settings import Settings
 from mudiff.training import loop, processes, runs
 
@@ -29,18 +29,11 @@ ALONE = SMALL | {"batch_size": 4, "critic_minibatch_std": False}
 written: list[str] = []
 
 
-# Two processes that live for all tests of this file, since each takes seconds to start
-def serve(rank: int, calls: Any) -> None:
-    """Run the functions that come through a pipe, as the process `rank` of two."""
+def begin(rank: int) -> None:
+    """Be the process `rank` of two."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     sys.addaudithook(note_writing)
-    while True:
-        function, arguments, os.environ["MASTER_PORT"] = calls.recv()
-        try:
-            calls.send(("returned", function(*arguments)))
-        except BaseException as error:
-            calls.send((type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)))
 
 
 def note_writing(event: str, arguments: tuple) -> None:
@@ -50,35 +43,29 @@ def note_writing(event: str, arguments: tuple) -> None:
         written.append(str(arguments[0]))
 
 
-class Pair:
-    """``pair(function, *arguments)`` calls it in both and returns what each did: (how it ended, value)."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(2)]
-        self.ends = [mine for mine, _ in pipes]
-        ends = [(rank, theirs) for rank, (_, theirs) in enumerate(pipes)]
-        self.processes = [context.Process(target=serve, args=end, daemon=True) for end in ends]
-        for process in self.processes:
-            process.start()
-
-    def __call__(self, function: Callable, *arguments: Any) -> list[tuple[str, Any]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        for end in self.ends:
-            end.send((function, arguments, port))
-        for end in self.ends:
-            assert end.poll(120), "a process hangs"
-        return [end.recv() for end in self.ends]
+def ending(port: int, function: Callable, arguments: tuple) -> tuple[str, Any]:
+    """Call a function in a process of two; return how it ended, and its value or message."""
+    os.environ["MASTER_PORT"] = str(port)
+    try:
+        return "returned", function(*arguments)
+    except BaseException as error:
+        return type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    both = Pair()
-    yield both
-    for process in both.processes:
-        process.kill()
+def pair() -> Iterator[Callable[..., list[tuple[str, Any]]]]:
+    """``pair(function, *arguments)`` calls it in two processes, slow to start, and returns what each did."""
+    with contextlib.ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        both = [stack.enter_context(context.Pool(1, begin, (rank,))) for rank in range(2)]
+
+        def call(function: Callable, *arguments: Any) -> list[tuple[str, Any]]:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                given = free.getsockname()[1], function, arguments
+            return [result.get(120) for result in [one.apply_async(ending, given) for one in both]]
+
+        yield call
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -134,7 +121,7 @@ CHANGES = [{}, {"mask": "trained", "reduction": "sum"}, {"method": "syndiff"}, {
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_two_processes_train_as_one_does_on_the_joint_batch(change, pair, prepared, tmp_path):
-    changes = {"epochs": 2, "width": 8, "r1_interval": 4} | change  # R1 at the first step and the fifth
+    changes = {"epochs": 2, "validate_every": 2, "r1_interval": 4} | change  # R1 at the first step and the fifth
     fit(tmp_path / "one", prepared, changes)
     (ended, files), other = pair(fit, tmp_path / "two", prepared, changes)
     assert ended == "returned", files
@@ -228,8 +215,7 @@ def test_without_a_choice_nothing_is_claimed(see, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert claimed() == torch.device("cuda:2") and current[-1] == 2
     monkeypatch.setenv("LOCAL_RANK", "3")
-    with pytest.raises(MudiffError, match="LOCAL_RANK is 3, but there are 3 GPUs"):
-        claimed()
+    refused("LOCAL_RANK is 3, but there are 3 GPUs", claimed)
     assert runs.default_device() == torch.device("cuda:2")  # who only looks claims none
     assert list(tmp_path.iterdir()) == []
 
@@ -247,8 +233,7 @@ def test_trainings_share_the_gpus_by_uuid_and_give_them_back(see, tmp_path, monk
     assert claimed() == torch.device("cuda:0")
     monkeypatch.setattr(os, "getuid", lambda: "other")
     (tmp_path / "mudiff-gpus-other").write_text("a file")
-    with pytest.raises(MudiffError, match=r"mudiff-gpus.* cannot be written"):
-        claimed()
+    refused(r"mudiff-gpus.* cannot be written", claimed)
 
 
 def hold(pipe: Any, seconds: float) -> None:
