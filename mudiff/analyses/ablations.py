@@ -11,29 +11,14 @@ import pandas as pd
 from mudiff import paths
 from mudiff.cache import file_hash, kept
 from mudiff.data.dataset import UINT16_MAX, Slices
-from mudiff.evaluation import metrics, scores
 from mudiff.settings import Settings
 from mudiff.training import profiles
-
-STEPS = {"T1": 1, "T2": 2, "full": 4, "T8": 8}
-"""Variant -> T of Fig. 5e; the paper tries 2, 4 and 8."""
-
-COMPONENTS = ("full", "abl1", "abl2", "abl3_text", "abl3_caption", "abl4")
-"""Variants of Fig. 5g to 5i."""
 
 
 def settings(profile: str, variant: str) -> Settings:
     """Return the settings of an ablation; "full" is the main run where the ablations have its budget."""
     named = profiles.profile(profile).full if variant == "full" else variant
     return profiles.settings(profile, *profiles.ABLATED, "mudiff", named)
-
-
-def score(profile: str, slices: Slices, variants: Sequence[str], region: str) -> pd.DataFrame:
-    """Score ablations, protocol ``masked``: variant, region, subject, psnr, ssim, mae; NaN without a lesion."""
-    runs = {variant: scores.score_run(profile, settings(profile, variant), slices, region) for variant in variants}
-    frame = pd.concat([every.assign(variant=variant, region=region) for variant, every in runs.items()])
-    frame = frame[(frame.protocol == "masked") & (frame.unit == "subject")].reset_index(drop=True)
-    return frame[["variant", "region", "subject", *metrics.METRICS]]
 
 
 def seconds(profile: str, slices: Slices, variants: Sequence[str]) -> pd.DataFrame:

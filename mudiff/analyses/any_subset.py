@@ -11,7 +11,7 @@ from mudiff import paths
 from mudiff.cache import file_hash, kept
 from mudiff.data import datasets
 from mudiff.data.dataset import Slices
-from mudiff.evaluation import metrics, scores
+from mudiff.evaluation import metrics
 from mudiff.methods.base import Method
 from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
@@ -57,42 +57,17 @@ def any_scores(profile: str, method: str, slices: Slices, count: int) -> pd.Data
     def draw(task: sample.Task, subject: str, places: np.ndarray) -> np.ndarray:
         return sample.sample_slices(made, slices, slices.subject(subject)[places], task=task)
 
-    compute = partial(_scores, slices, count, scenarios(slices.contrasts), draw)
+    compute = partial(score, slices, count, scenarios(slices.contrasts), draw)
     return kept(
         paths.analysis(profile, "any_subset") / f"{run}.csv", compute, weights, slices.info["data_hash"], count
     )
 
 
-def dedicated_scores(profile: str, method: str, slices: Slices, count: int) -> pd.DataFrame:
-    """Score the method's runs of one target each, all other contrasts given, on the same slices as `any_scores`."""
-    frames = []
-    for target in (t for d, t in profiles.profile(profile).runs if d == DATASET):
-        if method in profiles.profile(profile).runs[DATASET, target]:
-            name = profiles.settings(profile, DATASET, target, method).run_name
-            folder = paths.synthetic(profile, name)
-            scores.check_record(folder, paths.run(profile, name), slices.info["data_hash"], profile)
-            others = tuple(c for c in slices.contrasts if c != target)
-            draw = lambda _, subject, places, f=folder: sample.read_synthetic(f, subject)[places]  # noqa: E731
-            frames.append(_scores(slices, count, [(others, target)], draw))
-    return pd.concat(frames, ignore_index=True)
-
-
-def constant_scores(profile: str, slices: Slices, count: int) -> pd.DataFrame:
-    """Score what is known without any contrast: the target's mean over the brains of the training subjects."""
-    gram = open_run(profile, "linear").gram.cpu().numpy()
-    means = dict(zip(slices.contrasts, (gram[:-1, -1] / gram[-1, -1] + 1) / 2, strict=True))  # [-1, 1] -> [0, 1]
-
-    def draw(task: sample.Task, subject: str, places: np.ndarray) -> np.ndarray:
-        return np.full((len(places), slices.image_size, slices.image_size), means[task[1]], np.float32)
-
-    return _scores(slices, count, [((), target) for target in slices.contrasts], draw)
-
-
-def _scores(
+def score(
     slices: Slices, count: int, tasks: Sequence[sample.Task],
     draw: Callable[[sample.Task, str, np.ndarray], np.ndarray],
 ) -> pd.DataFrame:  # fmt: skip
-    """Score what `draw` returns for each task and subject, under both protocols."""
+    """Score what ``draw(task, subject, places)`` makes, slices in [0, 1], under both protocols; as `any_scores`."""
     rows = []
     for given, target in tasks:
         for subject in slices.subjects:

@@ -1,21 +1,11 @@
-"""Frechet distances between real and synthetic images (Fig. 5f), by torchmetrics.
+"""Features of Inception for the Frechet distance of Fig. 5f, which notebook 11 computes by torchmetrics."""
 
-Features of both sets are taken for Gaussian, with means m and covariances C:
-d^2 = |m_r - m_s|^2 + tr(C_r + C_s - 2 (C_r C_s)^(1/2)) (Heusel et al. 2017, Eq. 6). Of few images it is too large: a
-covariance from n images has rank n - 1 at most. So say their number beside each value.
-"""
-
-import math
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mudiff import paths
-from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
-from mudiff.synthesis import sample
 
 
 class Inception(nn.Module):
@@ -44,33 +34,3 @@ class Inception(nn.Module):
         """Return (B, 2048) of images (B, 1, S, S) in [0, 1]."""
         grey = (images.clamp(0, 1) * 255).round().byte()
         return self.network(grey.expand(-1, 3, -1, -1))
-
-
-@torch.inference_mode()
-def features(slices: Slices, target: str, network: nn.Module, folder: Path | None = None) -> Tensor:
-    """Return the features (N, ``network.num_features``) of all slices; with `folder`, their target is synthetic."""
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    found = []
-    for subject in slices.subjects:
-        rows = slices.subject(subject)
-        stack = np.stack([(slices.images(rows, c) + 1) / 2 for c in slices.contrasts], axis=1)  # (Z, C, S, S)
-        if folder is not None:
-            stack[:, slices.contrasts.index(target)] = sample.read_synthetic(folder, subject)
-        # To the segmentation network an image is all contrasts, of which three stay real.
-        seen = stack[:, [slices.contrasts.index(target)]] if isinstance(network, Inception) else stack
-        found.append(network.eval()(torch.from_numpy(seen).to(device)).cpu())
-    return torch.cat(found)
-
-
-def distance(real: Tensor, other: Tensor) -> float:
-    """Return the squared Frechet distance of two sets of features (N, d), NaN where one has fewer than two rows."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    if min(len(real), len(other)) < 2:  # there is no covariance of one image
-        return math.nan
-    given = nn.Identity()
-    given.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=given)
-    metric.update(real, real=True)
-    metric.update(other, real=False)
-    return max(float(metric.compute()), 0.0)  # rounding can make a distance of 0 negative

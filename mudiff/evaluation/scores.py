@@ -34,32 +34,19 @@ def prepared_runs(profile: str) -> list[tuple[str, str]]:
     return runs
 
 
-def score_runs(
-    profile: str, region: str, runs: Sequence[tuple[str, str]] | None = None, methods: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Score the synthetic test slices of a profile's runs under both protocols, in one of the `REGIONS`.
+def score_runs(profile: str, region: str, runs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Score the synthetic test slices of all runs of some tasks (dataset, target), in one of the `REGIONS`.
 
-    `runs` are (dataset, target), by default the `prepared_runs`; methods by default all that the profile trains. For
-    lesions, datasets without their masks are left out, those of ISLES dilated (section "Evaluation procedure").
-
-    Returns
-    -------
-    DataFrame
-        One row per score: dataset, target, method, region, protocol, unit ("slice" or "subject"), subject,
-        slice (number in the volume; missing for subjects), psnr, ssim, mae (NaN where there is no lesion), run
-        (its folder's name) and weights (their SHA-256).
+    Lesions of ISLES are dilated (section "Evaluation procedure"). One row per score, under both protocols: dataset,
+    target, method, region, protocol, unit ("slice" or "subject"), subject, slice (number in the volume; missing for
+    subjects), psnr, ssim, mae (NaN where there is no lesion), run (its folder's name) and weights (their SHA-256).
     """
-    frames = [pd.DataFrame(columns=[*_RUN, *_SCORES, "run", "weights"])]
-    for name, target in prepared_runs(profile) if runs is None else runs:
-        if region == "lesion" and not datasets.dataset(name).lesions:
-            continue
+    frames = []
+    for name, target in runs:
         slices = dataset.open_slices(paths.prepared(profile, name), "test")
         for method in profiles.profile(profile).runs[name, target]:
-            if methods is None or method in methods:
-                settings = profiles.settings(profile, name, target, method)
-                frame = score_run(profile, settings, slices, region)
-                frames.append(frame.assign(dataset=name, target=target, method=method, region=region))
-    frames = frames[1:] or frames
+            frame = score_run(profile, profiles.settings(profile, name, target, method), slices, region)
+            frames.append(frame.assign(dataset=name, target=target, method=method, region=region))
     return pd.concat(frames, ignore_index=True)[[*_RUN, *_SCORES, "run", "weights"]]
 
 

@@ -59,7 +59,8 @@ def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
     train = open_slices(paths.prepared("smoke", "brats"), "train")
     every = np.arange(len(train))
     mean = ((train.images(every, "flair") + 1) / 2)[train.brain(every)].mean()
-    frame = any_subset.constant_scores("smoke", any_runs, 2)
+    given = {"profile": "smoke", "test": any_runs, "per_subject": 2}
+    frame = run_cells("15_any_subset", "gram = ", "gram = ", **given)["nothing"]
     subject = any_runs.subjects[1]
     indices = any_runs.subject(subject)[any_subset.evenly(any_runs, subject, 2)]
     truth = ((any_runs.images(indices, "flair") + 1) / 2)[any_runs.brain(indices)]

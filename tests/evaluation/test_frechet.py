@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import refused, write_synthetic
+from conftest import refused, run_cells, write_synthetic
 from torch import nn
 from torchmetrics.image import fid
 
@@ -14,6 +14,10 @@ from mudiff.evaluation import frechet
 
 class Means(nn.Module):
     """The mean of each channel, so that distances are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.none = nn.Parameter(torch.zeros(0))
 
     def forward(self, images):
         return images.mean(dim=(2, 3))
@@ -33,16 +37,22 @@ def stack(slices):
     return np.stack([(slices.images(every, contrast) + 1) / 2 for contrast in slices.contrasts], axis=1)
 
 
+def cells(slices):
+    """Return the functions of notebook 11."""
+    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce")
+
+
 def test_agrees_with_the_closed_form_on_the_samples_moments(lively_slices, tmp_path):
     folder = write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: 0.2 + true**2)
     true, synthetic = stack(lively_slices), stack(lively_slices)
     synthetic[:, 1] = np.minimum(0.2 + true[:, 1] ** 2, 1)  # the second contrast
-    real, found = (frechet.features(lively_slices, "t1ce", Means(), made) for made in (None, folder))
+    features, distance = (cells(lively_slices)[name] for name in ("features", "distance"))
+    real, found = (features(Means(), made) for made in (None, folder))
     np.testing.assert_allclose(found, synthetic.mean(axis=(2, 3)), atol=1e-4)
     expected = closed_form(true.mean(axis=(2, 3)), synthetic.mean(axis=(2, 3)))
-    assert frechet.distance(real, found) == pytest.approx(expected, rel=1e-3)
-    assert frechet.distance(real, real) < 1e-6  # and not below 0
-    assert np.isnan(frechet.distance(real[:1], real))  # there is no covariance of one image
+    assert distance(real, found) == pytest.approx(expected, rel=1e-3)
+    assert distance(real, real) < 1e-6  # and not below 0
+    assert np.isnan(distance(real[:1], real))  # there is no covariance of one image
 
 
 @pytest.fixture
@@ -53,6 +63,7 @@ def inception(monkeypatch, tmp_path):
     class Network(nn.Module):
         def __init__(self, name, features, feature_extractor_weights_path):
             super().__init__()
+            self.none = nn.Parameter(torch.zeros(0))
             if "bad" in feature_extractor_weights_path:
                 raise RuntimeError("unexpected keys")
             if "without" in feature_extractor_weights_path:
@@ -71,7 +82,7 @@ def inception(monkeypatch, tmp_path):
 
 def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception, lively_slices, tmp_path):
     folder = write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: true / 2)
-    frechet.features(lively_slices, "t1ce", frechet.Inception(tmp_path / "weights.pth"), folder)
+    cells(lively_slices)["features"](frechet.Inception(tmp_path / "weights.pth"), folder)
     first = inception[0]
     assert first.dtype == torch.uint8 and first.shape == (6, 3, 32, 32)
     expected = torch.from_numpy(stack(lively_slices)[:6, 1] / 2 * 255).round()
