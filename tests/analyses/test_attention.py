@@ -82,8 +82,12 @@ def test_heads_are_the_masks_of_the_critic_and_draws_like_a_new_runs():
 
 
 def test_means_agree_with_masks_made_one_by_one(lively_slices):
-    method, name = lively(), lively_slices.subjects[1]
+    method, name = lively(pairs="chain"), lively_slices.subjects[1]
     means, logits = attention.measure(method, lively_slices, most=2)
+    drawn = means[means.what == "mask"]
+    assert drawn.subject.nunique() == 2  # the one without lesion is left out
+    assert len(drawn) == (2 + attention.DRAWS) * 2 * 3 * 3 * 2
+    assert set(means[means.name == "fused"].of) == {"flair", "t2"}  # the last begins no pair
     chosen = [i for i in attention.chosen_slices(lively_slices, 2) if lively_slices.index.subject[i] == name]
     assert len(chosen) == 2 and list(logits) == ["subject", "t", "real", "fake_1", "fake_2"]
     areas = attention.zones(lively_slices.lesion(chosen), lively_slices.brain(chosen))
@@ -107,12 +111,7 @@ def test_means_agree_with_masks_made_one_by_one(lively_slices):
     assert own["image", "flair", 0, "lesion"] == pytest.approx(flair[areas[:, 0]].mean(), rel=1e-4)
 
 
-def test_each_subject_has_a_row_per_zone_that_it_has(lively_slices, monkeypatch):
-    means, _ = attention.measure(lively(pairs="chain"), lively_slices, most=2)
-    masks = means[means.what == "mask"]
-    assert masks.subject.nunique() == 2  # the one without lesion is left out
-    assert len(masks) == (2 + attention.DRAWS) * 2 * 3 * 3 * 2
-    assert set(means[means.name == "fused"].of) == {"flair", "t2"}  # the last begins no pair
+def test_without_lesions_all_subjects_are_measured_everywhere(lively_slices, monkeypatch):
     monkeypatch.setattr(type(lively_slices), "lesion", lambda self, i: np.zeros((len(i), SIZE, SIZE), np.uint8))
     means, logits = attention.measure(lively(), lively_slices, most=1)
     assert set(means.zone) == {"elsewhere"} and means.subject.nunique() == logits.subject.nunique() == 3

@@ -7,6 +7,7 @@ import torch
 from conftest import LIVELY, cka_by_definition, lively, refused, run_cells, save_run
 from matplotlib.text import Text
 
+from mudiff import paths
 from mudiff.analyses import mutual
 from mudiff.evaluation import cka, metrics
 from mudiff.methods.base import build
@@ -21,13 +22,6 @@ def trained(lively_slices):
     """A run with three test subjects, the last without lesion."""
     save_run(lively())
     return mutual.open_run("smoke")
-
-
-@pytest.mark.parametrize("changes", [{"method": "syndiff"}, {"networks": "single"}], ids=str)
-@pytest.mark.usefixtures("trained")
-def test_a_run_without_a_pair_is_refused(changes):
-    save_run(build(Settings(**LIVELY | changes)))
-    refused("no pair of networks", mutual.open_run, "smoke")
 
 
 @pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 16), (2, (1, 1, 2), 0)])
@@ -108,10 +102,13 @@ def test_steps_are_compared_once_and_the_control_has_random_weights(trained, mon
         mutual.compare_steps(trained, [0, 2], count=7)
 
 
-def test_numbers_out_of_range_are_errors(trained):
+def test_numbers_out_of_range_and_runs_without_a_pair_are_refused(trained):
     refused("CKA of 3 slices: it takes 4 or more", mutual.compare, trained.method, trained.slices, 0, count=3)
     refused("steps 0 to 2", mutual.compare, trained.method, trained.slices, 3)
     refused("every = 0", mutual.scores, trained, every=0)
+    for name, changes in {"syndiff": {"method": "syndiff"}, "mudiff_abl1": {"networks": "single"}}.items():
+        save_run(build(Settings(**LIVELY | changes)), paths.run("smoke", f"brats_t1ce_{name}"))
+        refused("no pair of networks", mutual.open_run, "smoke", method=name)
 
 
 def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monkeypatch):
