@@ -81,7 +81,7 @@ def unseen(
     prepare.prepare(how, root, listed, prepared, workers=1, progress=False)
     info = slice_cache.read_info(prepared)
     names = [] if data_root is None else list(info["subjects"])  # phantoms of all cohorts are called alike
-    _check_apart(own, prepared, names)
+    _check_apart(own, info["subjects"], names)
     what = "generated phantoms of another scanner, no patients" if data_root is None else f"subjects of {root.name}"
     words = f"{len(info['subjects'])} {what}"
     return Cohort(profile, dataset, prepared, folder / "synthetic", words, tuple(info["warnings"]))
@@ -106,12 +106,11 @@ def _draft(cohort: Cohort, root: Path, file: Path, count: int) -> Path:
     return file
 
 
-def _check_apart(cohort: Cohort, prepared: Path, names: Iterable[str]) -> None:
+def _check_apart(cohort: Cohort, records: Mapping[str, Any], names: Iterable[str]) -> None:
     """Check that no prepared subject was trained on: not by its files' contents, nor by any of `names`."""
     trained = _trained(cohort)
     ids = {files.match_id(subject) for subject in trained}
     contents = set().union(*map(_contents, trained.values()))
-    records = paths.read_json(prepared / "prepared.json")["subjects"]
     same = {name for name in names if files.match_id(name) in ids}
     if same := same | {subject for subject, record in records.items() if contents & _contents(record)}:
         raise MudiffError(

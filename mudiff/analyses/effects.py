@@ -182,14 +182,9 @@ def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subject
 
 
 def compare(name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int) -> dict[str, Any]:
-    r"""Compare a change with the base of the same seeds; the interval tells what other seeds do.
+    """Compare the PSNR of a change, of the first m seeds, with the base, of all; the interval is that of other seeds.
 
-    It is :math:`\pm t\,s\sqrt{2/m}` around the difference, with the standard deviation s of the base's n seeds, the
-    97.5 % quantile t of Student's distribution with n - 1 degrees of freedom, and m seeds of the change: two
-    trainings of one setting whose seeds differ are no further apart in 95 % of the cases. NaN with one seed.
-
-    `name` is an id of the register; `base` and `changed` are the PSNR of all seeds of the base, and of the change by
-    the first m of them; `n` counts test slices.
+    Notebook 13 has its equation; NaN with one seed. `name` is an id of the register, `n` counts test slices.
     """
     from scipy import stats
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mudiff import cache, paths
 from mudiff.data import datasets
-from mudiff.data.dataset import Slices, check, open_slices
+from mudiff.data.dataset import UINT16_MAX, Slices, check, open_slices
 from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.evaluation import cka, metrics
@@ -25,8 +25,6 @@ from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.synthesis import sample
 from mudiff.training import runs
-
-WHITE = 65535  # the kept value of intensity 1
 
 
 @dataclass(frozen=True)
@@ -158,10 +156,10 @@ def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
         mutual = sample.sample_slices(trained.method, trained.slices, here, callback=keep)
         f1, f2 = (torch.cat(x)[:, 0].float().cpu().numpy() / 2 + 0.5 for x in last.values())
         images = {"f1": f1, "f2": f2, "mutual": mutual}
-        return {name: np.round(x * WHITE).astype(np.uint16) for name, x in images.items()}
+        return {name: np.round(x * UINT16_MAX).astype(np.uint16) for name, x in images.items()}
 
     found = cache.kept(trained.folder / "predictions" / f"{subject}.npz", compute, *trained.key, subject)
-    return {name: x.astype(np.float32) / WHITE for name, x in found.items()}
+    return {name: x.astype(np.float32) / UINT16_MAX for name, x in found.items()}
 
 
 def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -31,11 +31,6 @@ Tables = pd.DataFrame | Mapping[str, pd.DataFrame]
 """What a reader sees: cells of text, in which ``**`` is bold and ``<u>`` underlines; several with their titles."""
 
 
-def reference_values() -> pd.DataFrame:
-    """Return the paper's values that are known: dataset, target, method, region, psnr, ssim, mae, source."""
-    return pd.read_csv(paths.manifests() / "reference_values.csv")
-
-
 def about(profile: str, data: str | None = None) -> str:
     """Return the sentence of every caption that says on which data, and with which profile and λ_c, it was made."""
     weight = profiles.profile(profile).sizes.get("mudiff", {}).get("weight_adversarial")
@@ -65,7 +60,7 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     chosen = scores[(scores.protocol == protocol) & (scores.unit == UNITS.get(protocol))]
     if chosen.empty:
         raise MudiffError(f"the scores hold nothing of protocol {protocol!r}; expected released or masked.")
-    known = reference_values().set_index(_RUN)
+    known = pd.read_csv(paths.manifests() / "reference_values.csv").set_index(_RUN)  # the paper's
     rows = []
     for key, group in chosen.groupby(_RUN, sort=False):
         source = {name: group[name].iloc[0] if name in group else None for name in ("run", "weights")}
@@ -130,15 +125,6 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
         return "NA"
     text = "∞" if math.isinf(value) else f"{value:{'+' if sign else ''}.{decimals}f}"
     return text.replace("-", "−")
-
-
-def p_value(p: float) -> str:
-    """Return a P value as one writes it: "< 0.001", "0.012", "NA"; bold below 0.05."""
-    if math.isnan(p):
-        return "NA"
-    near = f"{p:.3f}" == "0.050"  # which side of 0.05 must show
-    text = "< 0.001" if p < 0.001 else f"{p:.4f}" if near else f"{p:.3f}"
-    return f"**{text}**" if p < 0.05 else text
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

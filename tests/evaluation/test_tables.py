@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refused, score_rows
+from conftest import refused, run_cells, score_rows
 
 from mudiff import paths
 from mudiff.data import datasets
@@ -61,7 +61,7 @@ def test_the_papers_values_stand_under_their_own_protocol_alone():
 
 
 def test_reference_values_cover_the_tasks_with_a_source():
-    known = tables.reference_values()
+    known = pd.read_csv(paths.manifests() / "reference_values.csv")
     tasks = {run for run in profiles.profile("paper").runs if run[0] != "healthy"}
     assert set(zip(known.dataset, known.target, strict=True)) == tasks
     assert known.source.str.len().gt(20).all()
@@ -96,7 +96,8 @@ def test_markdown_and_latex_show_the_same_cells(tmp_path):
     [(0.0004, "**< 0.001**"), (0.0123, "**0.012**"), (0.0497, "**0.0497**"), (0.2, "0.200"), (np.nan, "NA")],
 )
 def test_p_values_as_one_writes_them(value, text):
-    assert tables.p_value(value) == text
+    p_value = run_cells("06_significance", "def p_value(", "def p_value(")["p_value"]
+    assert p_value(value) == text
 
 
 def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch):
