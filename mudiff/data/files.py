@@ -1,9 +1,7 @@
 """Which file is which contrast of which subject, in the layouts of the four datasets."""
 
-import errno
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -101,24 +99,36 @@ def _collect(layouts: Iterable[str], folder: Path, problems: dict[str, str] | No
     for path in _walk(folder):
         if claim := _claim(layouts, path):
             claims.setdefault(claim[0], []).append((path, *claim[1:]))
-    found = {}
+    found: dict[str, Files] = {}
     for subject, own in claims.items():
-        try:
-            found[subject] = _choose(subject, own)
-        except MudiffError as error:
-            if problems is None:
-                raise
-            problems[subject] = str(error)
+        problem, files = "", {}
+        variants = sorted({variant for _, contrast, variant in own if contrast})  # as acquired is the first: empty
+        if not variants:
+            problem = f"{own[0][0]} is no contrast by itself ({own[0][2]}); add the others."
+        elif variants[0] and len(variants) > 1:
+            problem = f"has files of {' and of '.join(variants)}; keep those of one."
+        for path, contrast, _ in (claim for claim in own if claim[1] and claim[2] == variants[0]):
+            first = files.setdefault(contrast, path)
+            if os.path.realpath(first) != os.path.realpath(path):
+                problem = f"{first} and {path} both claim {contrast}; keep one of them."
+        if not problem:
+            found[subject] = dict(sorted(files.items()))
+        elif problems is None:
+            raise MudiffError(f"{subject}: {problem}")
+        else:
+            problems[subject] = f"{subject}: {problem}"
     return found
 
 
 def _claim(layouts: Iterable[str], path: Path) -> tuple[str, str, str] | None:
     """Return subject, contrast and variant (BIDS: space and processing) of a file; None where it is of no layout.
 
-    The contrast of a phase, of an inversion or of a part of the head is empty, the variant then says why.
+    The contrast of a phase, of an inversion or of a part of the head is empty, the variant then says why. A link to a
+    file that is not there is taken, reading says so; a link to itself is not.
     """
     matches = (re.search(p, path.as_posix(), re.IGNORECASE) for name in layouts for p in _LAYOUTS[name][1:])
-    if (match := next(filter(None, matches), None)) is None or not _is_file(path):
+    match = next(filter(None, matches), None)
+    if match is None or path.is_dir() or Path(os.path.realpath(path)).is_symlink():
         return None
     parts, contrast = match.groupdict(), _CONTRASTS[match["contrast"].lower()]
     subject = unicodedata.normalize("NFC", "_".join(filter(None, (parts["subject"], parts.get("session")))))
@@ -127,29 +137,6 @@ def _claim(layouts: Iterable[str], path: Path) -> tuple[str, str, str] | None:
         return subject, "", " ".join(entities)
     variant = re.findall(r"_((?:space|res|label|desc)-[^_.]+)", path.name)
     return subject, "t1ce" if "_ce-" in path.name else contrast, " ".join(variant)
-
-
-def _choose(subject: str, claims: list[tuple[Path, str, str]]) -> Files:
-    """Return the files of a subject, all of one variant: as acquired, or the only one there is."""
-    variants = sorted({variant for _, contrast, variant in claims if contrast})
-    if not variants:
-        raise MudiffError(f"{subject}: {claims[0][0]} is no contrast by itself ({claims[0][2]}); add the others.")
-    if variants[0] and len(variants) > 1:
-        raise MudiffError(f"{subject}: has files of {' and of '.join(variants)}; keep those of one.")
-    found: Files = {}
-    for path, contrast, _ in sorted(claim for claim in claims if claim[1] and claim[2] == variants[0]):
-        first = found.setdefault(contrast, path)
-        if os.path.realpath(first) != os.path.realpath(path):
-            raise MudiffError(f"{subject}: {first} and {path} both claim {contrast}; keep one of them.")
-    return dict(sorted(found.items()))
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a path is a file, or a link to one that is not there (reading says so), but no link to itself."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        return error.errno != errno.ELOOP
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -64,33 +64,30 @@ def _read_table(path: Path) -> pd.DataFrame:
     """Return a file's table as text; the separator is the mark that its first line has most of."""
     content = path.read_bytes()
     text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    # What is no line of the table is emptied: pandas names the line that it cannot read by its number.
-    lines = [re.sub(r'^\s*(?:#|"?sep=).*', "", line.rstrip("\n")) for line in io.StringIO(text, newline=None)]
-    separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
-    table = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, header=None, dtype=str, keep_default_na=False)
+    text = re.sub(r'^(?:[ \t]*#|"?sep=).*$', "", text, flags=re.MULTILINE)  # blank lines are passed over, but counted
+    separator = max(",;\t", key=text.strip().partition("\n")[0].count)
+    table = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False)
     table = table.fillna("").apply(lambda column: column.str.strip())  # short lines end in NaN
-    columns = table.iloc[0].str.lower()
-    if "subject" not in set(columns):
-        columns = columns.replace("participant_id", "subject")
-    return table[1:].set_axis(columns.tolist(), axis=1)
+    return table[1:].set_axis(table.iloc[0].str.lower().replace("participant_id", "subject").tolist(), axis=1)
 
 
 def assign(found: Iterable[str], manifest: pd.DataFrame) -> tuple[dict[str, str], list[str], list[str]]:
     """Match the subjects of a folder with those of a manifest.
 
-    Ids match as they are, or without the prefix of their release, or without ``sub-`` and the zeros before a number,
-    or a person is listed for all sessions. Returned are subject -> train, val or test (excluded ones left out), what
-    the folder lacks, and what the manifest.
+    Ids match as they are, or without the prefix of their release, or without ``sub-`` and zeros before a number, or
+    all sessions of a listed person do. Returned are subject -> train, val or test (excluded ones left out), what the
+    folder lacks, and what the manifest.
     """
     subjects, rows = sorted(found), dict(zip(manifest["subject"], manifest["split"], strict=True))
     matched: dict[str, str] = {}  # subject of the folder -> of the manifest
-    for mine, theirs in ((str, str), (files.match_id, files.match_id), (_plain, _plain), (_person, _plain)):
+    alike = [(spelled, spelled) for spelled in (str, files.match_id, _plain)]
+    for mine, theirs in (*alike, (lambda subject: _plain(files.patient(subject, sure=True)), _plain)):
         free = pd.Series({row: theirs(row) for row in rows if row not in matched.values()}, dtype=str)
         free = {key: row for row, key in free[~free.duplicated(keep=False)].items()}
         fitting = {s: free[mine(s)] for s in subjects if s not in matched and mine(s) in free}
         for row in fitting.values():
             same = [subject for subject in fitting if fitting[subject] == row]
-            if len(same) > 1 and rows[row] != "excluded" and mine is not _person:
+            if len(same) > 1 and rows[row] != "excluded" and mine is theirs:
                 raise MudiffError(f"{' and '.join(same)} are one subject ({row} of the manifest); keep one of them.")
         matched |= fitting
     splits = {subject: rows[matched[subject]] for subject in subjects if rows.get(matched.get(subject)) in SPLITS}
@@ -102,10 +99,6 @@ def _plain(subject: str) -> str:
     """Return an id without ``sub-``, and a number without the zeros before it."""
     plain = files.match_id(subject).removeprefix("sub-")
     return plain.lstrip("0") if plain.isdecimal() else plain
-
-
-def _person(subject: str) -> str:
-    return _plain(files.patient(subject, sure=True))
 
 
 def nearest(subject: str, others: Iterable[str]) -> str:
@@ -130,23 +123,20 @@ def leaks(splits: dict[str, str], sure: bool = False) -> dict[str, str]:
 def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd.DataFrame:
     """Write a manifest with a seeded random split of the people of a data folder, 50/20/15 (healthy) or 70/20/10.
 
-    A subject whose files contradict each other, and a second release of one, are excluded.
+    A subject whose files contradict each other is excluded.
     """
     if Path(path).exists():
         raise MudiffError(f"{path}: exists already; delete it or choose another name for the draft.")
     reasons: dict[str, str] = {}
-    first: dict[str, str] = {}
-    for subject in files.find_subjects(dataset, root, reasons):
-        if (other := first.setdefault(files.match_id(subject), subject)) != subject:
-            reasons[subject] = f"the same subject as {other}"
-    ids = sorted(first.values(), key=lambda subject: files.patient(subject, sure=True))
+    subjects = list(files.find_subjects(dataset, root, reasons))
+    ids = sorted(subjects, key=lambda subject: files.patient(subject, sure=True))
     people = list(dict.fromkeys(map(files.patient, ids)))
     fractions = np.array((50, 20, 15)) / 85 if dataset == "healthy" else np.array((0.7, 0.2, 0.1))
     _, val, test = np.maximum(np.rint(fractions * len(people)).astype(int), len(people) >= 3)  # 1 or more of three
     shuffled = np.random.default_rng(seed).permutation(people)
     groups = np.split(shuffled, [len(people) - val - test, len(people) - test])
     splits = {str(person): split for split, group in zip(SPLITS, groups, strict=True) for person in group}
-    lines = [(s, splits[files.patient(s)], "") for s in first.values()]
+    lines = [(s, splits[files.patient(s)], "") for s in subjects]
     lines += [(s, "excluded", reason) for s, reason in reasons.items()]
     table = pd.DataFrame(sorted(lines), columns=["subject", "split", "reason"])
     paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))

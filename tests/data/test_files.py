@@ -23,16 +23,12 @@ LAYOUTS = {  # case -> dataset, files, expected subject -> contrasts
         ["images/\u00e9_t1.hdr", "images/\u00e9_t1.img", "images/e\u0301_t2.NII.GZ", "masks/e\u0301_seg.nii"],
         {"\u00e9": "mask t1 t2"},
     ),
-    "brats numbered": (
+    "brats numbered, and a mask of another name": (
         "brats",
         [f"BraTS2021_00495/BraTS2021_00495_{c}.nii/0000005{n}_brain_{c}.nii" for n, c in enumerate(("t1", "t1ce"))]
-        + ["BraTS2021_00495/00000057_final_seg.nii", "BraTS2021_00495/00000058_brain_flair.nii"],
-        {"BraTS2021_00495": "flair mask t1 t1ce"},
-    ),
-    "brats with a mask of another name": (
-        "brats",
-        ["BraTS20_Training_355/BraTS20_Training_355_t1.nii", "BraTS20_Training_355/W39_1998.09.19_Segm.nii"],
-        {"BraTS20_Training_355": "mask t1"},
+        + ["BraTS2021_00495/00000057_final_seg.nii", "BraTS2021_00495/00000058_brain_flair.nii"]
+        + [f"BraTS20_Training_355/{name}.nii" for name in ("BraTS20_Training_355_t1", "W39_1998.09.19_Segm")],
+        {"BraTS2021_00495": "flair mask t1 t1ce", "BraTS20_Training_355": "mask t1"},
     ),
     "isles": (
         "isles",
@@ -162,11 +158,10 @@ def test_ids_match_across_releases():
     for name in ("Brats17_CBICA_1", "Brats18_2013_0_1", "BraTS19_TMC_1_1", "BraTS20_Training_001", "BraTS2021_00000"):
         assert files.match_id(name) == files.patient(name, sure=True) == name.partition("_")[2]
     assert files.match_id("e\u0301") == "\u00e9"
-    sure = {"BraTS-GLI-00001-001": "BraTS-GLI-00001", "BraTS-MEN-RT-0003-1": "BraTS-MEN-RT-0003", "28": "28"}
-    sure |= {"sub-02_ses-a": "sub-02"}
-    for subject, person in sure.items():
-        assert (files.match_id(subject), files.patient(subject, sure=True)) == (subject, person)
+    same = {name: name for name in ("28", "site1_001", "patient_1", "sub_2")}
+    sure = {"BraTS-GLI-00001-001": "BraTS-GLI-00001", "BraTS-MEN-RT-0003-1": "BraTS-MEN-RT-0003"}
+    for subject, person in (same | sure | {"sub-02_ses-a": "sub-02"}).items():
+        assert files.patient(subject) == files.patient(subject, sure=True) == person
+        assert files.match_id(subject) == subject
     likely = {"TCIA02_370_2": "TCIA02_370", "patient07_1": "patient07", "Brats18_2013_0_1": "2013_0"}
-    same = ("site1_001", "patient_1", "sub_2", "BraTS2021_00012")
-    for subject, person in (sure | likely | {name: files.match_id(name) for name in same}).items():
-        assert files.patient(subject) == person
+    assert {subject: files.patient(subject) for subject in likely} == likely

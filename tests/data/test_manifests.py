@@ -128,16 +128,6 @@ def test_leaks_of_time_points_stop_prepare_and_doubtful_ones_are_named(cohort, w
     info = prepare.prepare(small, root, manifest, tmp_path / "p", **options)
     assert [warning for warning in info["warnings"] if "one person by the ids is X_12_1 in train, X_12_2" in warning]
     assert "X_12_1: has no t1; left out: X_12_1_T1_brain.nii.gz (its name fits no" in info["failed"]["X_12_1"]
-
-
-def test_people_in_two_splits_are_named():
-    splits = {"BraTS-GLI-00001-000": "train", "BraTS-GLI-00001-001": "test", "TCIA02_370_1": "train"}
-    splits |= {"TCIA02_370_2": "val", "site1_001": "train", "site1_002": "val"}
-    assert list(manifests.leaks(splits)) == list(splits)[:4]
-    sure = manifests.leaks(splits, sure=True)
-    assert list(sure) == list(splits)[:2]
-    both = "BraTS-GLI-00001-000 in train, BraTS-GLI-00001-001 in test"
-    assert set(sure.values()) == {f"one person by the ids is {both}; put them into one split of the manifest."}
     for dataset in ("brats", "isles"):
         table = manifests.read_manifest(dataset)
         assert manifests.leaks(dict(zip(table["subject"], table["split"], strict=True))) == {}
@@ -160,15 +150,6 @@ def test_a_drafted_manifest_fills_every_split_and_is_seeded_complete_and_readabl
     with pytest.raises(MudiffError, match=r"a\.csv: exists already"):  # a draft never overwrites
         draft("a.csv", 2)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == before
-
-
-def test_a_draft_excludes_a_second_release(tmp_path):
-    for name in ("Brats17_A_1", "Brats18_A_1", "Brats18_A_2"):
-        (tmp_path / f"{name}_t1.nii").touch()
-    drafted = manifests.draft_manifest("brats", tmp_path, tmp_path / "m.csv").to_numpy().tolist()
-    excluded = ["Brats18_A_1", "excluded", "the same subject as Brats17_A_1"]
-    assert drafted == [["Brats17_A_1", "train", ""], excluded, ["Brats18_A_2", "train", ""]]
-    assert manifests.read_manifest("brats", tmp_path / "m.csv")["split"].tolist() == ["train", "excluded", "train"]
 
 
 def test_healthy_proportions_and_sessions_of_one_person_stay_together(tmp_path):
