@@ -60,19 +60,9 @@ def manifests() -> Path:
     return next((p / "data_manifests" for p in places if (p / "data_manifests").is_dir()), places[0])
 
 
-_FULL = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "your part of the disk is full; free some space",
-    errno.EFBIG: "the file is too large for this disk or for your limit (`ulimit -f`); choose another folder",
-}
-_UNSUPPORTED = (
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EPERM,
-    errno.ENOLCK,
-)  # fsync, flock
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ENOLCK)
+"""What exFAT and network shares answer to fsync and flock."""
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)  # torch's RuntimeErrors
 
 
@@ -81,7 +71,9 @@ def explain(error: BaseException) -> str | None:
     no_memory = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
     if no_memory or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return "too little memory; close other programs, or take fewer workers, smaller batches or smaller images"
-    return _FULL.get(error.errno) or error.strerror or str(error) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return "the disk is full, or what you may write on it (quota, `ulimit -f`); free some space"
+    return error.strerror or str(error) if isinstance(error, OSError) else None
 
 
 @contextlib.contextmanager
@@ -90,8 +82,9 @@ def clear_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = f"cannot be written ({explain(error)}); choose a folder that you may write to"
-        raise MudiffError(f"{path}: {_FULL.get(error.errno, why)}.") from error
+        why = explain(error)
+        other = f"cannot be written ({why}); choose a folder that you may write to"
+        raise MudiffError(f"{path}: {why if error.errno in _FULL else other}.") from error
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -115,9 +108,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     disk or a folder that cannot be written is a `MudiffError`; other errors of the block pass unchanged.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
     try:
-        mode = temporary.stat().st_mode
+        with clear_os_errors(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
+            mode = temporary.stat().st_mode
+        _clean(path.parent)
         try:
             yield temporary
         except Exception as error:
@@ -127,7 +127,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 raise cause from error
         with clear_os_errors(path):
             if temporary.stat().st_mode != mode:  # safetensors lets nobody else read
-                temporary.chmod(mode)
+                with contextlib.suppress(OSError):
+                    temporary.chmod(mode)
             with temporary.open("rb") as file:
                 try:
                     os.fsync(file.fileno())
@@ -142,20 +143,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise now what `atomic_write` would raise after the work that makes the content of `path`."""
-    _temporary(Path(path)).unlink()
-
-
-def _temporary(path: Path) -> Path:
-    """Make an empty temporary file beside `path`, with the permissions that the umask leaves."""
-    # The temporary name keeps the suffixes: nibabel and numpy choose the format by them.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}")
-    with clear_os_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-    _clean(path.parent)
-    return temporary
+    with contextlib.suppress(InterruptedError), atomic_write(path):
+        raise InterruptedError
 
 
 @functools.cache  # once per process

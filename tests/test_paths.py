@@ -49,10 +49,7 @@ def test_a_full_disk_is_told_whatever_library_writes(tmp_path, write):
     paths.write_text(path, "before")
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with (
-            pytest.raises(MudiffError, match=r"the (disk is full|file is too large)"),
-            paths.atomic_write(path) as file,
-        ):
+        with pytest.raises(MudiffError, match=r"the disk is full"), paths.atomic_write(path) as file:
             write(file, 1_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
