@@ -202,10 +202,12 @@ def reading(path: Path | str, what: str, advice: str) -> Iterator[None]:
 
 
 def check_form(value: Any, form: Any, name: str = "it") -> None:
-    """Raise a ValueError where `value` is not of a form: type, {"key": form} (must be there), {str: form}, [form]."""
-    kind = form if isinstance(form, type) else type(form)
+    """Raise a ValueError where `value` is not of a form: type, range, {"key": form}, {str: form} or [form]."""
+    kind = form if isinstance(form, type) else int if isinstance(form, range) else type(form)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    if isinstance(form, range) and value not in form:
+        raise ValueError(f"{name} is {value}, not from {form.start} to {form.stop - 1}")
     if isinstance(form, dict):
         for key, inner in (dict.fromkeys(value, form[str]) if str in form else form).items():
             if key not in value:

@@ -97,10 +97,11 @@ def test_the_umask_decides_who_may_write(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[" * 100_000, "[]", '{"a": 1}', '{"a": {"x": true}}', '{"a": {"x": "1"}}', "\xff"]
+    "text",
+    ["{", "[" * 100_000, "[]", '{"a": 1}', '{"a": {"x": true}}', '{"a": {"x": "1"}}', '{"a": {"x": 9}}', "\xff"],
 )
 def test_damaged_and_missing_json_is_named(tmp_path, text):
-    form, path = {"a": {str: int}}, tmp_path / "bad.json"
+    form, path = {"a": {str: range(9)}}, tmp_path / "bad.json"
     with pytest.raises(MudiffError, match="not found"):
         paths.read_json(path, form)
     path.write_text(text, encoding="latin-1")

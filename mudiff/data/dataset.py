@@ -20,13 +20,14 @@ UINT16_MAX = 65535
 
 _RECIPE = 6  # raised by every change that alters slices
 Indices = Sequence[int] | np.ndarray
+_COUNT = range(10**5)
 RECORD = {
-    "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": int,
-    "slices": int, "notes": [str],
+    "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": _COUNT,
+    "slices": _COUNT, "notes": [str],
 }  # fmt: skip
 """What the JSON file of a prepared subject must hold, see `paths.check_form`."""
 _INFO = {
-    "settings": {"dataset": str, "image_size": int}, "fingerprint": str, "data_hash": str, "failed": {str: str},
+    "settings": {"dataset": str, "image_size": _COUNT}, "fingerprint": str, "data_hash": str, "failed": {str: str},
     "subjects": {str: RECORD}, "warnings": [str],
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ def default_device() -> torch.device:
 
 _RECORD = {"settings": dict, "data": str, "recipe": int}  # what settings.json holds
 _STATE = {
-    "step": int, "best": float, "seconds": float, "sums": {str: Tensor}, "counts": {str: int},
+    "step": range(2**63), "best": float, "seconds": float, "sums": {str: Tensor}, "counts": {str: int},
     "weights": {str: Tensor}, "average": {str: Tensor}, "optimisers": {str: dict},
 }  # fmt: skip
 
@@ -113,7 +113,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     with paths.reading(path, "log of a training", "delete it, no weights depend on it"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        paths.check_form(lines, [{"step": int}])
+        paths.check_form(lines, [{"step": range(2**63)}])
     return lines
 
 
