@@ -227,23 +227,15 @@ def read_json(path: Path, form: Any = dict) -> Any:
 
 
 def read_tensors(path: Path | str, what: str, advice: str, form: Any = dict) -> Any:
-    """Read what `torch.save` wrote; if it is missing, damaged or would run code, the error ends with `advice`."""
+    """Read what safetensors or `torch.save` wrote, of a form; what is missing, damaged or would run code raises."""
     import torch
-
-    with reading(path, what, advice):
-        value = torch.load(path, map_location="cpu", weights_only=True)
-        check_form(value, form)
-    return value
-
-
-def read_weights(path: Path | str, what: str, advice: str) -> dict[str, "Tensor"]:
-    """Read weights of safetensors or `torch.save`, see `check_weights`."""
     from safetensors.torch import load_file
 
-    if Path(path).suffix != ".safetensors":
-        return check_weights(read_tensors(path, what, advice), path, advice)
     with reading(path, what, advice):
-        return check_weights(load_file(path), path, advice)
+        safe = Path(path).suffix == ".safetensors"
+        value = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        check_form(value, form)
+    return value
 
 
 def check_weights(weights: dict[str, "Tensor"], source: Path | str, advice: str) -> dict[str, "Tensor"]:
@@ -251,9 +243,18 @@ def check_weights(weights: dict[str, "Tensor"], source: Path | str, advice: str)
     import torch
 
     for name, value in weights.items():
-        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
-        if not isinstance(name, str) or not plain or value.is_complex() or value.is_meta:
-            raise MudiffError(f"{source}: {name} is no tensor of numbers; {advice}.")
-        if not value.float().isfinite().all():
-            raise MudiffError(f"{source}: {name} holds NaN or infinite values; {advice}.")
+        plain = isinstance(name, str) and torch.is_tensor(value) and value.layout == torch.strided
+        if (
+            not plain
+            or value.is_complex()
+            or value.is_meta
+            or value.is_quantized
+            or not value.float().isfinite().all()
+        ):
+            raise MudiffError(f"{source}: {name} is no tensor of finite numbers (NaN or infinite?); {advice}.")
     return weights
+
+
+def read_weights(path: Path | str, what: str, advice: str) -> dict[str, "Tensor"]:
+    """Read weights, see `read_tensors` and `check_weights`."""
+    return check_weights(read_tensors(path, what, advice), path, advice)

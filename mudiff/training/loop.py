@@ -116,18 +116,19 @@ class _Training:
         """Take up the last saved state, if any; it may be of another number of processes."""
         state = runs.read_state(self.folder)
         if state is not None:
-            advice = "delete it to start this run anew"
-            with paths.reading(self.folder / "state.pt", "resume state of these settings", advice):
-                paths.check_weights(state["weights"], self.folder / "state.pt", advice)
-                self.method.load_state_dict(state["weights"])
-                for name, optimiser in self.method.optimisers.items():
-                    optimiser.load_state_dict(state["optimisers"][name])
-                    for value, own in optimiser.state.items():
-                        if any(v.numel() > 1 and v.shape != value.shape for v in own.values()):
-                            raise ValueError(f"optimiser {name} has other shapes")
-            for tensors in (state["average"], state["sums"]):
-                tensors.update({k: v.to(self.method.device) for k, v in tensors.items()})
-            self.average.weights, self.sums, self.counts = state["average"], state["sums"], state["counts"]
+            path, advice = self.folder / "state.pt", "delete it to start this run anew"
+            with paths.reading(path, "resume state of these settings", advice):
+                self.method.load_state_dict(paths.check_weights(state["weights"], path, advice))
+                for name, value in self.average.weights.items():
+                    value.copy_(state["average"][name])
+                self.sums = {name: value.to(self.method.device) for name, value in state["sums"].items()}
+                self.counts = {name: state["counts"][name] for name in self.sums}
+                shapes = [(value.shape, ()) for value in self.sums.values()]
+                for name, optimiser in self.method.optimisers.items():  # whose other numbers follow from the settings
+                    optimiser.load_state_dict(optimiser.state_dict() | {"state": state["optimisers"][name]["state"]})
+                    shapes += [(v.shape, own.shape) for own, vs in optimiser.state.items() for v in vs.values()]
+                if any(shape and shape != wanted for shape, wanted in shapes):
+                    raise ValueError("tensors of other shapes")
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         if processes.rank() == 0:
             runs.cut_log(self.folder, self.step)

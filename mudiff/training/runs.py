@@ -66,7 +66,7 @@ def is_complete(folder: Path) -> bool:
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
-    path, advice = folder / "state.pt", "it is damaged: delete it to start this run anew"
+    path, advice = folder / "state.pt", "delete it to start this run anew"
     return paths.read_tensors(path, "resume state", advice, _STATE) if path.is_file() else None
 
 
