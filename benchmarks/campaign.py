@@ -33,7 +33,7 @@ from mudiff import cli
 from mudiff.phantoms import cohort
 from mudiff.training import loop
 
-SMALL = "image_size=16 slices=4 width=4 multipliers=1,2 blocks=1 embedding=8 critic_width=4 critic_blocks=2 epochs=2"
+SMALL = "image_size=16 slices=40 width=4 multipliers=1,2 blocks=1 embedding=8 critic_width=4 critic_blocks=2 epochs=2"
 SETS = [f"--set={field}" for field in f"{SMALL} batch_size=5 validation_slices=3 steps=2".split()]
 ODD = (None, True, -1, 0, 7, 0.5, 1e308, math.nan, 10**30, "", "x", "../x", [], [1], {}, {"a": 1})
 SWAPS = (("", ""), (",", ";"), (",", "\t"), ("\n", "\r\n"), ("train", "Test"), ("split", "Split"), ("1", "2"))
