@@ -83,7 +83,9 @@ def _values(volume: Volume, slices: int) -> list[str]:
         advice = "the method expects skull-stripped brains (HD-BET and SynthStrip make them), background 0"
         found.append(f"has {litres:.1f} litres above the background, a brain has at most 2; {advice}")
     if volume.rings:
-        found.append("rings about its background, as splines do; after resampling, set what lies outside the brain to 0")
+        found.append(
+            "rings about its background, as splines do; after resampling, set what lies outside the brain to 0"
+        )
     if not (used(volume.data, volume.affine, slices) > 0).any():
         found.append("is empty in the middle slices, which are used")
     return found

@@ -123,12 +123,14 @@ class _Training:
                     value.copy_(state["average"][name])
                 self.sums = {name: value.to(self.method.device) for name, value in state["sums"].items()}
                 self.counts = {name: state["counts"][name] for name in self.sums}
-                shapes = [(value.shape, ()) for value in self.sums.values()]
+                right = [not value.shape for value in self.sums.values()]
                 for name, optimiser in self.method.optimisers.items():  # whose other numbers follow from the settings
                     optimiser.load_state_dict(optimiser.state_dict() | {"state": state["optimisers"][name]["state"]})
-                    shapes += [(v.shape, own.shape) for own, vs in optimiser.state.items() for v in vs.values()]
-                if any(shape and shape != wanted for shape, wanted in shapes):
-                    raise ValueError("tensors of other shapes")
+                    for own, kept in optimiser.state.items():
+                        adam = {"step": (), "exp_avg": own.shape, "exp_avg_sq": own.shape}
+                        right.append({key: value.shape for key, value in kept.items()} == adam)
+                if not all(right):
+                    raise ValueError("tensors of other names or shapes")
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         if processes.rank() == 0:
             runs.cut_log(self.folder, self.step)
