@@ -13,6 +13,7 @@ from mudiff.data import datasets, files, manifests
 from mudiff.data import prepare as preparing
 from mudiff.data import verify as checks
 from mudiff.data.dataset import Preparation, read_info
+from mudiff.data.masks import CONVENTIONS
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -26,6 +27,10 @@ ProfileName = Annotated[str, typer.Option(help=f"One of {', '.join(profiles.PROF
 Target = Annotated[str, typer.Option(help=f"Contrast to make: {', '.join(datasets.LABELS.values())}.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="field=value, repeatable.")]
 Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
+Release = Annotated[
+    str | None, typer.Option("--labels", help="BraTS masks are of 2020, 2023 or 2024; default: found.")
+]
+Maskless = Annotated[bool, typer.Option("--allow-missing-masks", help="Subjects without mask have no lesion.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")]
 
 
@@ -41,6 +46,7 @@ def _device(name: str | None):
 @app.command()
 def verify(
     dataset: Dataset, data_root: Root, manifest: Manifest = None, workers: Workers = 2,
+    labels: Release = None, allow_missing_masks: Maskless = False,
     write_manifest: Annotated[Path | None, typer.Option(help="Draft a seeded split here and stop.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the drafted split.", min=0)] = 1024,
 ) -> None:  # fmt: skip
@@ -50,7 +56,8 @@ def verify(
         count = f"{len(drafted)} subjects of {drafted.map(files.patient).nunique()} people"
         print(f"{write_manifest}: {count}, none in two splits; look at it, then pass it with --manifest.")
         return
-    findings = checks.verify(dataset, data_root, manifests.read_manifest(dataset, manifest), workers=workers)
+    listed = manifests.read_manifest(dataset, manifest)
+    findings = checks.verify(dataset, data_root, listed, workers, True, labels, allow_missing_masks)
     for finding in findings:
         print("  ".join(filter(None, finding)))
     print(f"{data_root}: {len(findings)} findings." if findings else f"{data_root}: everything is in order.")
@@ -71,7 +78,7 @@ def phantom(profile: ProfileName = "demo", dataset: Dataset = "brats", workers: 
 @app.command()
 def prepare(
     dataset: Dataset, data_root: Root, profile: ProfileName = "paper", manifest: Manifest = None,
-    changes: Changes = None, workers: Workers = 2,
+    changes: Changes = None, workers: Workers = 2, labels: Release = None, allow_missing_masks: Maskless = False,
 ) -> None:  # fmt: skip
     """Turn NIfTI volumes into the slice cache."""
     fields = _fields(changes)
@@ -80,7 +87,7 @@ def prepare(
     target = next(iter(datasets.dataset(dataset).targets))
     preparation = profiles.settings(profile, dataset, target, "linear", **fields).preparation()
     folder = _prepared(profile, preparation)
-    _prepare(preparation, data_root, manifest, folder, workers)
+    _prepare(preparation, data_root, manifest, folder, workers, labels, allow_missing_masks)
     for split, subjects in pd.read_csv(folder / "slices.csv", dtype=str).groupby("split", sort=False):
         print(f"{split}: {subjects['subject'].nunique()} subjects, {len(subjects)} slices")
 
@@ -97,10 +104,16 @@ def _prepared(profile: str, preparation: Preparation) -> Path:
     return paths.prepared(profile, preparation.dataset + ("" if usual else f"-{preparation.fingerprint()}"))
 
 
-def _prepare(preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int) -> None:
+def _prepare(
+    preparation: Preparation, root: Path, manifest: Path | None, folder: Path, workers: int, labels: str | None,
+    maskless: bool,
+) -> None:  # fmt: skip
     listed = manifests.read_manifest(preparation.dataset, manifest)
-    for warning in preparing.prepare(preparation, root, listed, folder, workers=workers)["warnings"]:
+    info = preparing.prepare(preparation, root, listed, folder, workers, True, labels, maskless)
+    for warning in info["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
+    if info["labels"]:
+        print(f"labels of the masks: {CONVENTIONS[info['labels']]}", file=sys.stderr)
     read_info(folder)
 
 
@@ -113,6 +126,7 @@ def train(
     variant: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.VARIANTS)}.")] = "released",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the NIfTI files, prepared first.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder; default results/<profile>/runs/...")] = None,
+    labels: Release = None, allow_missing_masks: Maskless = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the networks (on a GPU).")] = False,
 ) -> None:  # fmt: skip
     """Train one run, or resume it where it stopped; under torchrun in several processes."""
@@ -129,9 +143,11 @@ def train(
         sets = "".join(f" --set {k}={v}" for k, v in vars(preparation).items() if v != usual[k])
         command = f"mudiff prepare --dataset {dataset} --profile {profile}{sets} --data-root DIR"
         raise MudiffError(f"{slices}: holds no prepared slices; add --data-root DIR, or first run `{command}`.")
+    if data_root is None and (labels or allow_missing_masks):
+        raise MudiffError("train: --labels and --allow-missing-masks are for preparing; add --data-root DIR.")
     with processes.joined():
         if data_root is not None and processes.rank() == 0:
-            _prepare(preparation, data_root, manifest, slices, workers)
+            _prepare(preparation, data_root, manifest, slices, workers, labels, allow_missing_masks)
         processes.barrier()
         folder = run or paths.run(profile, settings.run_name)
         loop.train(settings, slices, folder, device=_device(device), compiled=compiled)
@@ -180,15 +196,17 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="released or masked.")] = "masked",
     dilate: Annotated[bool, typer.Option(help="Dilate the mask, as for ISLES.")] = False,
     normalisation: Annotated[str, typer.Option(help="percentile, or minmax (variant text).")] = "percentile",
+    rescale: Annotated[bool, typer.Option(help="Normalise the synthesis by its own window.")] = False,
 ) -> None:
     """Print PSNR, SSIM and MAE per slice and per subject as JSON.
 
     The truth is normalised as `prepare` does it; the synthesis is in [0, 1], as `synthesize` writes it, and taken
-    as it is. Protocol released normalises each volume by itself, as the released code does.
+    as it is, or with --rescale in any range. Protocol released normalises each volume by itself, as the released code
+    does. psnr_truth_scale is the PSNR in the truth's own units, up to its largest value.
     """
     from mudiff.evaluation import metrics
 
-    print(json.dumps(metrics.evaluate(real, synthetic, mask, protocol, dilate, normalisation), indent=2))
+    print(json.dumps(metrics.evaluate(real, synthetic, mask, protocol, dilate, normalisation, rescale), indent=2))
 
 
 @app.command("import-released")

@@ -10,7 +10,7 @@ import torch
 from conftest import SMALL, head, write_nifti
 
 from mudiff import cli, paths
-from mudiff.data.slices import normalise
+from mudiff.data.slices import normalise, window
 from mudiff.model.generators import StructureNetwork, TextureNetwork
 from mudiff.settings import Settings
 from mudiff.synthesis import released
@@ -83,14 +83,29 @@ def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, 
             files = ["--real", real, "--synthetic", made, "--mask", real]
             code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
             scores[made.stem[:4], protocol] = json.loads(out)["subject"] if code == 0 else err
-    best = {"psnr": "inf", "ssim": 1.0, "mae": 0.0}
-    assert scores["perf", "masked"] == best
-    inside = unit[truth > 0]
+    best, inside = {"psnr": "inf", "ssim": 1.0, "mae": 0.0}, unit[truth > 0]
+    low, high = window(truth, "percentile")
+    clipped = np.mean((low + inside * (high - low) - truth[truth > 0]) ** 2)  # what the window hides
+    own = pytest.approx(10 * np.log10(truth.max() ** 2.0 / clipped), rel=1e-5)
+    assert scores["perf", "masked"] == best | {"psnr_truth_scale": own}
     assert scores["half", "masked"]["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
     psnr = -10 * np.log10(np.mean((inside / 2) ** 2))
     assert scores["half", "masked"]["psnr"] == pytest.approx(psnr, rel=1e-5)
     assert scores["real", "released"] == best  # by its own window
     assert "real.nii.gz: has values from 0 to" in scores["real", "masked"]
+    scored = np.where(truth, (truth - 500) / 150, -4).astype(np.float32)  # background below the tissue
+    for name, made, *given in (
+        ("real", scored, "--rescale"), ("scored", unit), ("scored", 2 * unit - 1, "--rescale"),
+        ("scored", 2 * unit - 1), ("scored", scored),
+    ):  # fmt: skip
+        files = [write_nifti(tmp_path / f"{k}.nii", v) for k, v in (("made", made), ("scored", scored))]
+        given += ["--real", {"real": real, "scored": files[1]}[name], "--synthetic", files[0], "--mask", real]
+        code, out, err = mudiff("evaluate", *given)
+        if code == 0:
+            assert json.loads(out)["rescaled"] == ("--rescale" in given)
+            assert json.loads(out)["subject"]["mae"] < 0.01  # a second window clips once more
+        else:
+            assert "--rescale" not in given and made is not unit and "--rescale normalises it" in err
 
 
 def test_verify_and_prepare(mudiff, cohort, tmp_path):

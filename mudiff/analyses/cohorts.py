@@ -78,7 +78,7 @@ def unseen(
             "subjects to leave out are 'excluded'."
         )
     how, prepared = profiles.preparation(profile, dataset), folder / "prepared"
-    prepare.prepare(how, root, listed, prepared, workers=1, progress=False)
+    prepare.prepare(how, root, listed, prepared, workers=1, progress=False, allow_missing_masks=True)
     info = slice_cache.read_info(prepared)
     names = [] if data_root is None else list(info["subjects"])  # phantoms of all cohorts are called alike
     _check_apart(own, info["subjects"], names)

@@ -73,8 +73,9 @@ class Slices:
         return self._gather(".masks.npy", indices, 0).astype(bool)
 
     def lesion(self, indices: Indices) -> np.ndarray:
-        """Return lesion labels, uint8 (B, S, S), 0 outside lesions."""
-        return self._gather(".masks.npy", indices, 1)
+        """Return lesion labels, uint8 (B, S, S), 0 outside lesions (see `masks.CONVENTIONS`)."""
+        labels = self._gather(".masks.npy", indices, 1)
+        return np.where(labels == 4, 0, labels) if self.info.get("labels") == "2024" else labels
 
     def subject(self, name: str) -> np.ndarray:
         """Return the indices of one subject's slices, inferior to superior."""

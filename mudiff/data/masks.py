@@ -1,7 +1,97 @@
 """Where the brain is, and where the lesion (section "Evaluation procedure")."""
 
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage
+
+from mudiff.data import datasets
+from mudiff.data.files import Files
+from mudiff.data.volumes import Volume, read
+from mudiff.errors import MudiffError
+
+CONVENTIONS = {
+    "2020": "1, 2, 4 (BraTS to 2020)", "2023": "1, 2, 3 (BraTS of 2023)",
+    "2024": "1 to 4 (BraTS 2024: 4 is the resection cavity, no lesion)",
+}  # fmt: skip
+"""Release of BraTS -> the labels of its masks."""
+
+_ROUNDING = 0.01  # a uint8 file of labels to 4 that nibabel scaled is off by 0.008
+
+
+def load_mask(path: Path) -> tuple[Volume, list[str]]:
+    """Read a lesion mask: its labels as uint8, zeros alone (no lesion) are valid, and doubts about them.
+
+    Labels are rounded, what is below 0 becomes 0 and what is above 255 becomes 1, so that lesion is ``data > 0``.
+    Voxels that are not finite, and fractions that all round to 0, are errors.
+    """
+    mask = read(path)
+    if not np.isfinite(mask.data).all():
+        raise MudiffError(f"{path}: the mask has NaN or infinite voxels; repair or remove it.")
+    rounded = np.rint(mask.data)
+    labels = np.select([rounded < 0, rounded > 255], [0, 1], rounded).astype(np.uint8)
+    odd = mask.data[np.abs(mask.data - labels) > _ROUNDING]
+    if not labels.any() and mask.data.max() > _ROUNDING:
+        raise MudiffError(
+            f"{path}: the mask has no label, its largest value is {mask.data.max():g}; threshold it first."
+        )
+    kept = "fractions are rounded, negative values become 0, values above 255 become 1"
+    doubts = [f"{odd.size} voxels are no labels from 0 to 255 (for example {odd[0]:g}); {kept}"] if odd.size else []
+    return replace(mask, data=labels), doubts
+
+
+def found_labels(mask: Volume | None) -> list[int]:
+    """Return the labels above 0 of a mask; none without one."""
+    return np.unique(mask.data[mask.data > 0]).tolist() if mask else []
+
+
+def check_place(mask: Volume, images: Iterable[Volume]) -> None:
+    """Refuse a mask of more than half of the brain, what is above 0 in any image, or mostly beside it."""
+    lesion, brain = mask.data > 0, np.any([image.data > 0 for image in images], axis=0)
+    inside = np.count_nonzero(lesion & brain)
+    parts = inside / np.count_nonzero(brain), 1 - inside / max(np.count_nonzero(lesion), 1)
+    if lesion.any() and max(parts) > 0.5:
+        says = f"covers {parts[0]:.0%} of the brain, and {parts[1]:.0%} of it lies outside"
+        raise MudiffError(f"{mask.path}: the mask {says}; is it inverted, or its background 255 or 1? Repair it.")
+
+
+def missing_masks(dataset: str, found: dict[str, Files]) -> dict[str, str]:
+    """Return the subjects without a mask of a dataset that has masks: subject -> what to do about it."""
+    known, messages = {file for own in found.values() for file in own.values()}, {}
+    for subject, own in found.items() if datasets.dataset(dataset).lesions else ():
+        if own and "mask" not in own:
+            folder = Path(os.path.commonpath([file.parent for file in own.values()]))
+            others = sorted(p.name for p in folder.rglob("*.[nN][iI][iI]*") if p not in known)[:3]
+            hint = f" (is it {', '.join(others)} in {folder}? rename it)" if others else ""
+            remedy = "add it, exclude the subject, or pass --allow-missing-masks to count it as free of lesions"
+            messages[subject] = f"{subject}: has no lesion mask{hint}; {remedy}."
+    return messages
+
+
+def convention(dataset: str, labels: dict[str, list[int]], given: str | None = None) -> str | None:
+    """Return which of the `CONVENTIONS` a cohort of BraTS follows, `given` or by the labels of each subject's mask.
+
+    Labels 3 and 4 in one mask are of 2024. Where they never meet, two releases are mixed: an error. Of other datasets
+    every label is lesion (None).
+    """
+    if given is not None:
+        datasets.known("labels", given, CONVENTIONS)
+    if dataset != "brats":
+        if given is not None:
+            raise MudiffError(
+                f"--labels {given}: is for dataset brats; leave it out, every label of {dataset} is lesion."
+            )
+        return None
+    three, four = ([s for s, own in labels.items() if label in own] for label in (3, 4))
+    if given is None and three and four and not set(three) & set(four):
+        raise MudiffError(
+            f"masks of two releases are mixed: {three[0]} has label 3, {four[0]} label 4, no mask has both; keep one "
+            f"release, or say what 4 is with --labels 2020 (enhancing tumour) or 2024 (resection cavity)."
+        )
+    return given or ("2024" if three and four else "2023" if three else "2020")
 
 
 def brain_mask(volumes: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
 from mudiff.data.doubts import copies, doubts
 from mudiff.data.manifests import SPLITS, assign, leaks, nearest
-from mudiff.data.masks import brain_mask
+from mudiff.data.masks import brain_mask, check_place, convention, found_labels, load_mask, missing_masks
 from mudiff.data.slices import Geometry, normalise, sides, to_slices
 from mudiff.errors import MudiffError
 
@@ -30,13 +30,14 @@ Record = dict[str, Any]  # what the JSON file of a subject holds
 
 def prepare(
     preparation: Preparation, data_root: Path, manifest: pd.DataFrame, folder: Path,
-    workers: int = 2, progress: bool = True,
+    workers: int = 2, progress: bool = True, labels: str | None = None, allow_missing_masks: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare the slices of a dataset, and return the content of ``prepared.json``; what is prepared already is kept.
 
     Per subject it writes ``<split>/<subject>.npy``, ``<subject>.masks.npy`` (see `subject_slices`) and, with their
     sources, ``<subject>.json``. A subject whose split or files changed is prepared again, one no longer listed is
-    deleted, a folder of other settings is moved aside. A bad subject stops no other: `dataset.read_info` raises.
+    deleted, a folder of other settings is moved aside. A bad subject, also one without
+    its mask unless that is allowed, stops no other: `dataset.read_info` raises. `labels`: see `masks.convention`.
     """
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
@@ -51,9 +52,12 @@ def prepare(
     chosen = datasets.dataset(preparation.dataset)
     used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
     sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
+    failed = {s: problem for s, problem in problems.items() if s in splits}
+    if not allow_missing_masks:
+        failed |= {s: problem for s, problem in missing_masks(preparation.dataset, found).items() if s in splits}
+    sources = {s: own for s, own in sources.items() if s not in failed}
     records = _finished(preparation, folder, splits, sources)
     jobs = [(preparation, s, splits[s], own, folder) for s, own in sources.items() if s not in records]
-    failed = {s: problem for s, problem in problems.items() if s in splits}
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):
         if isinstance(result, MudiffError):
             failed[subject] = str(result)
@@ -64,7 +68,8 @@ def prepare(
     shown = {where: f"{', '.join(s[:5])}{' ...' * (len(s) > 5)}" for where, s in places.items() if s}
     warnings = [f"{len(places[where])} subjects of the {where}: {names}" for where, names in shown.items()]
     warnings += sorted(set(leaks(splits).values()))
-    return _write_index(preparation, folder, records, failed, warnings)
+    release = convention(preparation.dataset, {s: r.get("labels", []) for s, r in records.items()}, labels)
+    return _write_index(preparation, folder, records, failed, warnings, release)
 
 
 def each_subject(
@@ -123,14 +128,14 @@ def subject_slices(
 
     Returned are images, uint16 (n, C, S, S), contrasts in the dataset's order, 0 to 65535 for intensities 0 to 1;
     masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 without a mask); and a record: shape (native),
-    first_slice, slices (their number), notes on what is odd, and phantom, whether the headers say so.
+    first_slice, slices (their number), labels of the mask, notes on what is odd, and phantom (by the headers).
     """
     contrasts = datasets.dataset(preparation.dataset).contrasts
     if absent := [name for name in contrasts if name not in found]:
         left = files.left_out(found, *absent)
         raise MudiffError(f"{subject}: has no {', '.join(absent)}{left}; add the files or exclude the subject.")
     loaded = {name: volumes.load_volume(found[name]) for name in contrasts}
-    mask = volumes.load_mask(found["mask"]) if "mask" in found else None
+    mask, odd = load_mask(found["mask"]) if "mask" in found else (None, [])
     volumes.check_grid(loaded | ({"mask": mask} if mask else {}), subject)
 
     stacks, geometries = zip(*(contrast_slices(preparation, v) for v in loaded.values()), strict=True)
@@ -138,8 +143,10 @@ def subject_slices(
     masks = np.zeros((len(images), 2, *images.shape[2:]), np.uint8)
     masks[:, 0] = brain_mask(images.swapaxes(0, 1))
     if mask:
+        check_place(mask, loaded.values())
         masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
     notes = [": ".join(filter(None, (datasets.LABELS.get(c), n))) for c, n in doubts(loaded, preparation.slices)]
+    notes += [f"mask: {doubt}" for doubt in odd]
     if len(masks) < (wanted := round(preparation.slices / sides(loaded[contrasts[0]].affine)[2])):
         notes.append(f"has {len(masks)} axial slices instead of {wanted}; all are used")
     if datasets.dataset(preparation.dataset).lesions and not masks[:, 1].any():
@@ -147,6 +154,7 @@ def subject_slices(
     mark, first = datasets.PHANTOM_MARK.encode(), geometries[0]
     record = {
         "shape": list(first.shape), "first_slice": first.kept[0], "slices": len(images), "notes": notes,
+        "labels": found_labels(mask),
         "phantom": all(bytes(v.header["descrip"]).startswith(mark) for v in loaded.values()),
     }  # fmt: skip
     return images, masks, record
@@ -185,8 +193,9 @@ def _finished(
 
 
 def _write_index(
-    preparation: Preparation, folder: Path, records: dict[str, Record], failed: dict[str, str], warnings: list[str]
-) -> dict[str, Any]:
+    preparation: Preparation, folder: Path, records: dict[str, Record], failed: dict[str, str], warnings: list[str],
+    release: str | None,
+) -> dict[str, Any]:  # fmt: skip
     """Write slices.csv and prepared.json, which make the folder readable; return the latter's content."""
     records = dict(sorted(records.items()))
     subjects = {subject: record["split"] for subject, record in records.items()}
@@ -204,10 +213,11 @@ def _write_index(
     paths.write_text(folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
     phantoms = {record.get("phantom") for record in records.values()}
     warnings = [*warnings, *(f"{s}: {note}" for s, record in records.items() for note in record["notes"])]
+    identity = [preparation.fingerprint(), subjects, contents]  # no paths and no dates
     summary = {
         "settings": dataclasses.asdict(preparation), "fingerprint": preparation.fingerprint(),
         "phantoms": phantoms.pop() if len(phantoms) == 1 else None,  # None: both, or not recorded
-        "data_hash": cache.digest(preparation.fingerprint(), subjects, contents),  # no paths and no dates
+        "data_hash": cache.digest(*identity, *([release] if release == "2024" else [])), "labels": release,
         "subjects": records, "failed": failed, "warnings": warnings,
     }  # fmt: skip
     paths.write_json(folder / "prepared.json", summary)

@@ -21,8 +21,15 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     above 0, then min-max; ``minmax`` (text of the paper): min-max alone. A `source` without two values above 0 is an
     error.
     """
-    datasets.known("normalisation", method, ("percentile", "minmax"))
     data = np.asarray(data, np.float32)
+    low, high = window(data, method, source)
+    unit = (data - np.float32(low)) / np.float32(high - low)
+    return np.clip(unit, 0, 1, out=unit)
+
+
+def window(data: np.ndarray, method: str, source: str | Path = "volume") -> tuple[float, float]:
+    """Return the intensities that `normalise` maps to 0 and 1."""
+    datasets.known("normalisation", method, ("percentile", "minmax"))
     positive = data[data > 0].astype(np.float64)
     if not positive.size:
         raise MudiffError(f"{source}: no voxel is above 0; replace the file or exclude the subject.")
@@ -30,8 +37,7 @@ def normalise(data: np.ndarray, method: str, source: str | Path = "volume") -> n
     low, high = np.percentile(positive, (1, 99)) if method == "percentile" else minmax
     if not high > low:
         raise MudiffError(f"{source}: all voxels above 0 are {high:g}; replace the file or exclude the subject.")
-    unit = (data - np.float32(low)) / np.float32(high - low)
-    return np.clip(unit, 0, 1, out=unit)
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -91,20 +91,6 @@ def _reaching_border(places: np.ndarray) -> np.ndarray:
     return np.isin(parts, [k for axis in range(3) for k in np.unique(np.take(parts, [0, -1], axis)) if k])
 
 
-def load_mask(path: Path) -> Volume:
-    """Read a lesion mask as uint8, see `labels`; zeros alone (no lesion) are valid."""
-    volume = read(path)
-    return replace(volume, data=labels(volume))
-
-
-def labels(volume: Volume) -> np.ndarray:
-    """Return a mask's labels as uint8: rounded, below 0 -> 0, above 255 -> 1, so that lesion stays ``data > 0``."""
-    if not np.isfinite(volume.data).all():
-        raise MudiffError(f"{volume.path}: the mask has NaN or infinite voxels; repair or remove it.")
-    rounded = np.rint(volume.data)
-    return np.select([rounded < 0, rounded > 255], [0, 1], rounded).astype(np.uint8)
-
-
 def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
     """Write `data` (X, Y, Z) as float32 with the shape, affine and header geometry of `like`, in one move."""
     if not str(path).endswith((".nii", ".nii.gz")):

@@ -2,7 +2,8 @@
 
 ``released`` is the authors' evaluation code with all its faults, F-1 to F-9 of the register; ``masked`` is what the
 paper describes: background excluded, nothing else. An empty mask gives NaN for every metric, never 0, and means skip
-it. Images that agree exactly inside the mask have PSNR infinity; a mean that contains one is infinite too.
+it, and so does, under ``released``, a box without contrast on both sides. Images that agree exactly inside the mask
+have PSNR infinity; a mean that contains one is infinite too.
 """
 
 import math
@@ -13,8 +14,8 @@ from skimage.metrics import structural_similarity
 
 from mudiff.data import volumes
 from mudiff.data.datasets import known
-from mudiff.data.masks import lesion_mask
-from mudiff.data.slices import normalise, to_slices
+from mudiff.data.masks import lesion_mask, load_mask
+from mudiff.data.slices import normalise, to_slices, window
 from mudiff.errors import MudiffError
 
 PROTOCOLS = ("released", "masked")
@@ -64,8 +65,10 @@ def released_protocol(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray,
     scaled = [(image / (image.mean() or 1.0))[box] * inside[box] for image in stretched]
     # F-4: the data range depends on the prediction; a hot pixel raises the PSNR.
     data_range = max(x.max() for x in scaled) - min(x.min() for x in scaled)
+    if data_range == 0:
+        return dict.fromkeys(METRICS, math.nan)
     # F-8: at the image border the box can stay below the window, where the released code crashes.
-    small = min(inside[box].shape) < WINDOW or data_range == 0
+    small = min(inside[box].shape) < WINDOW
     similarity = math.nan if small else structural_similarity(*scaled, data_range=data_range)
     psnr = _psnr(np.mean((scaled[0] - scaled[1]) ** 2), data_range)
     # F-6: MAE sees the images in [0, 1], PSNR and SSIM see them divided by their means.
@@ -153,33 +156,46 @@ def score_subject(
 
 
 def evaluate(
-    real: Path, synthetic: Path, mask: Path, protocol: str, dilate: bool, normalisation: str
+    real: Path, synthetic: Path, mask: Path, protocol: str, dilate: bool, normalisation: str, rescale: bool = False
 ) -> dict[str, object]:
     """Score a synthetic NIfTI volume slice by slice at its native size, as plain values for JSON.
 
     The truth is normalised. The synthesis is in [0, 1] of the normalised truth, as `mudiff synthesize` writes it,
-    and taken as it is; protocol ``released`` normalises it by its own window, and so does not see its brightness.
-    Only slices with a mask are listed; undefined values are None, infinity is the text ``"inf"``.
+    and taken as it is; with `rescale`, and under protocol ``released``, it is normalised by its own window, so that
+    its brightness is not seen. ``psnr_truth_scale`` (protocol masked, whole subject) is in the truth's units: the
+    synthesis, mapped back by the truth's window, against the truth before it was clipped; the data range is the
+    truth's largest value above its background. Only slices with a mask are listed; undefined values are None,
+    infinity is the text ``"inf"``.
     """
-    loaded = {"real": volumes.load_volume(real), "synthetic": volumes.load_volume(synthetic)}
-    loaded["mask"] = volumes.load_mask(mask)
+    rescale |= protocol == "released"
+    loaded = {"real": volumes.load_volume(real), "mask": load_mask(mask)[0]}
+    loaded["synthetic"] = volumes.load_volume(synthetic) if rescale else volumes.read(synthetic)
     volumes.check_grid(loaded, f"{real}, {synthetic}, {mask}")
     if not (loaded["mask"].data > 0).any():
         raise MudiffError(f"{mask}: the mask is empty; give one with at least one voxel above 0.")
     truth, fake = normalise(loaded["real"].data, normalisation, real), loaded["synthetic"].data
-    if protocol == "released":
+    if rescale:
         fake = normalise(fake, normalisation, synthetic)
-    elif fake.min() < 0 or fake.max() > 1:
+    elif not (fake.min() >= 0 and fake.max() <= 1):  # written so that NaN fails too
         raise MudiffError(
             f"{synthetic}: has values from {fake.min():.4g} to {fake.max():.4g}, expected [0, 1] of the normalised "
-            "truth, as `mudiff synthesize` writes it; --protocol released takes any range."
+            "truth, as `mudiff synthesize` writes it; --rescale normalises it by its own window."
         )
     affine = loaded["real"].affine
     stacks = [to_slices(data, affine)[0] for data in (truth, fake)]
     stacks.append(to_slices(loaded["mask"].data, affine, order=0)[0])
     slices, subject = score_subject(*stacks, protocol, dilate)
     rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
-    return {"protocol": protocol, "dilated": dilate, "subject": _plain(subject), "slices": rows}
+    if protocol == "masked":
+        low, high = window(loaded["real"].data, normalisation, real)
+        inside, original = (
+            lesion_mask(stacks[2], dilate),
+            to_slices(loaded["real"].data, affine)[0].astype(np.float64),
+        )
+        error = (low + (high - low) * stacks[1] - original)[inside]
+        subject["psnr_truth_scale"] = _psnr(np.mean(error**2), original.max())
+    how = {"protocol": protocol, "dilated": dilate, "rescaled": rescale}
+    return how | {"subject": _plain(subject), "slices": rows}
 
 
 def _plain(scores: Scores) -> dict[str, object]:

@@ -192,7 +192,7 @@ def _core(lesion: np.ndarray) -> np.ndarray:
     """Return where the largest core is, without the oedema; the largest lesion where there is no core."""
     from scipy import ndimage
 
-    core = np.isin(lesion, (1, 4))  # of a tumour; what is around it is oedema, label 2
+    core = np.isin(lesion, (1, 3, 4))  # of a tumour; what is around it is oedema, label 2
     labels, _ = ndimage.label(core if core.any() else lesion > 0, np.ones((3, 3)))
     return labels == np.append(0, np.bincount(labels.ravel())[1:]).argmax() if lesion.any() else lesion > 0
 

@@ -1,9 +1,20 @@
-"""Where the brain is, and where the lesion."""
+"""Where the brain is, and where the lesion; masks as people bring them."""
 
+import nibabel
 import numpy as np
 import pytest
+from conftest import LPS, SHAPE, lesion, write_nifti
 
-from mudiff.data.masks import brain_mask, lesion_mask
+from mudiff.data import dataset, prepare, verify
+from mudiff.data.dataset import Preparation
+from mudiff.data.masks import brain_mask, convention, lesion_mask, load_mask
+from mudiff.errors import MudiffError
+
+
+def looked_at(cohort, folder, **options):
+    """Return what `verify` finds and what `prepare` returns for a cohort."""
+    found = verify.verify("brats", *cohort, 1, progress=False, **options)
+    return found, prepare.prepare(Preparation("brats", 16, 4), *cohort, folder, 1, progress=False, **options)
 
 
 def test_specks_go_holes_are_filled_within_a_slice_and_a_cut_brain_reaches_the_border():
@@ -37,3 +48,89 @@ def test_lesions_are_all_labels_and_dilation_scales_with_the_image(size, reach):
     assert lesion_mask(labels).sum() == 2
     mask = lesion_mask(labels, dilate=True)
     assert mask.sum() == 2 * (2 * reach + 1) ** 2 and mask[0, 10 - reach, 10 + reach] and not mask[1].any()
+
+
+def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
+    raw = np.zeros((4, 4, 4), np.float32)
+    raw.flat[:9] = 1, 2, 4, 0.4, 0.6, 3.9999, 300, -2, 255
+    mask, (doubt,) = load_mask(write_nifti(tmp_path / "a.nii.gz", raw))
+    assert mask.data.dtype == np.uint8 and mask.data.flat[:9].tolist() == [1, 2, 4, 0, 1, 4, 1, 0, 255]
+    assert doubt.startswith("4 voxels are no labels from 0 to 255 (for example 0.4); fractions are rounded, ")
+    assert not load_mask(write_nifti(tmp_path / "b.nii.gz", raw * 0 + 1e-7))[0].data.any()
+    raw.flat[20] = np.nan
+    for data, says in ((raw, "the mask has NaN"), (lesion() * 0.075, "largest value is 0.3; threshold it first")):
+        with pytest.raises(MudiffError, match=rf"c\.nii\.gz: .*{says}"):
+            load_mask(write_nifti(tmp_path / "c.nii.gz", data))
+
+
+def test_labels_off_by_rounding_are_labels_without_a_finding(cohort, tmp_path):
+    paths = [cohort[0] / f"Brats18_{name}_1/Brats18_{name}_1_seg.nii.gz" for name in "ABC"]
+    for path, data in zip(paths, (lesion() * 0.9999, lesion() + 1e-7, lesion() * 1.0), strict=True):
+        image = nibabel.Nifti1Image(data, LPS)
+        image.set_data_dtype(np.uint8 if path == paths[2] else np.float32)  # nibabel scales integers: 1 -> 1.004
+        nibabel.save(image, path)
+    found, info = looked_at(cohort, tmp_path / "p")
+    assert (found, info["warnings"], info["labels"]) == ([], [], "2020")
+    assert {tuple(record["labels"]) for record in info["subjects"].values()} == {(1, 4)}
+
+
+CORNER = np.zeros(SHAPE, np.uint8)
+CORNER[:3, :3, :3] = 1
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (1 - (lesion() > 0), "covers 9"),
+        (np.where(lesion() > 0, lesion(), 255), "covers 100% of the brain"),  # -1 in a file of unsigned integers
+        (CORNER, "100% of it lies outside"),
+    ],
+)
+def test_a_mask_of_most_of_the_brain_or_beside_it_is_refused(cohort, tmp_path, write_subject, data, says):
+    write_subject(cohort[0], "Brats18_B_1", seg=data.astype(np.uint8))
+    ((subject, name, problem),), info = looked_at(cohort, tmp_path / "p")
+    assert (subject, name) == ("Brats18_B_1", "mask") and says in problem and "B_1_seg.nii.gz: the mask " in problem
+    assert info["failed"] == {subject: problem}
+
+
+@pytest.mark.parametrize(
+    ("labels", "release"),
+    [([[1, 2, 4], [2]], "2020"), ([[1, 2, 3], []], "2023"), ([[3, 4], [4]], "2024"), ([[1], [2]], "2020"),
+     ([[1, 2, 4], [1, 3]], "b has label 3, a label 4, no mask has both; .*--labels 2020 ")],
+)  # fmt: skip
+def test_the_labels_of_all_masks_tell_the_release(labels, release):
+    cohort = dict(zip("ab", labels, strict=True))
+    if release.isdigit():
+        assert convention("brats", cohort) == release
+    else:
+        with pytest.raises(MudiffError, match=release):
+            convention("brats", cohort)
+    assert convention("brats", cohort, "2023") == "2023" and convention("isles", cohort) is None
+    for name, given in (("isles", "2024"), ("brats", "2019")):
+        with pytest.raises(MudiffError, match=given):
+            convention(name, cohort, given)
+
+
+def test_a_resection_cavity_is_no_lesion(cohort, tmp_path, write_subject):
+    enhancing = np.where(lesion() == 1, 3, lesion()).astype(np.uint8)
+    write_subject(cohort[0], "Brats18_C_1", seg=enhancing)
+    _, info = looked_at(cohort, tmp_path / "p")
+    _, usual = looked_at(cohort, tmp_path / "p", labels="2020")
+    slices, hashes = dataset.open_slices(tmp_path / "p", "train"), {info["data_hash"], usual["data_hash"]}
+    assert (info["labels"], usual["labels"], len(hashes)) == ("2024", "2020", 2)
+    assert set(np.unique(slices.lesion(slices.subject("Brats18_C_1")))) == {0, 3, 4}
+    slices.info = info
+    assert set(np.unique(slices.lesion(slices.subject("Brats18_C_1")))) == {0, 3}
+    write_subject(cohort[0], "Brats18_C_1", seg=np.where(enhancing == 4, 2, enhancing))
+    ((_, _, problem),) = verify.verify("brats", *cohort, 1, progress=False)
+    assert "two releases are mixed: Brats18_C_1 has label 3, Brats18_A_1 label 4" in problem
+
+
+def test_a_missing_mask_is_an_error_unless_allowed(cohort, tmp_path):
+    mask = cohort[0] / "Brats18_C_1/Brats18_C_1_seg.nii.gz"
+    mask.rename(mask.with_name("other_name.nii.gz"))
+    ((subject, name, problem),), info = looked_at(cohort, tmp_path / "p")
+    assert (subject, name, info["failed"]) == ("Brats18_C_1", "mask", {subject: problem})
+    assert "has no lesion mask (is it other_name.nii.gz in" in problem and "--allow-missing-masks" in problem
+    found, info = looked_at(cohort, tmp_path / "p", allow_missing_masks=True)
+    assert found == [] and info["warnings"] == ["Brats18_C_1: has no lesion mask; counted as free of lesions"]

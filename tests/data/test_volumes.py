@@ -160,19 +160,6 @@ def test_an_unusable_file_gives_one_line_that_names_it(tmp_path, rng, kind):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
-    raw = np.zeros((4, 4, 4), np.float32)
-    raw.flat[:9] = 1, 2, 4, 0.4, 0.6, 3.9999, 300, -2, 255
-    labels = volumes.load_mask(write_nifti(tmp_path / "a.nii.gz", raw)).data
-    assert labels.dtype == np.uint8 and labels.flat[:9].tolist() == [1, 2, 4, 0, 1, 4, 1, 0, 255]
-    assert not volumes.load_mask(write_nifti(tmp_path / "b.nii.gz", raw * 0)).data.any()
-    whole = raw.astype(np.int16)
-    assert volumes.load_mask(write_nifti(tmp_path / "d.nii.gz", whole)).data.flat[6:9].tolist() == [1, 0, 255]
-    raw.flat[20] = np.nan
-    with pytest.raises(MudiffError, match=r"c\.nii\.gz: the mask has NaN"):
-        volumes.load_mask(write_nifti(tmp_path / "c.nii.gz", raw))
-
-
 def grid(shape=(20, 26, 12), affine=LPS, path="x"):
     return volumes.Volume(np.zeros(shape, np.float32), affine, None, Path(path))
 

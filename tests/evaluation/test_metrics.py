@@ -65,6 +65,9 @@ def test_empty_masks_and_identical_images(protocol):
     assert all(math.isnan(value) for scores in (*slices, subject) for value in scores.values())
     slices, subject = metrics.score_subject(image, image, mask, protocol)
     assert [*slices, subject] == [{"psnr": math.inf, "ssim": pytest.approx(1), "mae": 0}] * 2
+    pair = [np.concatenate([stack, 0 * stack]) for stack in (image, image**2)]  # the second slice is empty
+    slices, subject = metrics.score_subject(*pair, np.ones_like(pair[0]), protocol)
+    assert math.isfinite(subject["psnr"]) and (protocol == "masked" or math.isnan(slices[1]["psnr"]))
 
 
 def test_half_brightness_is_punished_by_masked_only_and_black_by_both():
