@@ -209,6 +209,8 @@ def test_requests_that_cannot_be_met(run, tmp_path, write_subject, monkeypatch):
 
     refused("choose another name", output=files["t1"])
     refused("choose another name", samples=2, uncertainty=tmp_path / "o.nii")
+    (loop := tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
+    refused("choose another name", output=loop, samples=2, uncertainty=loop)
     refused("at least 2", uncertainty=tmp_path / "sd.nii")
     refused("choose such a name", output="o.png")
     refused("makes T1CE", target="T2")
