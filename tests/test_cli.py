@@ -151,6 +151,7 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
         ("train --dataset brats --target t1 --set width", "expected field=value"),
         ("train --dataset brats --target t1 --set variant=text", "use --variant text"),
         ("train --dataset brats --target t1 --device cpu", "mudiff prepare"),
+        ("prepare --dataset brats --data-root . --labels 2019", "choose one of 2020, 2023, 2024"),
         ("prepare --dataset brats --data-root . --set width=8", "prepare takes image_size"),
         ("synthesize --run nowhere --subject nowhere --target t1 --output o.nii", "no trained run here"),
         ("synthesize", "Missing option"),

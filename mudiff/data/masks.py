@@ -22,11 +22,12 @@ CONVENTIONS = {
 _ROUNDING = 0.01  # a uint8 file of labels to 4 that nibabel scaled is off by 0.008
 
 
-def load_mask(path: Path) -> tuple[Volume, list[str]]:
+def load_mask(path: Path, images: Iterable[Volume] = ()) -> tuple[Volume, list[str]]:
     """Read a lesion mask: its labels as uint8, zeros alone (no lesion) are valid, and doubts about them.
 
     Labels are rounded, what is below 0 becomes 0 and what is above 255 becomes 1, so that lesion is ``data > 0``.
-    Voxels that are not finite, and fractions that all round to 0, are errors.
+    Voxels that are not finite, and fractions that all round to 0, are errors; so is a mask of more than half of the
+    brain (what is above 0 in any of the `images` of its shape), or mostly beside it.
     """
     mask = read(path)
     if not np.isfinite(mask.data).all():
@@ -38,6 +39,13 @@ def load_mask(path: Path) -> tuple[Volume, list[str]]:
         raise MudiffError(
             f"{path}: the mask has no label, its largest value is {mask.data.max():g}; threshold it first."
         )
+    if labels.any() and (heads := [image.data > 0 for image in images if image.data.shape == labels.shape]):
+        lesion, brain = labels > 0, np.any(heads, axis=0)
+        inside = np.count_nonzero(lesion & brain)
+        covers, beside = inside / np.count_nonzero(brain), 1 - inside / np.count_nonzero(lesion)
+        if max(covers, beside) > 0.5:
+            says = f"the mask covers {covers:.0%} of the brain, and {beside:.0%} of it lies outside"
+            raise MudiffError(f"{path}: {says}; is it inverted, or its background 255 or 1? Repair it.")
     kept = "fractions are rounded, negative values become 0, values above 255 become 1"
     doubts = [f"{odd.size} voxels are no labels from 0 to 255 (for example {odd[0]:g}); {kept}"] if odd.size else []
     return replace(mask, data=labels), doubts
@@ -46,16 +54,6 @@ def load_mask(path: Path) -> tuple[Volume, list[str]]:
 def found_labels(mask: Volume | None) -> list[int]:
     """Return the labels above 0 of a mask; none without one."""
     return np.unique(mask.data[mask.data > 0]).tolist() if mask else []
-
-
-def check_place(mask: Volume, images: Iterable[Volume]) -> None:
-    """Refuse a mask of more than half of the brain, what is above 0 in any image, or mostly beside it."""
-    lesion, brain = mask.data > 0, np.any([image.data > 0 for image in images], axis=0)
-    inside = np.count_nonzero(lesion & brain)
-    parts = inside / np.count_nonzero(brain), 1 - inside / max(np.count_nonzero(lesion), 1)
-    if lesion.any() and max(parts) > 0.5:
-        says = f"covers {parts[0]:.0%} of the brain, and {parts[1]:.0%} of it lies outside"
-        raise MudiffError(f"{mask.path}: the mask {says}; is it inverted, or its background 255 or 1? Repair it.")
 
 
 def missing_masks(dataset: str, found: dict[str, Files]) -> dict[str, str]:
@@ -79,11 +77,9 @@ def convention(dataset: str, labels: dict[str, list[int]], given: str | None = N
     """
     if given is not None:
         datasets.known("labels", given, CONVENTIONS)
+    if given is not None and dataset != "brats":
+        raise MudiffError(f"--labels {given}: is for brats; every label of {dataset} is lesion, leave it out.")
     if dataset != "brats":
-        if given is not None:
-            raise MudiffError(
-                f"--labels {given}: is for dataset brats; leave it out, every label of {dataset} is lesion."
-            )
         return None
     three, four = ([s for s, own in labels.items() if label in own] for label in (3, 4))
     if given is None and three and four and not set(three) & set(four):

@@ -21,7 +21,7 @@ from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
 from mudiff.data.doubts import copies, doubts
 from mudiff.data.manifests import SPLITS, assign, leaks, nearest
-from mudiff.data.masks import brain_mask, check_place, convention, found_labels, load_mask, missing_masks
+from mudiff.data.masks import brain_mask, convention, found_labels, load_mask, missing_masks
 from mudiff.data.slices import Geometry, normalise, sides, to_slices
 from mudiff.errors import MudiffError
 
@@ -39,6 +39,7 @@ def prepare(
     deleted, a folder of other settings is moved aside. A bad subject, also one without
     its mask unless that is allowed, stops no other: `dataset.read_info` raises. `labels`: see `masks.convention`.
     """
+    convention(preparation.dataset, {}, labels)  # refuses a wrong choice at once
     folder, problems = Path(folder), {}
     found = files.find_subjects(preparation.dataset, data_root, problems)
     splits, missing, unlisted = assign(found.keys() | problems.keys(), manifest)
@@ -135,7 +136,7 @@ def subject_slices(
         left = files.left_out(found, *absent)
         raise MudiffError(f"{subject}: has no {', '.join(absent)}{left}; add the files or exclude the subject.")
     loaded = {name: volumes.load_volume(found[name]) for name in contrasts}
-    mask, odd = load_mask(found["mask"]) if "mask" in found else (None, [])
+    mask, odd = load_mask(found["mask"], loaded.values()) if "mask" in found else (None, [])
     volumes.check_grid(loaded | ({"mask": mask} if mask else {}), subject)
 
     stacks, geometries = zip(*(contrast_slices(preparation, v) for v in loaded.values()), strict=True)
@@ -143,7 +144,6 @@ def subject_slices(
     masks = np.zeros((len(images), 2, *images.shape[2:]), np.uint8)
     masks[:, 0] = brain_mask(images.swapaxes(0, 1))
     if mask:
-        check_place(mask, loaded.values())
         masks[:, 1], _ = to_slices(mask.data, mask.affine, preparation.image_size, 0, preparation.slices)
     notes = [": ".join(filter(None, (datasets.LABELS.get(c), n))) for c, n in doubts(loaded, preparation.slices)]
     notes += [f"mask: {doubt}" for doubt in odd]

@@ -8,7 +8,7 @@ from mudiff import cache
 from mudiff.data import datasets, files, volumes
 from mudiff.data.doubts import copies, doubts
 from mudiff.data.manifests import assign, leaks, nearest
-from mudiff.data.masks import check_place, convention, found_labels, load_mask, missing_masks
+from mudiff.data.masks import convention, found_labels, load_mask, missing_masks
 from mudiff.data.prepare import each_subject
 from mudiff.data.slices import normalise
 from mudiff.errors import MudiffError
@@ -24,6 +24,7 @@ def verify(
 
     `labels`: see `masks.convention`.
     """
+    convention(dataset, {}, labels)  # refuses a wrong choice at once
     problems: dict[str, str] = {}
     found = files.find_subjects(dataset, root, problems)
     findings: list[Finding] = []
@@ -66,7 +67,7 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> tuple[list[
                 loaded[name] = volumes.load_volume(found[name])
                 normalise(loaded[name].data, "percentile", found[name])
                 continue
-            loaded[name], odd = load_mask(found[name])
+            loaded[name], odd = load_mask(found[name], loaded.values())
         except MudiffError as error:
             wrong.append((name, str(error)))
     images = {name: volume for name, volume in loaded.items() if name != "mask"}
@@ -74,13 +75,7 @@ def check_subject(dataset: str, subject: str, found: files.Files) -> tuple[list[
     for name in (name for group in others for name in group):
         mine, theirs = (volumes.describe_grid(loaded[n]) for n in (name, first[0]))
         wrong.append((name, f"is not on the grid of {', '.join(first)}: {mine}; they have {theirs}."))
-    mask = loaded.get("mask")
     if not wrong:
         wrong += doubts(images, chosen.slices)
-        if mask:
-            try:
-                check_place(mask, images.values())
-            except MudiffError as error:
-                wrong.append(("mask", str(error)))
     wrong += [("mask", doubt) for doubt in odd]
-    return [(subject, name, problem) for name, problem in wrong], found_labels(mask)
+    return [(subject, name, problem) for name, problem in wrong], found_labels(loaded.get("mask"))
