@@ -34,7 +34,7 @@ def cohort(tmp_path, write_subject, rng, monkeypatch):
 
 @pytest.fixture
 def prepared(cohort):
-    return cohort(train=[tumour(), tumour((2, 1, 3))], val=[tumour()])
+    return cohort(train=[tumour(), tumour()], val=[tumour()])
 
 
 def weights(network):
@@ -112,12 +112,11 @@ def test_images_and_masks_are_mirrored_together(prepared, monkeypatch):
     assert torch.equal(y, torch.where(turned[:, None, None], true.flip(2), true))
 
 
-@pytest.mark.parametrize("labels", [(2, 3, 4), (2, 1, 7)])
-def test_labels_of_all_years_are_classes_and_others_are_refused(cohort, prepared, labels):
-    slices = dataset.open_slices(prepared, "train")
-    old, new = (unet.truth(slices, subject) for subject in slices.subjects)
-    assert set(np.unique(old)) == set(np.unique(new)) == {0, 1, 2, 3}
-    cohort(train=[tumour(labels)], val=[tumour()])
+@pytest.mark.parametrize("labels", [(2, 1, 4), (2, 1, 3)])
+def test_labels_of_all_years_are_classes_and_others_are_refused(cohort, labels):
+    slices = dataset.open_slices(cohort(train=[tumour(labels)], val=[tumour(labels)]), "train")
+    assert set(np.unique(unet.truth(slices, slices.subjects[0]))) == {0, 1, 2, 3}
+    cohort(train=[tumour((2, 1, 7))], val=[tumour()])
     refused(r"Brats18_0_1: the mask has labels .*; expected 1", unet.train, "smoke", TINY)
 
 
