@@ -2,8 +2,6 @@
 
     make reproduce                                   # profile demo
     snakemake --config profile=paper 'data_root={brats: /data/brats, isles: /data/isles}' unseen=/data/brats2021
-
-A run's `recipe` is the fingerprint of its settings: a change re-plans exactly the runs that it concerns.
 """
 
 import shlex
@@ -11,28 +9,28 @@ import sys
 
 from mudiff.phantoms.cohort import Recipe
 from mudiff.training import profiles
-from mudiff.workflow import artefacts
+from mudiff.workflow import artefacts, inputs
 
-NAME = config.get("profile", "demo")
-PROFILE = profiles.profile(NAME)
-DATA_ROOT = config.get("data_root", {})  # dataset -> folder of your own volumes; phantoms where none is given
-MANIFEST = config.get("manifest", {})  # dataset -> CSV with columns subject, split; the published split else
-UNSEEN = config.get("unseen")  # folder of subjects that no training saw; phantoms where the profile has them
-VGG16 = config.get("vgg16", "")  # weights of VGG16 for pGAN; without them it has no perceptual term
-INCEPTION = config.get("inception")  # weights of Inception for the Fréchet distance; segmentation features else
-DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *DATA_ROOT]))
-SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(UNSEEN or "brats" in PROFILE.phantoms))
+OWN, STATE = inputs.begin(config)  # keys of --config, and the state of your files: what changed is planned again
+NAME, PROFILE = OWN.profile, profiles.profile(OWN.profile)
+DATASETS = list(dict.fromkeys([*PROFILE.phantoms, *OWN.data_root]))
+SHOWN = DATASETS + ["unseen"] * ("brats" in DATASETS and bool(OWN.unseen or "brats" in PROFILE.phantoms))
 JOBS = {name: job for name, job in PROFILE.jobs().items() if job[0] in DATASETS}
 RESULTS, EXECUTED = f"results/{NAME}", f"results/{NAME}/executed"
-PYTHON = shlex.quote(sys.executable)
+PYTHON = shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")
 RUN = f"&> {{log}} exec {PYTHON} -m mudiff.workflow.notebook run {{input.notebook}} {{output.executed}}"
 RUN += f" -p profile {NAME}"
 TASK = RUN + " -p dataset {params.task[0]} -p target {params.task[1]} -p methods {params.task[2]:q}"
 
 def recipes(dataset, target, methods):
-    """Fingerprints of the runs of one job."""
-    given = {"pgan": {"vgg16": VGG16}}
+    """Fingerprints of the settings of one job's runs: a change re-plans exactly those that it concerns."""
+    given = {"pgan": {"vgg16": OWN.vgg16}}
     return [profiles.settings(NAME, dataset, target, m, **given.get(m, {})).fingerprint() for m in methods]
+
+def data(dataset):
+    """What slices are made of: settings, phantoms or your own files."""
+    return [profiles.preparation(NAME, dataset).fingerprint(), Recipe(dataset).fingerprint,
+            PROFILE.phantoms.get(dataset), STATE.get(dataset, [None])[0]]
 
 def files(folder, file, jobs=JOBS):
     """One file of every run of some jobs, in runs/ or synthetic/."""
@@ -50,19 +48,21 @@ def resources_of(kind):
     """Resources of a kind of rules."""
     return {name: value(r) for name, r in workflow.resource_settings.overwrite_resources.get(kind, {}).items()}
 
-PREPARED = [f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS]
+PREPARED = {dataset: f"{EXECUTED}/01_data_preparation_{dataset}.ipynb" for dataset in DATASETS}
 SAMPLED = [job for job, task in JOBS.items() if task[1] != "any"]  # of the rest notebook 15 samples what it needs
 MAIN = [job for job in SAMPLED if "_" not in JOBS[job][2][0]]  # an ablation is written as mudiff_abl1
 SLICES = files("synthetic", "synthetic.json", MAIN)
 BRATS = [path for path in SLICES if "/brats_" in path]
-READ = {"prepared": PREPARED, "synthetic": SLICES, "brats": BRATS,
+READ = {"prepared": list(PREPARED.values()), "synthetic": SLICES, "brats": BRATS,
         "scores": [f"{EXECUTED}/{notebook}.ipynb" for notebook in ("04_whole_brain_metrics", "05_lesion_metrics")],
         "any": [*BRATS, *files("runs", "weights.safetensors", [job for job in JOBS if job not in SAMPLED])],
         "ablations": [*files("synthetic", "synthetic.json", [job for job in SAMPLED if job.startswith("brats_")]),
                       f"{EXECUTED}/10_segmentation.ipynb"]}
 ANALYSES = {notebook: analysis for notebook, analysis in artefacts.ANALYSES.items()
             if "brats" in DATASETS or analysis.reads not in ("brats", "ablations", "any")}
-GIVEN = {"09_motion_robustness": DATA_ROOT.get("brats"), "12_generalisation": UNSEEN, "11_ablations": INCEPTION}
+GIVEN = {n: (f" -p {artefacts.ANALYSES[n].takes} {shlex.quote(path)}", state) for n, path, state in (
+    ("09_motion_robustness", OWN.data_root.get("brats"), None), ("12_generalisation", OWN.unseen, STATE["unseen"]),
+    ("11_ablations", OWN.inception, STATE["inception"])) if path}
 wildcard_constraints: dataset="|".join(DATASETS)
 
 rule all:
@@ -75,9 +75,8 @@ rule prepare:
     input: notebook="notebooks/01_data_preparation.ipynb"
     output: executed=EXECUTED + "/01_data_preparation_{dataset}.ipynb"
     params:
-        recipe=lambda w: [profiles.preparation(NAME, w.dataset).fingerprint(), Recipe(w.dataset).fingerprint,
-                          PROFILE.phantoms.get(w.dataset)],
-        root=lambda w: DATA_ROOT.get(w.dataset, "None"), manifest=lambda w: MANIFEST.get(w.dataset, "None"),
+        recipe=lambda w: [data(w.dataset), STATE.get(w.dataset)], root=lambda w: OWN.data_root.get(w.dataset, "None"),
+        manifest=lambda w: OWN.manifest.get(w.dataset, "None"),
     log: RESULTS + "/logs/01_data_preparation_{dataset}.log"
     message: "Preparing {wildcards.dataset}"
     shell:
@@ -88,16 +87,16 @@ for job, task in JOBS.items():
     rule:
         """02: the methods of one job. Resume state lies undeclared beside the weights."""
         name: f"train_{job}"
-        input: notebook="notebooks/02_training.ipynb", prepared=f"{EXECUTED}/01_data_preparation_{task[0]}.ipynb"
+        input: notebook="notebooks/02_training.ipynb", prepared=PREPARED[task[0]]
         output:
             executed=f"{EXECUTED}/02_training_{job}.ipynb",
             weights=update(files("runs", "weights.safetensors", [job])),  # left in place, so not trained again
-        params: recipe=recipes(*task), task=[*task[:2], str(task[2])]
+        params: recipe=[*recipes(*task), *data(task[0])], task=(*task[:2], str(task[2]), OWN.vgg16)
         threads: threads_of("train")
         resources: **resources_of("train")
         log: f"{RESULTS}/logs/02_training_{job}.log"
         message: f"Training {job}"
-        shell: TASK + f" -p vgg16 {shlex.quote(VGG16)}"
+        shell: TASK + " -p vgg16 {params.task[3]:q}"
 
     if job not in SAMPLED: continue
     rule:
@@ -107,12 +106,12 @@ for job, task in JOBS.items():
         output:
             executed=f"{EXECUTED}/03_sampling_{job}.ipynb",
             slices=update(files("synthetic", "synthetic.json", [job])),
-        params: recipe=recipes(*task), task=[*task[:2], str(task[2])], root=DATA_ROOT.get(task[0], "None")
+        params: recipe=recipes(*task), task=(*task[:2], str(task[2]), OWN.data_root.get(task[0], "None"))
         threads: threads_of("sample")
         resources: **resources_of("sample")
         log: f"{RESULTS}/logs/03_sampling_{job}.log"
         message: f"Synthesising {job}"
-        shell: TASK + " -p data_root {params.root:q}"
+        shell: TASK + " -p data_root {params.task[3]:q}"
 
 for notebook, analysis in ANALYSES.items():
     kind = "networks" if notebook[:2] > "06" else "figures"  # those compute with networks
@@ -125,13 +124,13 @@ for notebook, analysis in ANALYSES.items():
             executed=f"{EXECUTED}/{notebook}.ipynb",
             drawn=[f"figures/{NAME}/{file}" for file in artefacts.files(notebook, SHOWN)],
         log: f"{RESULTS}/logs/{notebook}.log"
-        params:  # not in `shell`, which is read when the loop is over
+        params:  # not in `shell`, which is read when the loop is over; no texts, in which {} would be wildcards
             figures=f" -p figures_dir figures/{NAME}" if artefacts.files(notebook) else "",
-            more=f" -p {analysis.takes} {shlex.quote(GIVEN[notebook])}" if GIVEN.get(notebook) else "",
+            more=GIVEN.get(notebook, ("", "")),
         threads: threads_of(kind)
         resources: **resources_of(kind)
         message: analysis.says
-        shell: RUN + "{params.figures}{params.more}"
+        shell: RUN + "{params.figures}{params.more[0]}"
 
 rule summary:
     """14: every artefact and every claim."""

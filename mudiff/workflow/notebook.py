@@ -34,7 +34,7 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
     if not Path(source).is_file():
         raise MudiffError(f"{source}: notebook not found; check the path.")
     try:
-        defaults = {name: _literal(p["default"]) for name, p in papermill.inspect_notebook(source).items()}
+        defaults = {name: _literal(p["default"]) for name, p in papermill.inspect_notebook(_plain(source)).items()}
     except Exception as error:  # damaged files and missing kernels raise many kinds
         raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
     if not defaults:
@@ -48,6 +48,11 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
         if type(checked[name]) not in {type(None): (type(checked[name]),), float: (float, int)}.get(kind, (kind,)):
             raise MudiffError(f"{source}: parameter {name} = {text!r}: expected a value of type {kind.__name__}.")
     return checked
+
+
+def _plain(path: Path) -> str:
+    """Return a path for papermill, which formats those that it is given."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _literal(text: str) -> Any:
@@ -72,7 +77,8 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
     with lock, paths.atomic_write(output) as temporary:
         try:
             papermill.execute_notebook(
-                source, temporary, values, kernel_name="python3", progress_bar=False, cwd=paths.root(),
+                _plain(source), _plain(temporary), values, cwd=paths.root(), kernel_name="python3",
+                progress_bar=False,
                 raise_on_iopub_timeout=True,  # papermill must not trim outputs and call it a success
                 iopub_timeout=60, start_timeout=180,  # seconds, on a busy machine
             )  # fmt: skip

@@ -5,6 +5,7 @@ python -m mudiff.workflow.reproduce demo [options of Snakemake]
 Snakemake runs in a session of its own, so that Ctrl-C reaches this process alone, which lets trainings save first.
 """
 
+import argparse
 import collections
 import contextlib
 import fcntl
@@ -41,6 +42,11 @@ def workflow(profile: str, arguments: list[str]) -> int:
     """
     # The first job is the one with the longest training: it starts first, the others fill the other core.
     first = f"results/{profile}/executed/02_training_{next(iter(profiles.profile(profile).jobs()))}.ipynb"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # Snakemake takes the last --config alone
+    parser.add_argument("--config", "-C", nargs="*", action="extend", default=[f"profile={profile}"])
+    own, arguments = parser.parse_known_args(arguments)
+    if {entry for entry in own.config if entry.startswith("profile=")} != {f"profile={profile}"}:
+        raise MudiffError(f"this is profile {profile}; for another one: snakemake --config profile=NAME")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     os.chdir(paths.root())
@@ -52,10 +58,10 @@ def workflow(profile: str, arguments: list[str]) -> int:
         except BlockingIOError:
             what = "another run works in this folder; wait for it, or stop it with Ctrl-C"
             raise MudiffError(f"{Path.cwd()}: {what}.") from None
-        graph = f"--config=profile={profile}"
         if any((memory / "locks").glob("*")):
+            graph = f"--config=profile={profile}"
             subprocess.run([sys.executable, "-m", "snakemake", graph, "--unlock", "--quiet", "all"], check=True)
-        return _watch(profile, [graph, *arguments, "--prioritize", first], lock)  # which takes whatever follows it
+        return _watch(profile, [*arguments, "--prioritize", first, "--config", *own.config], lock)
 
 
 def _watch(profile: str, arguments: list[str], lock: TextIO) -> int:
@@ -200,6 +206,8 @@ class Progress:
         chatter = self.log.read_text(encoding="utf-8")
         if code == 0 and "Nothing to be done" in chatter:
             self.say("Nothing to be done: everything is up to date.")
+        elif code == 2:  # the last line says what is wrong with the arguments
+            raise MudiffError(chatter.rstrip("\n").rpartition("\n")[2].removeprefix("Error: "))
         elif not self.planned:
             self.say(chatter.rstrip("\n"))
         elif code == 0:

@@ -1,6 +1,7 @@
 """The graph: what is planned, what a change re-plans, and that each artefact has exactly one rule."""
 
 import collections
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from mudiff.training import profiles
 from mudiff.workflow import artefacts, notebook
 
 ROOT = Path(__file__).parents[2]
+ODD = "my {b} it's a 100% nét"  # a name of folders
 ANALYSES = {name[3:] for name in artefacts.ANALYSES}
 
 
@@ -45,8 +47,8 @@ def planned(output: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A copy of the workflow in which every job only touches its outputs, after a complete run."""
-    folder = tmp_path_factory.mktemp("workflow")
-    for name in ("notebooks", "profiles", "mudiff"):
+    folder = tmp_path_factory.mktemp(ODD)
+    for name in ("notebooks", "profiles", "mudiff", "data_manifests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     text = (ROOT / "Snakefile").read_text()
     for call in ('RUN = f"', 'shell: f"'):
@@ -97,37 +99,81 @@ def test_another_recipe_replans_exactly_the_runs_that_it_concerns(finished):
     assert set(counts) == {"all", "total", "summary", "report", *ANALYSES} - {"overview"}
 
 
-def test_own_data_take_the_place_of_phantoms_and_without_tumours_their_analyses_are_left_out(finished):
-    counts = planned(forced(finished, "--config", "profile=paper", "data_root={brats: /d}"))
+def own_data(folder: Path, *subjects: str) -> str:
+    """Files of the names of BraTS; what is planned depends on names, sizes and times alone."""
+    for subject in subjects:
+        (folder / subject).mkdir(parents=True)
+        for name in ("t1", "t1ce", "t2", "flair", "seg"):
+            (folder / subject / f"{subject}_{name}.nii.gz").write_text("voxels")
+    return str(folder)
+
+
+def test_own_data_take_the_place_of_phantoms_and_without_tumours_their_analyses_are_left_out(finished, tmp_path):
+    root = own_data(tmp_path, "A", "B")
+    counts = planned(forced(finished, "--config", "profile=paper", f"data_root={{brats: {root}}}"))
     trained = {name for name in counts if name.startswith("train")}
     assert counts["prepare"] == 1 and len(trained) == 4 * 8 + 9 + 3  # on a cluster each run is a job
-    counts = planned(forced(finished, "--config", "profile=paper", "data_root={healthy: /h}"))
+    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
+    (tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz").touch()
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("subject,split\nsub-1,train\n")
+    healthy = [f"data_root={{healthy: {root}}}", f"manifest={{healthy: {manifest}}}"]
+    counts = planned(forced(finished, "--config", "profile=paper", *healthy))
     brats = {n[3:] for n, a in artefacts.ANALYSES.items() if a.reads in ("brats", "ablations", "any")}
     assert len(brats) == 7 and not brats & set(counts) and "significance" in counts
 
 
+def test_a_changed_subject_or_manifest_replans_its_dataset_and_no_more(finished, tmp_path):
+    folder, root, manifest = tmp_path / "flow", tmp_path / ODD, tmp_path / f"{ODD}.csv"
+    shutil.copytree(finished, folder, symlinks=True)
+    own_data(root, "A", "B", "C")
+    own_data(tmp_path / "unseen", "D")
+    manifest.write_text("subject,split\nA,train\nB,test\nC,excluded\n")
+    given = [
+        f"{key}={{brats: {json.dumps(str(path))}}}" for key, path in (("data_root", root), ("manifest", manifest))
+    ]
+    given = ["--config", "profile=smoke", *given, f"unseen={tmp_path / 'unseen'}"]
+    mask = "{0}/{0}_seg.nii.gz".format
+
+    def changed(path: Path, text: str) -> set[str]:
+        snakemake(folder, "--quiet", "all", *given)
+        path.write_text(text)
+        output = snakemake(folder, "-n", *given)
+        return (
+            set() if "Nothing to be done" in output else set(planned(output)) - {"all", "total", "summary", "report"}
+        )
+
+    assert changed(root / mask("C"), "of an excluded subject") == set()
+    assert changed(tmp_path / "unseen" / mask("D"), "corrected") == {"generalisation"}
+    rest = {name for name in changed(root / mask("A"), "corrected") if not name.startswith(("train_b", "sample_b"))}
+    assert rest == ANALYSES | {"prepare"}
+    assert "prepare" in changed(manifest, "subject,split\nA,train\nB,test\nC,test\n")
+
+
 def test_parameters_reach_the_notebooks_whole_and_are_theirs(finished, tmp_path):
-    python = tmp_path / "my env" / "python"
+    python = tmp_path / ODD / "python"
     python.parent.mkdir()
     python.symlink_to(sys.executable)
     snakefile = (finished / "Snakefile").read_text().replace("sys.executable", repr(str(python)))
     (finished / "moved").write_text(snakefile)
-    own = "/my data/it's a net"
-    options = [f"{name}={own} {name}" for name in ("vgg16", "inception", "unseen")]
-    options.append(f'data_root={{brats: "{own} brats"}}')
-    output = forced(finished, "--snakefile", "moved", "--config", "profile=smoke", *options)
+    options = {name: str(tmp_path / ODD / name) for name in ("vgg16", "inception", "unseen", "brats")}
+    for name, path in options.items():
+        own_data(Path(path), "A") if name in ("unseen", "brats") else Path(path).touch()
+    data_root = f"data_root={{brats: {json.dumps(options['brats'], ensure_ascii=False)}}}"
+    given = [data_root, *(f"{name}={path}" for name, path in options.items() if name != "brats")]
+    output = forced(finished, "--snakefile", "moved", "--config", "profile=smoke", *given)
     taken = collections.defaultdict(set)
     for command in commands(output):
         path, words = ROOT / re.search(r"notebooks/\w+\.ipynb", command)[0], shlex.split(command)
-        given = {words[k + 1]: words[k + 2] for k, word in enumerate(words) if word == "-p"}
-        assert str(python) in words and notebook.check(path, given).keys() == given.keys(), command
+        values = {words[k + 1]: words[k + 2] for k, word in enumerate(words) if word == "-p"}
+        assert str(python) in words and notebook.check(path, values).keys() == values.keys(), command
         assert re.search(r"&> \S+ exec '.*' -m", command)  # else SIGTERM ends bash and not the notebook
-        for name, value in given.items():
+        for name, value in values.items():
             taken[name, value].add(path.stem)
     brats = {"01_data_preparation", "03_sampling", "09_motion_robustness"}
-    assert taken["data_root", f"{own} brats"] == brats and taken["vgg16", f"{own} vgg16"] == {"02_training"}
-    assert taken["data_root", f"{own} unseen"] == {"12_generalisation"}
-    assert taken["inception", f"{own} inception"] == {"11_ablations"}
+    assert taken["data_root", options["brats"]] == brats and taken["vgg16", options["vgg16"]] == {"02_training"}
+    assert taken["data_root", options["unseen"]] == {"12_generalisation"}
+    assert taken["inception", options["inception"]] == {"11_ablations"}
 
 
 KINDS = {"train", "sample", "networks", "figures"}  # of rules: `threads_of`, `resources_of` of the Snakefile
