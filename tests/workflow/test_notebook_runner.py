@@ -67,17 +67,17 @@ def test_a_notebook_runs_on_this_interpreter_whatever_is_installed_and_may_stop(
     argv = '["/bin/false", "{connection_file}"]'
     decoy.write_text(f'{{"argv": {argv}, "display_name": "x", "language": "python"}}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "home"))
-    output = tmp_path / "out" / "executed.ipynb"
+    output = tmp_path / "o {b} it's 100% ü" / "executed {c}.ipynb"  # papermill formats paths
     output.parent.mkdir()
     output.with_suffix(".failed.ipynb").write_text("of an earlier run")
     bar = "from tqdm.auto import tqdm\nfor _ in tqdm([1, 2]):\n    pass"
     said = "import sys\nprint(sys.executable, repeats + 1)"
     end = "from mudiff.workflow import notebook\nnotebook.stop('no data')"
-    source = write(tmp_path / "a.ipynb", bar, said, end, "print(1 / 0)")  # what follows the stop is left out
+    source = write(tmp_path / "a {b}.ipynb", bar, said, end, "print(1 / 0)")  # what follows the stop is left out
     assert notebook.main(["run", str(source), str(output), "-p", "repeats", "40"]) == 0
     one, other = outputs(output)  # bars are for people who watch
     assert one.text.split() == [sys.executable, "41"] and other.text == "no data\n"
-    assert [p.name for p in output.parent.iterdir() if not p.name.startswith(".")] == ["executed.ipynb"]
+    assert [p.name for p in output.parent.iterdir() if not p.name.startswith(".")] == ["executed {c}.ipynb"]
 
 
 def test_a_users_error_is_one_line_here_and_in_the_failed_copy(tmp_path, capsys):

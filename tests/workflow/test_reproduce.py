@@ -70,6 +70,26 @@ def test_a_failing_step_shows_its_error_its_log_and_how_to_go_on(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ("data_roots={brats: .}", "key 'data_roots' is unknown: choose one of profile, data_root"),
+        ("data_root=/path", "data_root=/path: expected {dataset: path}"),
+        ("unseen=2021", "unseen=2021: expected a text"),
+        ("vgg16=gone.pth", "gone.pth: file not found"),
+        ("data_root={brat: .}", "dataset 'brat' is unknown"),
+        ("manifest={brats: Snakefile}", "brats has no data_root; give both"),
+        ("profile=demo", "this is profile smoke"),
+    ],
+)
+def test_a_mistake_in_config_is_one_line_before_anything_begins(folder, given, says):
+    text = (folder / "Snakefile").read_text()
+    (folder / "Snakefile").write_text(f"from mudiff.workflow import inputs\ninputs.begin(config)\n{text}")
+    done = run("--config", given)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert not (folder / "other.txt").exists()
+
+
 SLEEPER = """import os, pathlib, signal, subprocess, sys, time
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
