@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import lesion, run_cells
 
+from mudiff.training import profiles
 from mudiff.workflow import notebook, report
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +90,22 @@ def test_ruff_has_nothing_to_say():
         command = [sys.executable, "-m", "ruff", *options, "notebooks"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+def test_notebook_01_shows_doubts_by_subject_and_an_excluded_subject_stops_nothing(cohort, tmp_path, write_subject):
+    (root, manifest), given = cohort, {"profile": "smoke", "dataset": "brats", "workers": 1}
+    write_subject(root, "Brats18_A_1", seg=0 * lesion())
+    for name in ("t1.nii", "t1.nii.gz"):  # both claim T1
+        (root / "Brats18_0_1").mkdir(exist_ok=True)
+        (root / "Brats18_0_1" / f"Brats18_0_1_{name}").write_text("no image")
+    manifest.loc[len(manifest)] = ["Brats18_0_1", "excluded", ""]
+    manifest.to_csv(tmp_path / "m.csv", index=False)
+    given |= {
+        "data_root": root,
+        "manifest": tmp_path / "m.csv",
+        "preparation": profiles.preparation("smoke", "brats"),
+    }
+    cells = run_cells("01_data_preparation", "data_root is None", "name = test.subjects[0]", **given)
+    doubts = cells["doubts"].set_index("subject")["what is odd"]
+    assert "has no lesion" in " ".join(doubts["Brats18_A_1":"Brats18_A_1"]) and "Brats18_0_1" not in doubts
+    assert cells["name"] == "Brats18_E_1"
