@@ -136,7 +136,11 @@ class World:
         before = contents(self.folder)
         code, err = call(*command)
         after = contents(self.folder)
-        lines = [line for line in err.splitlines() if not line.startswith("warning: ") and "moved to" not in line]
+        lines = [
+            line
+            for line in err.splitlines()
+            if not line.startswith(("warning: ", "labels of ")) and "moved to" not in line
+        ]
         if code not in (0, 1, 2) or len(lines) != (code == 2):
             return f"{code} {err}"
         inputs = [path for path in before if path.relative_to(self.folder).parts[0] in ("raw", "done")]
