@@ -91,12 +91,12 @@ for job, task in JOBS.items():
         output:
             executed=f"{EXECUTED}/02_training_{job}.ipynb",
             weights=update(files("runs", "weights.safetensors", [job])),  # left in place, so not trained again
-        params: recipe=[*recipes(*task), *data(task[0])], task=(*task[:2], str(task[2]), OWN.vgg16)
+        params: recipe=[*recipes(*task), *data(task[0])], task=(*task[:2], str(task[2]), shlex.quote(OWN.vgg16))
         threads: threads_of("train")
         resources: **resources_of("train")
         log: f"{RESULTS}/logs/02_training_{job}.log"
         message: f"Training {job}"
-        shell: TASK + " -p vgg16 {params.task[3]:q}"
+        shell: TASK + " -p vgg16 {params.task[3]}"
 
     if job not in SAMPLED: continue
     rule:

@@ -61,7 +61,8 @@ def finished(tmp_path_factory) -> Path:
 
 def test_the_plan_holds_every_step_of_the_profile(finished):
     profile = profiles.PROFILES["smoke"]
-    counts = planned(forced(finished))
+    counts = planned(output := forced(finished))
+    assert all(line.endswith("-p vgg16 ''") for line in commands(output) if "02_training" in line)
     assert counts.pop("all") and counts.pop("report") and counts.pop("total")
     assert counts.pop("prepare") == len(profile.phantoms)
     for job in profile.jobs():
