@@ -14,8 +14,9 @@ from mudiff.data.volumes import Volume
 Doubt = tuple[str, str]  # contrast (empty for the whole subject), and what is odd
 
 _SPACING = (0.7, 1.5)  # mm: beyond, slices and networks of 1 mm do not fit
-_LITRES = 2.5  # more than any brain
-_STRIDE = 7  # every so manieth voxel is looked at, where a sample does
+_LITRES = 2.5  # 14 brains of BraTS have 1.1 to 1.7, the largest phantom 2.2
+_STRIDE = 7  # where a sample does, every seventh voxel is looked at
+_SKEW = -0.3  # skewness of T2 less that of T1: 0.8 to 3.5 in 16 patients and in phantoms; exchanged, the negative
 
 
 def doubts(loaded: dict[str, Volume], slices: int) -> list[Doubt]:
@@ -34,7 +35,7 @@ def doubts(loaded: dict[str, Volume], slices: int) -> list[Doubt]:
             found.append((other, f"is the same image as {datasets.LABELS[one]}; is one a copy of the other?"))
     if {"t1", "t2"} <= samples.keys():
         brain = (samples["t1"] > 0) & (samples["t2"] > 0)
-        if np.diff([stats.skew(samples[name][brain]) for name in ("t1", "t2")]) < -0.3:
+        if np.diff([stats.skew(samples[name][brain]) for name in ("t1", "t2")]) < _SKEW:
             found.append(
                 ("t1", "looks like T2, and T2 like T1 (CSF is bright here, dark there); are they exchanged?")
             )
