@@ -76,7 +76,7 @@ def without_background(data: np.ndarray) -> tuple[np.ndarray, bool]:
     outside = np.abs(data) <= _TINY * span
     tissue = max(np.count_nonzero(~outside), 1)
     below = data[(data < 0) & ~outside]
-    # Below the background lie under 1 % of acquired volumes, far more of what splines shifted by half a voxel, and
+    # Below the background lie under 1 % of acquired volumes, 10 % of what splines shifted by half a voxel, and
     # about half of a z-scored brain, most of it farther below.
     rings = len(below) > 0.05 * tissue
     if data.max() > 0 and np.count_nonzero(below < -0.01 * span) > 0.2 * tissue:
