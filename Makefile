@@ -2,6 +2,7 @@
 # make smoke       the same wiring in a few minutes (profile smoke)
 # make test        the test suite
 # make lab         JupyterLab on notebooks/
+# make explore     notebook 16 in the browser: make explore RUN=results/demo/runs/brats_t1ce_mudiff SUBJECT=/data/me
 # make clean       remove results/ and Snakemake's memory; figures/ stays, because figures/demo is part of
 #                  the repository: the next `make reproduce` draws every file in it again
 #
@@ -18,7 +19,7 @@ WORKFLOW = trap : INT; $(BIN)/python -m mudiff.workflow.reproduce
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: reproduce smoke test lab clean
+.PHONY: reproduce smoke test lab explore clean
 
 reproduce: .venv/.stamp
 	@$(WORKFLOW) demo $(ARGS) || [ $$? = 130 ]
@@ -32,6 +33,12 @@ test: .venv/.stamp
 
 lab: .venv/.stamp
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+
+explore: .venv/.stamp
+	@mkdir -p results
+	@$(BIN)/python -m papermill --prepare-only --log-level WARNING notebooks/16_explore.ipynb results/explore.ipynb \
+	  $(if $(RUN),-p run "$(abspath $(RUN))") $(if $(SUBJECT),-p subject "$(SUBJECT)") $(if $(VIEW),-p view "$(VIEW)")
+	@$(BIN)/python -m voila results/explore.ipynb
 
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache

@@ -4,11 +4,13 @@ The masks act in training alone, so all is measured in the state that training h
 noised truth, both networks predict from it, and the critic sees a step back from each prediction.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,16 +37,21 @@ MOST = 12  # slices of each subject that are measured, unless all are asked for
 KEYS = ["what", "name", "of", "t", "zone", "subject"]  # of a mean, see `measure`
 
 
-def open_run(folder: Path) -> Method:
-    """Load a MU-Diff run together with its critic; imported weights have none and are refused."""
+def has_critic(folder: Path, method: Method) -> bool:
+    """Tell whether a run's weights hold all that its attentive masks come from."""
     from safetensors import safe_open
 
+    with safe_open(Path(folder) / "weights.safetensors", "pt") as file:
+        needed = (name for name in method.state_dict() if name.startswith(method.training_only))
+        return method.settings.method == "mudiff" and set(needed) <= set(file.keys())
+
+
+def open_run(folder: Path) -> Method:
+    """Load a MU-Diff run together with its critic; imported weights have none and are refused."""
     method = runs.load(folder, runs.default_device())
     if method.settings.method != "mudiff":
         raise MudiffError(f"{folder}: a run of {method.settings.method}; attentive masks need one of mudiff.")
-    with safe_open(Path(folder) / "weights.safetensors", "pt") as file:
-        kept = set(file.keys())
-    if any(name.startswith(method.training_only) and name not in kept for name in method.state_dict()):
+    if not has_critic(folder, method):
         raise MudiffError(
             f"{folder}: holds no weights of the critic (the published weights have none), and the masks come from "
             "it; train a run of your own with `mudiff train`."
@@ -83,15 +90,40 @@ class Observation:
     fused: list[Tensor]  # what leaves it, per pair
 
 
+@contextlib.contextmanager
+def listen(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Note what F2 makes of the conditions, each time that it is called: name -> features, (B, C, H, W) each.
+
+    ``before`` and ``after`` rho, per condition (Eqs. 12 and 13); what enters tau, ``adapted``, and leaves it,
+    ``fused`` per pair (Eq. 17); its gates ``z_a`` and ``z_b`` (Eqs. 14 and 16). Of a network without, less.
+    """
+    heard: dict[str, list[Tensor]] = {}
+    mapper, tau, hooks = network.mapper, getattr(network, "contrast_adapter", None), []
+
+    def hear(layer: nn.Module, note: Callable[[tuple, Any], dict[str, list[Tensor]]]) -> None:
+        hooks.append(layer.register_forward_hook(lambda _, given, output: heard.update(note(given, output))))
+
+    def part(name: str, k: int, features: Tensor) -> dict[str, list[Tensor]]:
+        return {name: [*heard.get(name, [])[:k], features]}
+
+    if mapper.conditions[0].modulation is not None:
+        for k, block in enumerate(mapper.conditions):
+            hear(block.modulation, lambda given, out, k=k: part("before", k, given[0]) | part("after", k, out))
+    if tau is not None:
+        hear(tau, lambda given, out: {"adapted": given[0], "fused": out})
+        for name, gates in (("z_a", tau.gate_a), ("z_b", tau.gate_b)):
+            for k, gate in enumerate(gates):
+                hear(gate, lambda given, out, name=name, k=k: part(name, k, out.sigmoid()))
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 0) -> Iterator[Observation]:
     """Yield the steps t = 0 (the last of sampling) to T-1 of some slices as training sees them (Algorithm 1)."""
-    heard: dict[str, list[Tensor]] = {}
-
-    def keep(_: nn.Module, given: tuple, output: list[Tensor]) -> None:
-        for name, features in (("adapted", given[0]), ("fused", output)):
-            heard[name] = [f.float().abs().mean(dim=1) for f in features]
-
     schedule, settings, rows = method.schedule, method.settings, slices.index.iloc[indices]
     keys = zip(rows["subject"], rows["slice"], strict=True)
     noise = SliceNoise([slice_seed(seed, "attention", *key) for key in keys], method.device)
@@ -102,13 +134,14 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
         t = torch.full((len(target),), step, device=method.device)
         before = schedule.q_sample(target, t, noise.normal(*shape))  # the true x_{t-1}
         x_t = schedule.q_step(before, t, noise.normal(*shape))
-        with method.f2.contrast_adapter.register_forward_hook(keep):
+        with listen(method.f2) as heard:
             predictions = method.predict(x_t, conditions, t, noise.normal(settings.latent))
         means = [schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
         samples = [schedule.posterior_sample(m, t, noise.normal(*shape)) for m in means]  # Eq. 25
         judged = method.judge([before, *samples], t, x_t)
         logits = torch.stack([logit for logit, _ in judged], dim=1)
-        yield Observation(step, predictions, logits, [m for _, m in judged[1:]], **heard)
+        maps = {name: [f.float().abs().mean(dim=1) for f in heard[name]] for name in ("adapted", "fused")}
+        yield Observation(step, predictions, logits, [m for _, m in judged[1:]], **maps)
 
 
 def variants(method: Method) -> dict[str, nn.Module | None]:

@@ -23,7 +23,7 @@ Indices = Sequence[int] | np.ndarray
 _COUNT = range(10**5)
 RECORD = {
     "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": _COUNT,
-    "slices": _COUNT, "notes": [str], "phantom": bool,
+    "slices": _COUNT, "notes": [str], "phantom": bool, "shape": [int], "affine": [[float]],
 }  # fmt: skip
 """What the JSON file of a prepared subject must hold, see `paths.check_form`."""
 _INFO = {

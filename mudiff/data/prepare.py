@@ -123,15 +123,16 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def subject_slices(
-    preparation: Preparation, subject: str, found: files.Files
+    preparation: Preparation, subject: str, found: files.Files, contrasts: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, Record]:
     """Prepare the slices of one subject: each volume normalised, cut, padded and resized, and the brain mask.
 
-    Returned are images, uint16 (n, C, S, S), contrasts in the dataset's order, 0 to 65535 for intensities 0 to 1;
-    masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 without a mask); and a record: shape (native),
-    first_slice, slices (their number), labels of the mask, notes on what is odd, and phantom (by the headers).
+    Returned are images, uint16 (n, C, S, S), `contrasts` (default: all, in the dataset's order), 0 to 65535 for
+    intensities 0 to 1; masks, uint8 (n, 2, S, S), brain (0 or 1) and lesion label (0 without a mask); and a record:
+    shape and affine (native), first_slice, slices (their number), labels of the mask, notes on what is odd, and
+    phantom (by the headers).
     """
-    contrasts = datasets.dataset(preparation.dataset).contrasts
+    contrasts = contrasts or datasets.dataset(preparation.dataset).contrasts
     if absent := [name for name in contrasts if name not in found]:
         left = files.left_out(found, *absent)
         raise MudiffError(f"{subject}: has no {', '.join(absent)}{left}; add the files or exclude the subject.")
@@ -153,8 +154,8 @@ def subject_slices(
         notes.append(f"has no lesion {'in the slices used' if mask else 'mask; counted as free of lesions'}")
     mark, first = datasets.PHANTOM_MARK.encode(), geometries[0]
     record = {
-        "shape": list(first.shape), "first_slice": first.kept[0], "slices": len(images), "notes": notes,
-        "labels": found_labels(mask),
+        "shape": list(first.shape), "affine": first.affine.tolist(), "first_slice": first.kept[0],
+        "slices": len(images), "notes": notes, "labels": found_labels(mask),
         "phantom": all(bytes(v.header["descrip"]).startswith(mark) for v in loaded.values()),
     }  # fmt: skip
     return images, masks, record

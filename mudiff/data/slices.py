@@ -48,6 +48,13 @@ class Geometry:
     affine: np.ndarray
     kept: tuple[int, int]
 
+    def spacing(self, size: int) -> tuple[float, float, float]:
+        """Return mm between slices, rows and columns of slices that were resized to `size` pixels."""
+        columns, rows, between = sides(self.affine)
+        order = np.argsort(orientations.io_orientation(self.affine)[:, 0])
+        scale = max(np.array(self.shape)[order][:2]) / size
+        return between, rows * scale, columns * scale
+
 
 def middle(total: int, wanted: int) -> slice:
     """Return the middle `wanted` of `total` places, first at ``(total - wanted) // 2``; all where fewer."""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def publish(
     folder: Path | str, name: str, figure: "Figure | None" = None, frame: pd.DataFrame | None = None,
-    table: tables.Tables | None = None, caption: str = "",
+    table: tables.Tables | None = None, caption: str = "", shown: bool = True,
 ) -> None:  # fmt: skip
-    """Write an artefact's files ``folder/name.*``, the same bytes on every run, and show it where a notebook runs.
+    """Write an artefact's files ``folder/name.*``, the same bytes on every run; `shown` in the notebook that runs.
 
     A figure becomes ``.png`` and ``.svg``, with its caption (`style.caption`) in ``.txt`` and the SVG; `frame`, the
     tidy numbers, ``.csv``; `table`, what a reader sees, ``.md`` and ``.tex`` with `caption`.
@@ -27,7 +27,7 @@ def publish(
         tables.write_csv(path.with_name(f"{name}.csv"), frame)
     if table is not None:
         tables.write(path, table, caption)
-        _display(tables.markdown(table, caption))
+        _display(tables.markdown(table, caption), shown=shown)
     if figure is not None:
         with style():
             svg = {"Date": None, "Creator": None, "Description": figure.get_label()}
@@ -35,12 +35,12 @@ def publish(
                 with paths.atomic_write(path.with_name(f"{name}.{kind}")) as temporary:
                     figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
         paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
-        _display(figure, figure.get_label())
+        _display(figure, figure.get_label(), shown=shown)
 
 
-def _display(*shown: object) -> None:
+def _display(*items: object, shown: bool) -> None:
     from IPython import get_ipython
     from IPython.display import Markdown, display
 
-    if get_ipython() is not None:
-        display(*(Markdown(item) if isinstance(item, str) else item for item in shown))
+    if shown and get_ipython() is not None:
+        display(*(Markdown(item) if isinstance(item, str) else item for item in items))

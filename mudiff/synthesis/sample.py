@@ -57,15 +57,15 @@ def sample_slices(
         y = {c: slices.images(indices[part], c) for c in method.settings.conditions}
         y |= {c: stack[part] for c, stack in (replaced or {}).items() if c in y}
         conditions = torch.from_numpy(np.stack(list(y.values()), axis=1).astype(np.float32))  # (B, n, S, S)
-        output[part] = _sample(method, conditions, seeds[part], task, steps, callback)
+        output[part] = sample_batch(method, conditions, seeds[part], task, steps, callback)
     return output
 
 
-def _sample(
+def sample_batch(
     method: Method, conditions: Tensor, seeds: list[int], task: Task | None, steps: int | None = None,
     callback: Callback | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Return the slices (B, S, S) in [0, 1] of conditions (B, n, S, S) in [-1, 1]."""
+    """Return the slices (B, S, S) in [0, 1] of conditions (B, n, S, S) in [-1, 1]; see `sample_slices`."""
     settings, options = method.settings, {}
     if settings.targets:
         if task is None:
@@ -249,7 +249,7 @@ def _sample_stack(
     for k, part in tqdm(work, desc=label, unit="batch", disable=None):
         own = [(int(z),) if noise == "independent" else () for z in part]
         seeds = [slice_seed(seed, "volume", k, *place) for place in own]
-        x = _sample(method, y[part], seeds, task, steps)
+        x = sample_batch(method, y[part], seeds, task, steps)
         total[part.numpy()] += x
         squares[part.numpy()] += np.square(x, dtype=np.float64)
     mean = total / samples
