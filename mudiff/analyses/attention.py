@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mudiff import cache, paths
+from mudiff.data import datasets
 from mudiff.data.dataset import Slices, check
 from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Method
-from mudiff.model.critic import mask_convolution
+from mudiff.model.critic import attentive_mask, mask_convolution
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.layers import initialise
+from mudiff.model.scenario import Scenario
 from mudiff.training import runs
 
 ZONES = ("lesion", "boundary", "elsewhere")  # lesion without its rim, band along the rim, rest of the brain
@@ -147,6 +149,38 @@ def observe(method: Method, slices: Slices, indices: Sequence[int], seed: int = 
 def variants(method: Method) -> dict[str, nn.Module | None]:
     """Return the layers of `model.critic.attentive_mask`: none (Eq. 28 as printed), and the run's own if any."""
     return {"channel_mean": None} | ({} if method.attention is None else {"convolution": method.attention})
+
+
+@torch.no_grad()
+def sampled(
+    method: Method, step: dict[str, Tensor | int], heard: dict[str, list[Tensor]], noise: SliceNoise,
+    scenario: Scenario | None, masks: list[str],
+) -> dict[tuple[str, str, int], np.ndarray]:  # fmt: skip
+    """Return what one `step` of sampling shows, where no truth goes in: kind, name and t -> image (S, S).
+
+    ``x_p1`` and ``x_p2`` in [0, 1]; ``M1`` and ``M2`` for each of the `variants` that are named as `masks`; and mean
+    magnitudes over the channels of what is `heard`, see `listen`, by condition or pair.
+    """
+    settings, x_t, found = method.settings, step["x_t"], {}
+    predictions = [step[name] for name in ("x_p1", "x_p2") if name in step]
+    for j, x_0 in enumerate(predictions, start=1):
+        found[f"x_p{j}", ""] = (x_0[0, 0] + 1) / 2
+    if masks:
+        t = torch.full((1,), step["t"], device=method.device)
+        means = [method.schedule.posterior_mean(x_0, x_t, t) for x_0 in predictions]
+        before = [method.schedule.posterior_sample(m, t, noise.normal(*x_t.shape[1:])) for m in means]  # Eq. 25
+        judged = enumerate(method.judge(before, t, x_t, scenario), start=1)
+        for (j, (_, middle)), name in product(judged, masks):
+            found[f"M{j}", name] = attentive_mask(middle, settings.image_size, variants(method)[name])[0, 0]
+    labels = [datasets.LABELS[name] for name in settings.conditions]
+    for kind, features in heard.items():
+        each = kind in ("before", "after", "adapted")
+        names = (
+            labels if each else [f"{labels[i]}, {labels[j]}" for i, j in method.f2.contrast_adapter.pairs] or labels
+        )
+        for name, feature in zip(names, features, strict=True):
+            found[kind, name] = feature[0].float().abs().mean(dim=0)
+    return {(*key, step["t"]): image.float().cpu().numpy() for key, image in found.items()}
 
 
 def heads(method: Method, draws: int = DRAWS, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:

@@ -41,7 +41,7 @@ def save(explorer: Explorer, view: View, folder: Path, contribution: pd.DataFram
     for name, image in _images(explorer, view).items():
         native = from_slices(image[None].astype(np.float32), slice_alone)
         volumes.save_volume(own / f"{name}.nii.gz", native, like)
-    record = {"run": str(explorer.run), "subject": explorer.source, "view": dataclasses.asdict(view)}
+    record = {"run": str(explorer.run), "subject": explorer.subject.source, "view": dataclasses.asdict(view)}
     paths.write_json(own / "view.json", record)
     return own
 
