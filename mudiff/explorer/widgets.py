@@ -50,6 +50,7 @@ class Panel:
         self.contribution: pd.DataFrame | None = None
         self.canvas: Canvas | None = None  # the picture
         self.says, self.doubts, self.numbers, self.bars = w.HTML(), w.HTML(), w.HTML(), w.Image()
+        self.below = w.HBox()
         self.numbers.add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
         self.others = {
             "run": w.Dropdown(description="run", **WIDE), "subject": w.Dropdown(description="subject"),
@@ -68,9 +69,10 @@ class Panel:
         for name in ("run", "subject", "folder"):
             self.others[name].observe(lambda change, name=name: self._choose(name, change["new"]), "value")
         self.others["mouse"].observe(lambda _: self._saying(lambda: self._draw(self.view())), "value")
-        self.tabs, self.progress = w.Tab(), w.IntProgress()
+        self.pages = {name: w.VBox() for name in ("data", "change", "view", "region", "keep")}
+        self.tabs, self.progress = w.Tab(list(self.pages.values()), titles=tuple(self.pages)), w.IntProgress()
         self.working = w.HBox([self.progress, self.buttons["stop"]], layout={"display": "none"})
-        self.box = w.VBox([self.tabs, self.working, self.says, w.HBox([self.numbers, self.bars])])
+        self.box = w.VBox([self.tabs, self.working, self.says, self.below])
         self._setting, self._halt, self._task, self._made = False, threading.Event(), None, set()
         self._saying(lambda: self.open(run, subject, view))
 
@@ -83,7 +85,7 @@ class Panel:
         except MudiffError:  # none are prepared for this run
             names = []
         source, own = explorer.subject.source, self.others
-        self.explorer, self.contribution, self.bars.value, self._setting = explorer, None, b"", True
+        self.explorer, self.contribution, self.below.children, self._setting = explorer, None, [self.numbers], True
         own["run"].options = [(p.name, str(p)) for p in sorted(explorer.run.parent.iterdir()) if runs.is_complete(p)]
         own["subject"].options = [*names, *([] if source in names else [""])]
         own["run"].value, own["folder"].value = str(explorer.run), "" if source in names else source
@@ -127,8 +129,8 @@ class Panel:
             "region": [[c["region"], c["threshold"], o["mouse"]]],
             "keep": [[o["keep"], b["save"]], [o["view"], b["open"]]],
         }  # fmt: skip
-        self.tabs.children = [w.VBox([w.HBox(line) for line in lines]) for lines in tabs.values()]
-        self.tabs.titles = tuple(tabs)
+        for name, lines in tabs.items():
+            self.pages[name].children = [w.HBox(line) for line in lines]
         self.show()
 
     def _retarget(self) -> None:
@@ -158,7 +160,7 @@ class Panel:
         def draw() -> None:
             self.contribution = found[0]
             picture.contribution(self.contribution).savefig(buffer, format="png", dpi=110)
-            self.bars.value = buffer.getvalue()
+            self.bars.value, self.below.children = buffer.getvalue(), [self.numbers, self.bars]
 
         draws = 3 * (1 + len(explorer.names(view)))
         self._begin([(lambda: found.append(explorer.contribution(view)), draw)], draws * explorer.steps)
@@ -189,7 +191,7 @@ class Panel:
                 for work, draw in stages:
                     await asyncio.to_thread(work)
                     self._saying(draw)
-            except (MudiffError, Stopped) as error:
+            except Exception as error:  # in a task nobody would see it
                 if self._halt is halt:  # else a later change has come, which is shown next
                     self._say(error)
             if self._halt is halt:
@@ -226,7 +228,7 @@ class Panel:
             FigureManager(self.canvas, 0)
             for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
                 setattr(self.canvas, part, False)
-            self.box.children = [*self.box.children[:3], self.canvas, self.box.children[-1]]
+            self.box.children = [*self.box.children[:3], self.canvas, self.below]
 
         def select(*drawn: Any) -> None:
             """Make what was drawn the region: corners of a lasso, or where the mouse was pressed and released."""

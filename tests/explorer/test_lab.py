@@ -1,36 +1,29 @@
-"""Notebook 08 in JupyterLab, in a browser: every cell runs, and the explorer's controls change its picture."""
+"""Notebook 16 in JupyterLab, in a browser: what researchers do with the explorer, and the files that they keep."""
 
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
+import nibabel
 import pytest
 from conftest import PATIENCE, REPOSITORY, lively, save_run
 
 from mudiff import paths
+from mudiff.explorer import keep
 
-NAME = "08_attention.ipynb"
+NAME = "16_explore.ipynb"
 ERRORS = "[data-mime-type$=stderr]"  # exceptions, too
-# A cell has failed, or all have run.
-DONE = """errors => {
-  const prompts = Array.from(document.querySelectorAll(".jp-CodeCell .jp-InputPrompt"), p => p.textContent);
-  return document.querySelector(errors) || (/\\d/.test(prompts[0]) && !prompts.some(p => p.includes("*")));
-}"""
-PIXELS = """image => {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-  canvas.getContext("2d").drawImage(image, 0, 0);
-  return canvas.toDataURL();
-}"""
-CHANGED = f"([image, before]) => image.complete && image.naturalWidth && ({PIXELS})(image) !== before"
+PIXELS = "canvas => canvas.toDataURL()"
 
 
 @pytest.fixture
 def lab(lively_slices, tmp_path):
     """Start JupyterLab on a copy of the notebook, with a profile of its own; return its address."""
-    save_run(lively(steps=2))
+    for name in ("brats_t1ce_mudiff", "brats_t1ce_second"):
+        paths.write_json(save_run(lively(steps=2), paths.run("smoke", name)) / "provenance.json", {})
     book = nbformat.read(REPOSITORY / "notebooks" / NAME, as_version=4)
     book.cells[1].source = book.cells[1].source.replace('"demo"', '"smoke"')
     (tmp_path / "notebooks").mkdir()
@@ -53,30 +46,54 @@ def lab(lively_slices, tmp_path):
         server.wait(PATIENCE)
 
 
-def test_notebook_08_runs_in_jupyterlab_and_the_explorer_answers(browser, lab, tmp_path):
+def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_path):
     page, noise = browser.new_page(), []
-    page.set_viewport_size({"width": 1400, "height": 1000})
+    page.set_viewport_size({"width": 1500, "height": 1400})
     page.on("console", lambda message: noise.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: noise.append(str(error)))
     page.goto(f"{lab}lab/tree/{NAME}")
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(DONE, arg=ERRORS)
-    assert page.locator(ERRORS).all_text_contents() == []
-    prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
-    assert prompts == [f"[{i}]:" for i in range(1, len(prompts) + 1)]
+    picture = page.locator(".jupyter-widgets canvas").first
+    picture.wait_for()
+    numbers = page.locator(".jupyter-widgets table")
+    numbers.get_by_text("brain", exact=True).wait_for()
+    control = lambda label: page.locator(".widget-inline-hbox").filter(has=page.get_by_text(label, exact=True))  # noqa: E731
+    tab = lambda name: page.locator(".lm-TabBar-tab").get_by_text(name, exact=True).click()  # noqa: E731
+    second = lively_slices.subjects[1]
 
-    panel = page.locator(".jupyter-widgets.widget-hbox").filter(has=page.locator("img"))
-    picture, numbers = panel.locator("img"), panel.locator("table")
-    control = lambda label: panel.locator(".widget-inline-hbox").filter(has=page.get_by_text(label, exact=True))  # noqa: E731
-    for change in (
-        lambda: control("slice").locator(".noUi-handle").press("ArrowRight"),
-        lambda: control("off").locator("select").select_option("T1"),
-        lambda: control("region").locator("select").select_option("elsewhere"),
-    ):
-        before = [picture.element_handle(), picture.evaluate(PIXELS)]
+    def draws(change) -> None:
+        """Make a change and wait until the picture is another one; its canvas may be, too."""
+        before = picture.evaluate(PIXELS)
         change()
-        page.wait_for_function(CHANGED, arg=before)
-    numbers.get_by_text("elsewhere").wait_for()
-    assert noise == []
+        page.wait_for_function(f"before => {{ const c = document.querySelector('.jupyter-widgets canvas');"
+                               f" return c && ({PIXELS})(c) !== before; }}", arg=before)  # fmt: skip
+
+    draws(lambda: control("subject").locator("select").select_option(second))
+    control("run").locator("select").select_option("brats_t1ce_second")
+    tab("view")
+    draws(lambda: control("layer").locator("select").select_option("gates"))
+    draws(lambda: control("step t").locator(".noUi-handle").press("ArrowRight"))
+    tab("change")
+    draws(lambda: page.locator(".widget-checkbox input:visible").first.click())
+    tab("region")
+    box = picture.bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 70, box["y"] + 80, steps=4)
+    draws(page.mouse.up)
+    numbers.get_by_text("drawn", exact=True).wait_for()
+    tab("keep")
+    page.get_by_role("button", name="save").click()
+    page.get_by_text("Saved in").wait_for()
+    page.screenshot(path=tmp_path / "explorer.png")
+    assert noise == [] and page.locator(ERRORS).all_text_contents() == []
+
+    (folder,) = (tmp_path / "results/smoke/explorer").iterdir()
+    run, subject, view = keep.load(folder / "view.json")
+    assert run.name == "brats_t1ce_second" and subject == second and view.off == ("flair",)
+    assert (view.layer, view.t, view.region) == ("gates", 1, "drawn") and len(view.polygon) == 4
+    kept = {path.name for path in Path(folder).iterdir()}
+    assert {"view.png", "view.svg", "view.csv", "synthesis.nii.gz", "z_a_FLAIR-T2_t1.nii.gz"} <= kept
+    assert nibabel.load(folder / "region.nii.gz").get_fdata().any()
