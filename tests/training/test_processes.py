@@ -3,8 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import SMALL, refused
 from safetensors.torch import load_file
+from torch import distributed
 
 from mudiff import paths
 from mudiff.settings import Settings
@@ -33,6 +34,7 @@ def begin(rank: int) -> None:
     """Be the process `rank` of two."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     sys.addaudithook(note_writing)
 
 
@@ -43,27 +45,39 @@ def note_writing(event: str, arguments: tuple) -> None:
         written.append(str(arguments[0]))
 
 
-def ending(port: int, function: Callable, arguments: tuple) -> tuple[str, Any]:
-    """Call a function in a process of two; return how it ended, and its value or message."""
+def ending(port: int, function: Callable, arguments: tuple) -> tuple[int, tuple[str, Any]]:
+    """Call a function in a process of two; return its rank, how it ended, and its value or message."""
     os.environ["MASTER_PORT"] = str(port)
     try:
-        return "returned", function(*arguments)
+        end = "returned", function(*arguments)
     except BaseException as error:
-        return type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)
+        end = type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)
+    return int(os.environ["RANK"]), end
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Callable[..., list[tuple[str, Any]]]]:
-    """``pair(function, *arguments)`` calls it in two processes, slow to start, and returns what each did."""
+    """``pair(function, *arguments)`` calls it in two processes, slow to start, and returns what each did.
+
+    They meet as under torchrun, in a store that listens before they start: no other program can take its port.
+    """
+    stores = []
     with contextlib.ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         both = [stack.enter_context(context.Pool(1, begin, (rank,))) for rank in range(2)]
 
         def call(function: Callable, *arguments: Any) -> list[tuple[str, Any]]:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                given = free.getsockname()[1], function, arguments
-            return [result.get(120) for result in [one.apply_async(ending, given) for one in both]]
+            stores.append(distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+            ended = queue.Queue()
+            for one in both:
+                one.apply_async(ending, (stores[-1].port, function, arguments), callback=ended.put)
+            ends = [ended.get(timeout=120)]
+            try:
+                ends.append(ended.get(timeout=30))
+            except queue.Empty:
+                stack.close()  # no other test waits for them
+                pytest.fail(f"one process goes on where the other has ended: {ends}")
+            return [end for _, end in sorted(ends)]
 
         yield call
 
