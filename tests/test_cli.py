@@ -75,37 +75,30 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
 def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, tmp_path, rng):
     truth = head(rng)
     unit = normalise(truth, "percentile")
-    volumes = {"real": truth, "perfect": unit, "half": unit / 2}
-    real, perfect, half = (write_nifti(tmp_path / f"{k}.nii.gz", data) for k, data in volumes.items())
-    scores = {}
-    for made in (perfect, half, real):
-        for protocol in ("masked", "released"):
-            files = ["--real", real, "--synthetic", made, "--mask", real]
-            code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
-            scores[made.stem[:4], protocol] = json.loads(out)["subject"] if code == 0 else err
+    scored = np.where(truth, (truth - 500) / 150, -4).astype(np.float32)  # background below the tissue
+    images = {"real": truth, "perfect": unit, "half": unit / 2, "scored": scored, "signed": 2 * unit - 1}
+    files = {name: write_nifti(tmp_path / f"{name}.nii.gz", data) for name, data in images.items()}
+
+    def evaluate(real, made, *more):
+        given = ["--real", files[real], "--synthetic", files[made], "--mask", files["real"]]
+        code, out, err = mudiff("evaluate", *given, *more)
+        return json.loads(out) if code == 0 else err
+
+    perfect, half = (evaluate("real", made)["subject"] for made in ("perfect", "half"))
     best, inside = {"psnr": "inf", "ssim": 1.0, "mae": 0.0}, unit[truth > 0]
     low, high = window(truth, "percentile")
     clipped = np.mean((low + inside * (high - low) - truth[truth > 0]) ** 2)  # what the window hides
     own = pytest.approx(10 * np.log10(truth.max() ** 2.0 / clipped), rel=1e-5)
-    assert scores["perf", "masked"] == best | {"psnr_truth_scale": own}
-    assert scores["half", "masked"]["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
-    psnr = -10 * np.log10(np.mean((inside / 2) ** 2))
-    assert scores["half", "masked"]["psnr"] == pytest.approx(psnr, rel=1e-5)
-    assert scores["real", "released"] == best  # by its own window
-    assert "real.nii.gz: has values from 0 to" in scores["real", "masked"]
-    scored = np.where(truth, (truth - 500) / 150, -4).astype(np.float32)  # background below the tissue
-    for name, made, *given in (
-        ("real", scored, "--rescale"), ("scored", unit), ("scored", 2 * unit - 1, "--rescale"),
-        ("scored", 2 * unit - 1), ("scored", scored),
-    ):  # fmt: skip
-        files = [write_nifti(tmp_path / f"{k}.nii", v) for k, v in (("made", made), ("scored", scored))]
-        given += ["--real", {"real": real, "scored": files[1]}[name], "--synthetic", files[0], "--mask", real]
-        code, out, err = mudiff("evaluate", *given)
-        if code == 0:
-            assert json.loads(out)["rescaled"] == ("--rescale" in given)
-            assert json.loads(out)["subject"]["mae"] < 0.01  # a second window clips once more
-        else:
-            assert "--rescale" not in given and made is not unit and "--rescale normalises it" in err
+    assert perfect == best | {"psnr_truth_scale": own}
+    assert half["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
+    assert half["psnr"] == pytest.approx(-10 * np.log10(np.mean((inside / 2) ** 2)), rel=1e-5)
+    assert evaluate("real", "real", "--protocol", "released")["subject"] == best  # by its own window
+    assert "real.nii.gz: has values from 0 to" in evaluate("real", "real")
+    for real, made, *rescaled in (("real", "scored", 1), ("scored", "perfect"), ("scored", "signed", 1)):
+        found = evaluate(real, made, *["--rescale"] * len(rescaled))
+        assert found["rescaled"] == bool(rescaled) and found["subject"]["mae"] < 0.01  # a second window clips more
+    for made in ("signed", "scored"):
+        assert "--rescale normalises it" in evaluate("scored", made)
 
 
 def test_verify_and_prepare(mudiff, cohort, tmp_path):

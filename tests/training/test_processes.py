@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -98,27 +99,19 @@ def test_every_batch_splits_evenly_and_nothing_is_left_out(count, monkeypatch):
     assert seen[:21] == order.tolist() and seen[21:] == order[: -21 % count].tolist()
 
 
-def fit(folder: Path, prepared: Path, changes: dict, stops: Callable | None = None) -> list[str]:
-    """Train; return which files below the run's parent were written. `stops` runs before each step."""
+def fit(folder: Path, prepared: Path, changes: dict, stopped: bool = False) -> list[str]:
+    """Train, until the last process gets SIGTERM or whole; return which files below the run's parent were written."""
     del written[:]
     read = loop.make_batch
 
     def make_batch(slices, indices, settings, step, places):
-        if stops is not None:
-            stops(step)
+        if stopped and step == 1 and processes.rank() == processes.count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return read(slices, indices, settings, step, places)
 
-    loop.make_batch = make_batch
-    try:
+    with mock.patch.object(loop, "make_batch", make_batch):
         loop.train(Settings(**ALONE | changes), prepared, folder, device=CPU, progress=False, save_seconds=0)
-    finally:
-        loop.make_batch = read
     return [path for path in written if path.startswith(str(folder.parent))]
-
-
-def sigterm_in_the_last(step: int) -> None:
-    if step == 1 and processes.rank() == processes.count() - 1:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def assert_close(folder: Path, other: Path) -> None:
@@ -148,13 +141,13 @@ def test_two_processes_train_as_one_does_on_the_joint_batch(change, pair, prepar
 def test_one_process_goes_on_with_what_two_began_and_the_other_way_round(pair, prepared, tmp_path):
     changes = {"epochs": 2, "ema_decay": 0.9, "order": "shuffled", "r1_interval": 2}
     fit(tmp_path / "whole", prepared, changes)
-    assert pair(fit, tmp_path / "2-1", prepared, changes, sigterm_in_the_last) == [("SystemExit", 143)] * 2
+    assert pair(fit, tmp_path / "2-1", prepared, changes, True) == [("SystemExit", 143)] * 2
     assert runs.read_state(tmp_path / "2-1")["step"] == 2
     fit(tmp_path / "2-1", prepared, changes)
     assert_close(tmp_path / "2-1", tmp_path / "whole")
 
     with pytest.raises(SystemExit):
-        fit(tmp_path / "1-2", prepared, changes, sigterm_in_the_last)
+        fit(tmp_path / "1-2", prepared, changes, stopped=True)
     assert [ended for ended, _ in pair(fit, tmp_path / "1-2", prepared, changes)] == ["returned"] * 2
     assert_close(tmp_path / "1-2", tmp_path / "whole")
     before = (tmp_path / "1-2/weights.safetensors").stat().st_mtime_ns

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import refused
 
-from mudiff.errors import MudiffError
 from mudiff.workflow import notebook
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -57,8 +57,7 @@ def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
         (tmp_path / "none.ipynb", {}, r"none\.ipynb: notebook not found"),
         (tmp_path / "half.ipynb", {}, r"half\.ipynb: cannot be read as a notebook"),
     ):
-        with pytest.raises(MudiffError, match=says):
-            notebook.check(path, given)
+        refused(says, notebook.check, path, given)
 
 
 def test_a_notebook_runs_on_this_interpreter_whatever_is_installed_and_may_stop(tmp_path, monkeypatch):
@@ -100,8 +99,7 @@ def test_a_programming_error_exits_with_1_and_a_dead_kernel_is_an_error(tmp_path
     assert message.startswith("Error: ZeroDivisionError: division by zero") and message.count("\n") == 1
     assert "executed.failed.ipynb" in message and not (tmp_path / "executed.ipynb").exists()
     source = write(tmp_path / "a.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(MudiffError, match="the kernel died"):
-        notebook.run(source, tmp_path / "executed.ipynb", {})
+    refused("the kernel died", notebook.run, source, tmp_path / "executed.ipynb", {})
 
 
 SAVING = """import signal, time, pathlib
