@@ -203,6 +203,16 @@ def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
     return Batch(target, others, torch.ones(count, 1, size, size) > 0, torch.arange(count))
 
 
+def unmoved(method: Method, batch: Batch, steps: int) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """Take training steps; return the parameters that stayed as they were, and the last losses."""
+    before, state = {k: v.clone() for k, v in method.named_parameters()}, torch.random.get_rng_state()
+    for step in range(steps):
+        losses = method.training_step(batch, step)
+    assert torch.equal(state, torch.random.get_rng_state())  # nothing is drawn from the global state
+    assert all(v.isfinite().all() for v in (*losses.values(), *method.parameters()))
+    return [k for k, v in method.named_parameters() if torch.equal(v, before[k])], losses
+
+
 def hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
     """Return the unbiased HSIC_1 of two Gram matrices (N, N), by its definition (Song et al. 2012, Eq. 5)."""
     n, (k, l) = len(k), (m - torch.diag(m.diagonal()) for m in (k, l))  # noqa: E741

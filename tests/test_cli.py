@@ -40,34 +40,36 @@ def mudiff(tmp_path, monkeypatch, capsys):
     return run
 
 
+def done(ended: tuple[int, str, str]) -> str:
+    """Return what a command that worked printed."""
+    code, out, err = ended
+    assert code == 0, err
+    return out
+
+
 def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path):
     root, split = cohort
     task = ["--dataset", "brats", "--target", "T1CE", "--profile", "smoke", "--device", "cpu"]
     task += [f"--set={field}={value}" for field, value in (SMALL | {"epochs": 1}).items()]
     data = ["--data-root", root, "--manifest", split, "--workers", 1]
-    code, out, err = mudiff("train", *task, *data)
-    assert code == 0, err
+    out = done(mudiff("train", *task, *data))
     run = tmp_path / "project/results/smoke/runs/brats_t1ce_mudiff"
     assert out.strip().endswith(str(run)) and (run / "weights.safetensors").is_file()
 
     subject, made = root / "Brats18_E_1", tmp_path / "out.nii.gz"
     request = ["--run", run, "--subject", subject, "--target", "t1ce", "--output", made]
-    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
-    assert code == 0, err
+    out = done(mudiff("synthesize", *request, "--device", "cpu"))
     real, mask = (subject / f"Brats18_E_1_{name}.nii.gz" for name in ("t1ce", "seg"))
     for protocol in ("masked", "released"):
         files = ["--real", real, "--synthetic", made, "--mask", mask]
-        code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
-        assert code == 0, err
+        out = done(mudiff("evaluate", *files, "--protocol", protocol))
         assert 0 < json.loads(out)["subject"]["psnr"] < 60
 
     task[task.index("T1CE")] = "Any"
-    code, out, err = mudiff("train", *task, *data, "--method", "linear")
-    assert code == 0, err
+    out = done(mudiff("train", *task, *data, "--method", "linear"))
     real.unlink()
     request = ["--run", out.strip(), "--subject", subject, "--output-dir", tmp_path / "completed"]
-    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
-    assert code == 0, err
+    out = done(mudiff("synthesize", *request, "--device", "cpu"))
     completed = tmp_path / "completed/Brats18_E_1_t1ce_synthetic.nii.gz"
     assert out.split() == [str(completed)] and completed.is_file()
 
@@ -124,8 +126,7 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
     advice = err.partition("`mudiff ")[2].partition("`")[0].replace(" DIR", f" {root}").split()
     assert advice[:3] == ["prepare", "--dataset", "brats"] and "normalisation=minmax" in advice
     assert mudiff(*advice, "--manifest", split, "--workers", 1)[0] == 0
-    code, out, err = mudiff("train", *task)
-    assert code == 0, err
+    out = done(mudiff("train", *task))
     assert out.strip().endswith("brats_t1ce_mudiff_text")
 
 
@@ -192,8 +193,7 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
         assert code == (2 if words else 0) and words in err, err
     assert not (tmp_path / "other").exists()
     task = ["--run", run, "--subject", cohort[0] / "Brats18_A_1", "--target", "T1CE", "--output", made]
-    code, _, err = mudiff("synthesize", *task, "--device", "cpu")
-    assert code == 0, err
+    done(mudiff("synthesize", *task, "--device", "cpu"))
     assert nibabel.load(made).shape == (20, 26, 12)
 
 

@@ -141,7 +141,7 @@ def test_changes_put_both_cohorts_side_by_side():
     assert cells.iloc[:2].tolist() == ["22.00 ± 2.00", "18.50 ± 0.71"] and cells.iloc[2].startswith("−3.50 (−")
 
 
-@pytest.mark.parametrize("few", [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])])
-def test_no_interval_where_there_is_none(few):
-    frame = changes_of(*few)
-    assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None)
+def test_no_interval_where_there_is_none():
+    for few in (([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, np.inf], [2.0, 3.0])):
+        frame = changes_of(*few)
+        assert frame[(frame.metric == "psnr")][["low", "high"]].isna().all(axis=None), few

@@ -76,6 +76,7 @@ def test_slices_prepared_anew_are_read_anew(prepared):
 
 def test_reading_errors(prepared, tmp_path):
     slices = dataset.open_slices(prepared, "train")
+    refused("image_size 16, not 32, slices 4, not 8", dataset.check, prepared, Preparation("brats", 32, 8))
     refused("'dwi' is unknown", slices.images, [0], "dwi")
     refused("'Z' is not in", slices.subject, "Z")
     refused("split 'training' is unknown", dataset.open_slices, prepared, "training")
@@ -94,9 +95,3 @@ def test_records_of_another_form_are_named(prepared, bad):
     name = "slices.csv" if bad.startswith("split") else "prepared.json"
     (prepared / name).write_text(bad)
     refused(rf"{name}: no ", dataset.open_slices, prepared, "val")
-
-
-def test_check_returns_the_data_hash_or_says_what_differs(prepared):
-    small = Preparation("brats", image_size=16, slices=4)  # of the fixture `prepared`
-    assert dataset.check(prepared, small) == dataset.open_slices(prepared, "val").info["data_hash"]
-    refused("image_size 16, not 32, slices 4, not 8", dataset.check, prepared, Preparation("brats", 32, 8))

@@ -16,7 +16,7 @@ def looked_at(cohort, folder, **options):
     return found, prepare.prepare(Preparation("brats", 16, 4), *cohort, folder, 1, progress=False, **options)
 
 
-def test_specks_go_holes_are_filled_within_a_slice_and_a_cut_brain_reaches_the_border():
+def test_specks_go_holes_are_filled_within_a_slice_a_cut_brain_reaches_the_border_and_lobes_stay():
     volume = np.zeros((3, 14, 14))
     volume[:, 2:12, :10] = 1  # cut by the field of view on the left
     volume[:, 0, 13] = volume[1, 0, 5] = 1  # specks
@@ -29,13 +29,10 @@ def test_specks_go_holes_are_filled_within_a_slice_and_a_cut_brain_reaches_the_b
     expected[2, [5, 8], 9] = False
     np.testing.assert_array_equal(brain_mask(volume[None]), expected)
     assert not brain_mask(np.zeros((2, 4, 16, 16))).any()
-
-
-def test_separate_lobes_stay_and_crumbs_are_dropped():
     lobes = np.zeros((1, 1, 64, 64))
     lobes[..., 10:40, 10:20] = 1
     lobes[..., 10:40, 40:50] = 0.5
-    lobes[..., 58:61, 58:61] = 1  # survives the opening
+    lobes[..., 58:61, 58:61] = 1  # a crumb that survives the opening
     mask = brain_mask(lobes)
     assert mask[0, 25, 15] and mask[0, 25, 45] and not mask[0, 50:].any()
 

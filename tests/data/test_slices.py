@@ -48,11 +48,6 @@ def test_normalisation_errors_name_the_source(rng):
     refused("'zscore' is unknown", normalise, head(rng), "zscore")
 
 
-def test_middle():
-    assert middle(155, 80) == middle(154, 80) == slice(37, 117)
-    assert (middle(40, 80), middle(5, 2)) == (slice(0, 40), slice(1, 3))
-
-
 def test_slices_show_anterior_on_top_the_right_side_left_and_rise_to_superior():
     data = np.zeros((6, 6, 6), np.float32)  # stored R, A, S: the last index is right, anterior, superior
     data[5, 2, 2], data[2, 5, 2], data[2, 2, 5] = 1, 2, 3
@@ -107,7 +102,8 @@ def test_only_the_middle_slices_are_kept_and_the_rest_comes_back_as_zero(rng):
     data = head(rng).astype(np.float32)
     everything, _ = to_slices(data, LPS, 26)
     slices, geometry = to_slices(data, LPS, 26, wanted=5)
-    assert geometry.kept == (3, 8)
+    assert geometry.kept == (3, 8) and middle(155, 80) == middle(154, 80) == slice(37, 117)
+    assert (middle(40, 80), middle(5, 2)) == (slice(0, 40), slice(1, 3))
     np.testing.assert_array_equal(slices, everything[3:8])
     back = from_slices(slices, geometry)
     np.testing.assert_array_equal(back[:, :, 3:8], data[:, :, 3:8])

@@ -80,6 +80,5 @@ def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
 
 
 def test_runs_have_labels():
-    assert profiles.label("hinet") == "Hi-Net"
-    assert profiles.label("mudiff_abl1") == "MU-Diff, abl1: one network"
-    assert profiles.label("mudiff_text") == "MU-Diff, text"
+    labels = {"hinet": "Hi-Net", "mudiff_abl1": "MU-Diff, abl1: one network", "mudiff_text": "MU-Diff, text"}
+    assert {name: profiles.label(name) for name in labels} == labels

@@ -49,15 +49,13 @@ def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
     good = write(tmp_path / "a.ipynb")
     (tmp_path / "half.ipynb").write_text('{"cells": [')
     wrong = (("repeats", "two"), ("repeats", "1.5"), ("repeats", "True"), ("quick", "1"), ("methods", "linear"))
-    for path, given, says in (
-        *((good, {name: text}, rf"parameter {name} = .* expected a value of type") for name, text in wrong),
-        (good, {"repeets": "3"}, r"'repeets' is unknown; choose one of profile, repeats"),
-        (write(tmp_path / "b.ipynb", tags=()), {}, r"b\.ipynb: no cell tagged 'parameters'"),
-        (write(tmp_path / "c.ipynb", kernel={}), {}, r"c\.ipynb: cannot be read as a notebook"),
-        (tmp_path / "none.ipynb", {}, r"none\.ipynb: notebook not found"),
-        (tmp_path / "half.ipynb", {}, r"half\.ipynb: cannot be read as a notebook"),
-    ):
-        refused(says, notebook.check, path, given)
+    for name, text in wrong:
+        refused(f"parameter {name} = .* expected a value of type", notebook.check, good, {name: text})
+    refused("'repeets' is unknown; choose one of profile, repeats", notebook.check, good, {"repeets": "3"})
+    refused(r"b\.ipynb: no cell tagged 'parameters'", notebook.check, write(tmp_path / "b.ipynb", tags=()), {})
+    refused(r"c\.ipynb: cannot be read as a notebook", notebook.check, write(tmp_path / "c.ipynb", kernel={}), {})
+    refused(r"none\.ipynb: notebook not found", notebook.check, tmp_path / "none.ipynb", {})
+    refused(r"half\.ipynb: cannot be read as a notebook", notebook.check, tmp_path / "half.ipynb", {})
 
 
 def test_a_notebook_runs_on_this_interpreter_whatever_is_installed_and_may_stop(tmp_path, monkeypatch):
