@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 
 RECIPE_VERSION = 6
@@ -46,7 +46,7 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     with contextlib.suppress(Exception):  # damaged or missing: numpy and pandas raise many kinds
         return read(path, key)
     result = compute()  # each time, where nothing can be written
-    with contextlib.suppress(MudiffError), paths.atomic_write(path) as temporary:
+    with contextlib.suppress(MudiffError), storage.atomic_write(path) as temporary:
         temporary.write_bytes(write(result, key))
     return result
 

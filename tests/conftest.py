@@ -14,7 +14,7 @@ import pytest
 import torch
 from nibabel import orientations
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import prepare
 from mudiff.data.dataset import Preparation, Slices, open_slices
 from mudiff.errors import MudiffError
@@ -189,7 +189,7 @@ def score_rows(values: dict, region: str = "brain", unit: str = "subject", slice
 def write_synthetic(slices: Slices, folder: Path, contrast: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Write as a run's synthetic slices what `change` makes of each subject's true ones (Z, S, S) in [0, 1]."""
     record = {"weights": "0123456789abcdef", "data": slices.info["data_hash"], "split": "test", "seed": 0}
-    paths.write_json(folder / "synthetic.json", record)
+    storage.write_json(folder / "synthetic.json", record)
     for subject in slices.subjects:
         synthetic = change((slices.images(slices.subject(subject), contrast) + 1) / 2)
         np.save(folder / f"{subject}.npy", np.round(np.clip(synthetic, 0, 1) * 65535).astype(np.uint16))

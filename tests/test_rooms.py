@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOMS = (
-    ["errors", "paths", "cache"], ["data"], ["phantoms"], ["settings"], ["model"], ["methods"], ["training"],
-    ["synthesis"], ["evaluation"], ["analyses", "plots"],  # side by side: neither imports the other
+    ["errors", "paths", "storage", "cache"], ["data"], ["phantoms"], ["settings"], ["model"], ["methods"],
+    ["training"], ["synthesis"], ["evaluation"], ["analyses", "plots"],  # side by side: neither imports the other
     ["explorer"], ["workflow"], ["cli"],
 )  # fmt: skip
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

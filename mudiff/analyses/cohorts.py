@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import dataset as slice_cache
 from mudiff.data import datasets, files, manifests, prepare
 from mudiff.errors import MudiffError
@@ -90,7 +90,7 @@ def unseen(
 def _trained(cohort: Cohort) -> dict[str, Any]:
     """Return the records of the training and validation subjects; none where the folder is not there."""
     file = cohort.prepared / "prepared.json"
-    records = paths.read_json(file)["subjects"] if file.is_file() else {}
+    records = storage.read_json(file)["subjects"] if file.is_file() else {}
     return {subject: record for subject, record in records.items() if record["split"] != "test"}
 
 
@@ -102,7 +102,7 @@ def _draft(cohort: Cohort, root: Path, file: Path, count: int) -> Path:
     if not free:
         raise MudiffError(f"{root}: every subject was trained on; pass the folder of other subjects.")
     drawn = sorted(np.random.default_rng(SEED).permutation(free)[:count])
-    paths.write_text(file, "\n".join(["subject,split", *(f"{subject},test" for subject in drawn)]) + "\n")
+    storage.write_text(file, "\n".join(["subject,split", *(f"{subject},test" for subject in drawn)]) + "\n")
     return file
 
 

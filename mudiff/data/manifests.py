@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
@@ -139,5 +139,5 @@ def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd
     lines = [(s, splits[files.patient(s)], "") for s in subjects]
     lines += [(s, "excluded", reason) for s, reason in reasons.items()]
     table = pd.DataFrame(sorted(lines), columns=["subject", "split", "reason"])
-    paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    storage.write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return table

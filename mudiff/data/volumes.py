@@ -13,7 +13,7 @@ import numpy as np
 from nibabel import imageglobals
 from scipy import ndimage
 
-from mudiff import __version__, paths
+from mudiff import __version__, storage
 from mudiff.errors import MudiffError
 
 imageglobals.logger.disabled = True  # what it repairs in a header is no second line of an error
@@ -105,7 +105,7 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
     header["aux_file"], header["descrip"] = b"", f"synthetic, mudiff {__version__}".encode()
     header.extensions.clear()
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    with paths.atomic_write(Path(path)) as temporary:
+    with storage.atomic_write(Path(path)) as temporary:
         nibabel.save(kind(data.astype(np.float32).reshape(shape), like.affine, header), temporary)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 
 
@@ -19,7 +19,7 @@ class Inception(nn.Module):
         file = "weights-inception-2015-12-05-6cffb8f4.pth"
         advice = f"fetch {file} from the releases of github.com/toshas/torch-fidelity"
         # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
-        paths.read_weights(weights, "Inception weights", advice)
+        storage.read_weights(weights, "Inception weights", advice)
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 

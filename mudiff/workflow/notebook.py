@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -73,8 +73,8 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
 
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
-    lock = paths.lock(output.parent / f".{output.stem}.lock", f"{output}: waiting for its other execution to end.")
-    with lock, paths.atomic_write(output) as temporary:
+    lock = storage.lock(output.parent / f".{output.stem}.lock", f"{output}: waiting for its other execution to end.")
+    with lock, storage.atomic_write(output) as temporary:
         try:
             papermill.execute_notebook(
                 _plain(source), _plain(temporary), values, cwd=paths.root(), kernel_name="python3",
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
             own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             os.environ.update(own, JUPYTER_PATH="", JUPYTER_CONFIG_DIR=folder, IPYTHONDIR=folder)
             quiet = Path(folder) / "profile_default" / "ipython_kernel_config.json"
-            paths.write_text(quiet, '{"IPKernelApp": {"log_level": "ERROR"}}')
+            storage.write_text(quiet, '{"IPKernelApp": {"log_level": "ERROR"}}')
             run(chosen.source, chosen.output, dict(chosen.values))
     except Exception as error:
         if stopped:

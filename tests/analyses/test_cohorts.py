@@ -9,7 +9,7 @@ import pytest
 from conftest import refused, run_cells, score_rows, write_synthetic
 from scipy import stats
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.analyses import cohorts
 from mudiff.data import manifests, prepare
 from mudiff.evaluation import metrics
@@ -56,7 +56,7 @@ def test_subjects_of_a_folder_are_drawn_without_those_that_were_trained_on(known
 
 def test_a_manifest_of_ones_own_decides_and_holds_test_subjects_alone(known, others, tmp_path):
     def unseen(rows):
-        paths.write_text(tmp_path / "mine.csv", "subject,split\n" + rows)
+        storage.write_text(tmp_path / "mine.csv", "subject,split\n" + rows)
         return cohorts.unseen("smoke", "brats", others, tmp_path / "mine.csv", subjects=9)
 
     assert unseen("BraTS2021_00003,test\nBraTS2021_00001,excluded\n").slices().subjects == ["BraTS2021_00003"]
@@ -86,7 +86,7 @@ def test_phantoms_of_another_seed_and_scanner_by_default(known, monkeypatch, wri
         asked.update(options, counts=counts)
         for number in range(1, sum(counts) + 1):  # named as those of the training are
             write_subject(folder, f"Brats18_{'ABCDE'[number - 1]}_1")
-        paths.write_text(folder / "manifest.csv", "subject,split\nBrats18_A_1,test\nBrats18_B_1,test\n")
+        storage.write_text(folder / "manifest.csv", "subject,split\nBrats18_A_1,test\nBrats18_B_1,test\n")
         return folder / "manifest.csv"
 
     defaults = {k: p.default for k, p in inspect.signature(phantom.write_cohort).parameters.items()}

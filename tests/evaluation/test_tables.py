@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import refused, run_cells, score_rows
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets
 from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
@@ -117,7 +117,7 @@ def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
         ("isles", {"phantoms": False}, "patients; of BraTS generated phantoms"),
         ("brats", {}, "of unknown origin"),
     ):
-        paths.write_json(paths.prepared("smoke", name) / "prepared.json", content)
+        storage.write_json(paths.prepared("smoke", name) / "prepared.json", content)
         assert tables.origin("smoke") == origin
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SMALL, lively, save_run
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data.dataset import open_slices
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
@@ -184,7 +184,7 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     refused("--steps 0: expected 1 to 2", args=("T2", tmp_path / "o.nii"), steps=0)
     refused("noise 'loud' is unknown", args=("T2", tmp_path / "o.nii"), noise="loud")
     other = untrained(tmp_path / "brats_t1ce_mudiff")
-    paths.write_json(run / "provenance.json", {})  # complete
+    storage.write_json(run / "provenance.json", {})  # complete
     with pytest.raises(MudiffError, match=r"T2 not found, .*; run .*brats_any_mudiff can do without"):
         sample.synthesize_volume(other, subject, "T1CE", tmp_path / "o.nii")
     files["t1"].rename(files["t1ce"])

@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, save_run
 from safetensors.torch import load_file
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -23,10 +23,10 @@ def folder(tmp_path):
 
 
 def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
-    values = paths.read_json(folder / "settings.json")
+    values = storage.read_json(folder / "settings.json")
     values["settings"]["removed"] = "since then"
     del values["settings"]["order"]  # not yet there
-    paths.write_json(folder / "settings.json", values)
+    storage.write_json(folder / "settings.json", values)
     monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
     method = runs.load(folder)
     first = build(Settings(**SMALL)).state_dict()
@@ -43,7 +43,7 @@ def test_sampling_needs_no_critic(tmp_path):
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):
     with pytest.raises(MudiffError, match="no trained run here"):
         runs.load(tmp_path)
-    paths.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
+    storage.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
     with pytest.raises(MudiffError, match="weights of other settings"):
         runs.load(folder)
     weights = folder / "weights.safetensors"
@@ -69,7 +69,7 @@ def test_weights_that_are_not_finite_and_records_of_another_form_are_named(folde
         ({"settings": 1}, "'settings' is int"),
         ({"settings": {"width": {}}}, "width"),
     ):
-        paths.write_json(folder / "settings.json", value)
+        storage.write_json(folder / "settings.json", value)
         with pytest.raises(MudiffError, match=rf"settings\.json: .*{says}"):
             runs.load(folder)
     for value in ([1], {"step": 1}, torch.zeros(3)):
