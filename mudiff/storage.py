@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import os
 import re
@@ -112,6 +113,14 @@ def _clean(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > 86400:
                 left.unlink()
+
+
+def move_aside(folder: Path, what: str) -> None:
+    """Rename a folder to ``<name>.old-1``, or the next number that is free, and say of `what` it is."""
+    aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{folder.name}.old-{n}")).exists())
+    print(f"{folder}: holds {what}; moved to {aside.name}.", file=sys.stderr)
+    with clear_os_errors(folder):
+        folder.rename(aside)
 
 
 def lock(path: Path, waiting: str) -> contextlib.AbstractContextManager:

@@ -1,9 +1,7 @@
 """From NIfTI to the slice cache (section "Datasets")."""
 
 import dataclasses
-import itertools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,9 +173,7 @@ def _finished(
     # Names that begin with a dot are what a killed process was writing.
     records = {p: storage.read_json(p, RECORD) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
     if any(record["fingerprint"] != preparation.fingerprint() for record in records.values()):
-        aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{folder.name}.old-{n}")).exists())
-        print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)
-        folder.rename(aside)
+        storage.move_aside(folder, "slices of other settings")
         return {}
     for path, record in records.items():
         subject, arrays = record["subject"], [path.with_suffix(suffix) for suffix in (".npy", ".masks.npy")]

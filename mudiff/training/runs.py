@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,7 @@ def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     if matches(folder, settings, data_hash):
         return
     if folder.is_dir() and any(folder.iterdir()):
-        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
-        with storage.clear_os_errors(folder):
-            folder.rename(aside)
+        storage.move_aside(folder, "a run of other settings or data")
     record = {"settings": settings.to_dict(), "data": data_hash, "recipe": cache.RECIPE_VERSION}
     storage.write_json(folder / "settings.json", record)
 
