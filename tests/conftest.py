@@ -1,6 +1,7 @@
 """Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
 
 import json
+import linecache
 import os
 import shutil
 import subprocess
@@ -223,6 +224,8 @@ def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     start, end = (next(k for k, source in enumerate(sources) if text in source) for text in (first, last))
     imports = [line for line in sources[1].splitlines() if line.startswith(("from ", "import "))]
-    for source in ("\n".join(imports), *sources[start : end + 1]):
-        exec(source, given)
+    for number, source in enumerate(("\n".join(imports), *sources[start : end + 1])):
+        name = f"<{notebook}, cell {number}>"
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # where `cache.kept` looks
+        exec(compile(source, name, "exec"), given)
     return given
