@@ -218,7 +218,7 @@ def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float
     return float(sums[0] / (sums[1] * sums[2]).sqrt())
 
 
-def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str, object]:
+def run_cells(notebook: str, first: str, last: str, /, **given: object) -> dict[str, object]:
     """Run a notebook's imports and its code cells from that with text `first` to that with `last`, on given names."""
     cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
