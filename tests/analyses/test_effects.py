@@ -11,6 +11,7 @@ from mudiff.analyses import effects
 from mudiff.data import dataset
 from mudiff.evaluation import metrics
 from mudiff.methods.base import build
+from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 from mudiff.workflow import register
 
@@ -139,21 +140,23 @@ def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_doe
         assert effects.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_file_each(miniature):
-    source = effects.source("smoke")
-    assert source.run.name == "base_0" and "short trainings" in source.words  # there is no run of the profile
-    method, slices = runs.load(source.run), dataset.open_slices(source.prepared, "test")
-    index = effects.chosen_slices(slices, 5)
+def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_file_each(miniature, monkeypatch):
+    cells = run_cells(NOTEBOOK, "run, chosen = ", "def evenly(", profile="smoke")
+    assert cells["run"].name == "base_0" and "short trainings" in cells["words"]  # there is no run of the profile
+    method, slices, index = cells["method"], cells["test"], cells["evenly"](5)
     assert slices.lesion(index).any(axis=(1, 2)).all() and len(index) == 1  # the one slice has a lesion
     before, real = method.schedule, (slices.images(index, "t1ce") + 1) / 2
     grey = metrics.masked_protocol(real[0], np.full_like(real[0], 0.5), slices.brain([0])[0])["psnr"]
-    printed = effects.sampled(method, slices, index, posterior="printed").psnr
-    assert printed.tolist() == pytest.approx([grey], abs=1e-4)
+    cells = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    printed, usual = (cells["sampled"](method, index, 2, changes).psnr for changes in ({"posterior": "printed"}, {}))
+    assert printed.tolist() == pytest.approx([grey] * 2, abs=1e-4)
     assert method.schedule is before
-    assert abs(effects.sampled(method, slices, index, seeds=2).psnr - grey).min() > 1e-3
-    measured = effects.sampling_effects("smoke")
+    assert abs(usual - grey).min() > 1e-3
+    measured = cells["of_sampling"]
     assert measured.id.tolist() == ["E-1", "E-4", "E-5"]
-    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == effects.SAMPLINGS).all()
+    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == 3).all()
     files = {path.name for path in (effects.folder("smoke") / "sampling").iterdir()}
     assert files == {"base_1.csv", "printed.csv", "steps_5.csv", "not_loaded.csv"}
-    assert effects.sampling_effects("smoke").equals(measured)
+    monkeypatch.setattr(sample, "sample_slices", None)  # kept
+    again = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    assert again["of_sampling"].equals(measured)
