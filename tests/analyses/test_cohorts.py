@@ -98,13 +98,6 @@ def test_phantoms_of_another_seed_and_scanner_by_default(known, monkeypatch, wri
     assert "no patients" in found.words
 
 
-def test_runs_are_those_of_the_profile_or_the_targets_named():
-    every = cohorts.runs("smoke", "brats")
-    assert every["t1ce"] == profiles.profile("smoke").runs["brats", "t1ce"] and len(every) == 4
-    assert list(cohorts.runs("smoke", "brats", ["T1CE", "flair"])) == ["t1ce", "flair"]
-    refused("no such run on healthy", cohorts.runs, "smoke", "healthy", ["t1ce"])
-
-
 def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
     shutil.copytree(known.prepared, tmp_path / "copy/prepared")
     shutil.copytree(known.synthetic, tmp_path / "copy/synthetic")
