@@ -1,7 +1,6 @@
 """Effects of single differences: short trainings on phantoms."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -174,36 +173,3 @@ def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subject
         slope, offset = np.polyfit(own[part][linear], common[part][linear], 1)
         result[part] = np.clip(slope * synthetic[part] + offset, 0, 1)
     return result
-
-
-def compare(name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int) -> dict[str, Any]:
-    """Compare the PSNR of a change, of the first m seeds, with the base, of all; the interval is that of other seeds.
-
-    Notebook 13 has its equation; NaN with one seed. `name` is an id of the register, `n` counts test slices.
-    """
-    from scipy import stats
-
-    seeds, m = len(base), len(changed)
-    first, second = float(np.mean(base[:m])), float(np.mean(changed))
-    spread = np.std(base, ddof=1) if seeds > 1 else math.nan
-    reach = float(stats.t.ppf(0.975, seeds - 1) * spread * math.sqrt(2 / m))
-    row = {"id": name, "change": change, "base": first, "changed": second, "difference": second - first}
-    row |= {"low": row["difference"] - reach, "high": row["difference"] + reach}
-    return row | {"n": n, "seeds": seeds, "repeats": m}
-
-
-def training_effects(profile: str) -> pd.DataFrame:
-    """Return the effects of the profile's changes, in the columns of `compare`; trains what is not trained yet."""
-    from tqdm.auto import tqdm
-
-    chosen = extent(profile)
-    names = chosen.changes or tuple(CHANGES)
-    work = [("base", k) for k in range(chosen.seeds)] + [(c, k) for c in names for k in range(chosen.repeats)]
-    scores: dict[str, list[dict[str, float]]] = {}
-    for name, repeat in tqdm(work, desc="short trainings", unit="training", disable=None):
-        scale = "percentile" if name == "base" else CHANGES[name].fields.get("normalisation", "percentile")
-        scores.setdefault(name, []).append(score(profile, train_one(profile, name, repeat), scale))
-    base, n = [one["psnr"] for one in scores["base"]], chosen.subjects[2] * chosen.slices
-    rows = [compare(*CHANGES[name][:2], base, [one["psnr"] for one in scores[name]], n) for name in names]
-    own = [one["own"] for one in scores.get("minmax", ())]
-    return pd.DataFrame(rows + ([compare("B-4", "min-max, each on its own scale", base, own, n)] if own else []))

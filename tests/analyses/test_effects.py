@@ -23,16 +23,24 @@ TINY = effects.Extent(
 )  # fmt: skip
 
 
+compare = run_cells(NOTEBOOK, "def compare(", "def compare(")["compare"]
+
+
+def trainings():
+    given = {"profile": "smoke", "chosen": effects.extent("smoke"), "compare": compare}
+    return run_cells(NOTEBOOK, "names = chosen.changes", "of_trainings = ", **given)["of_trainings"]
+
+
 def test_a_change_is_compared_with_the_same_seeds_and_with_the_spread_of_all():
-    one = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
+    one = compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
     assert (one["base"], one["changed"], one["difference"]) == (1.0, 2.5, 1.5)
     assert (one["n"], one["seeds"], one["repeats"]) == (4, 3, 1)
     # t(0.975, 2 degrees of freedom) = 4.30265; s = 1
     assert [one["high"] - 1.5, 1.5 - one["low"]] == pytest.approx([4.30265 * math.sqrt(2)] * 2, rel=1e-5)
-    two = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
+    two = compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
     assert (two["base"], two["changed"]) == (1.5, 3.0)
     assert two["high"] - two["low"] == pytest.approx(2 * 4.30265, rel=1e-5)
-    assert math.isnan(effects.compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
+    assert math.isnan(compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
 
 
 def test_slices_return_to_the_scale_of_the_base(rng):
@@ -108,14 +116,14 @@ def miniature(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MUDIFF_ROOT", str(tmp_path_factory.mktemp("effects")))
         patch.setitem(effects.EXTENTS, "smoke", TINY)
-        yield effects.training_effects("smoke")
+        yield trainings()
 
 
 def test_effects_are_measured_against_the_base_and_kept(miniature):
     place = effects.folder("smoke") / "trainings"
     assert {path.parent.name for path in place.glob("*/score.csv")} == {"base_0", "base_1", "betas_0", "minmax_0"}
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/*")}
-    assert effects.training_effects("smoke").equals(miniature)
+    assert trainings().equals(miniature)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert miniature.id.tolist() == ["A-2", "B-4", "B-4"]
     first, second = (effects.score("smoke", place / f"base_{k}") for k in (0, 1))
