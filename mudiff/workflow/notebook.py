@@ -31,12 +31,8 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
     """Return the parameters of a notebook, texts read as Python literals of the type of the default."""
     import papermill
 
-    if not Path(source).is_file():
-        raise MudiffError(f"{source}: notebook not found; check the path.")
-    try:
+    with storage.reading(source, "notebook", "check the path, or restore it from git"):
         defaults = {name: _literal(p["default"]) for name, p in papermill.inspect_notebook(_plain(source)).items()}
-    except Exception as error:  # damaged files and missing kernels raise many kinds
-        raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
     if not defaults:
         raise MudiffError(f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git.")
     checked: dict[str, Any] = {}

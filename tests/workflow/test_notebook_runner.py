@@ -53,9 +53,9 @@ def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
         *((good, {name: text}, rf"parameter {name} = .* expected a value of type") for name, text in wrong),
         (good, {"repeets": "3"}, r"'repeets' is unknown; choose one of profile, repeats"),
         (write(tmp_path / "b.ipynb", tags=()), {}, r"b\.ipynb: no cell tagged 'parameters'"),
-        (write(tmp_path / "c.ipynb", kernel={}), {}, r"c\.ipynb: cannot be read as a notebook"),
-        (tmp_path / "none.ipynb", {}, r"none\.ipynb: notebook not found"),
-        (tmp_path / "half.ipynb", {}, r"half\.ipynb: cannot be read as a notebook"),
+        (write(tmp_path / "c.ipynb", kernel={}), {}, r"c\.ipynb: no notebook"),
+        (tmp_path / "none.ipynb", {}, r"none\.ipynb: no notebook \(file not found\)"),
+        (tmp_path / "half.ipynb", {}, r"half\.ipynb: no notebook"),
     ):
         with pytest.raises(MudiffError, match=says):
             notebook.check(path, given)
