@@ -49,12 +49,12 @@ def prepare(
     for wrong in leaks(splits, sure=True).values():
         raise MudiffError(f"{data_root}: {wrong}")
     chosen = datasets.dataset(preparation.dataset)
-    used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
-    sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
-    failed = {s: problem for s, problem in problems.items() if s in splits}
     if not allow_missing_masks:
-        failed |= {s: problem for s, problem in missing_masks(preparation.dataset, found).items() if s in splits}
-    sources = {s: own for s, own in sources.items() if s not in failed}
+        problems |= missing_masks(preparation.dataset, found)
+    failed = {s: problem for s, problem in problems.items() if s in splits}
+    used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
+    ready = [s for s in splits if s in found and s not in failed]
+    sources = {s: {c: file for c, file in found[s].items() if c in used} for s in ready}
     records = _finished(preparation, folder, splits, sources)
     jobs = [(preparation, s, splits[s], own, folder) for s, own in sources.items() if s not in records]
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):

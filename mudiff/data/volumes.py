@@ -114,12 +114,9 @@ def read(path: Path) -> Volume:
         data = image.get_fdata(dtype=np.float32, caching="unchanged")
         affine = image.affine
     sides = np.linalg.norm(affine[:3, :3], axis=0)
-    known = np.isfinite(affine).all() and abs(affine).max() < 1e6 and sides.min() > 1e-6
-    if (
-        not known
-        or abs(np.linalg.det(affine[:3, :3] / sides)) < 1e-3
-        or np.isnan(nibabel.io_orientation(affine)).any()
-    ):
+    placed = np.isfinite(affine).all() and abs(affine).max() < 1e6 and sides.min() > 1e-6
+    placed = placed and abs(np.linalg.det(affine[:3, :3] / sides)) >= 1e-3
+    if not placed or np.isnan(nibabel.io_orientation(affine)).any():
         raise MudiffError(f"{path}: its affine gives the voxels no position; repair the header.")
     return Volume(data.reshape(data.shape[:3], order="A"), affine, image.header, path)
 
