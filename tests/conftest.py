@@ -1,6 +1,7 @@
 """Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
 
 import json
+import linecache
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 from nibabel import orientations
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import prepare
 from mudiff.data.dataset import Preparation, Slices, open_slices
 from mudiff.errors import MudiffError
@@ -189,7 +190,7 @@ def score_rows(values: dict, region: str = "brain", unit: str = "subject", slice
 def write_synthetic(slices: Slices, folder: Path, contrast: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Write as a run's synthetic slices what `change` makes of each subject's true ones (Z, S, S) in [0, 1]."""
     record = {"weights": "0123456789abcdef", "data": slices.info["data_hash"], "split": "test", "seed": 0}
-    paths.write_json(folder / "synthetic.json", record)
+    storage.write_json(folder / "synthetic.json", record)
     for subject in slices.subjects:
         synthetic = change((slices.images(slices.subject(subject), contrast) + 1) / 2)
         np.save(folder / f"{subject}.npy", np.round(np.clip(synthetic, 0, 1) * 65535).astype(np.uint16))
@@ -227,7 +228,7 @@ def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float
     return float(sums[0] / (sums[1] * sums[2]).sqrt())
 
 
-def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str, object]:
+def run_cells(notebook: str, first: str, last: str, /, **given: object) -> dict[str, object]:
     """Run a notebook's imports and its cells from that with text `first` to that with `last`, on given names.
 
     Parameters that are not given have the notebook's own values.
@@ -239,6 +240,8 @@ def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str
     names: dict[str, object] = {}
     exec(parameters, names)
     names |= given
-    for source in ("\n".join(imports), *rest[start : end + 1]):
-        exec(source, names)
+    for number, source in enumerate(("\n".join(imports), *rest[start : end + 1])):
+        name = f"<{notebook}, cell {number}>"
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # where `cache.kept` looks
+        exec(compile(source, name, "exec"), names)
     return names

@@ -155,7 +155,7 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
         ),
         ("synthesize --run r --subject s --output-dir o --output o.nii --target t1", "or --output-dir alone"),
         ("nonsense", "No such command"),
-        ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "a.nii: file not found"),
+        ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "(file not found); copy or download"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import refused
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data import dataset
 from mudiff.data.dataset import Preparation
 
@@ -69,7 +69,7 @@ def test_the_example_has_the_largest_lesion_else_it_is_the_middle_slice(tmp_path
 def test_slices_prepared_anew_are_read_anew(prepared):
     slices, file = dataset.open_slices(prepared, "train"), prepared / "train/Brats18_A_1.npy"
     before = slices.images([0], "t1")
-    with paths.atomic_write(file) as temporary:
+    with storage.atomic_write(file) as temporary:
         np.save(temporary, 65535 - np.load(file))
     np.testing.assert_allclose(slices.images([0], "t1"), -before, atol=1e-6)
 

@@ -67,7 +67,7 @@ NO_IDS = ("", "../B", "/etc/B", "a\\b", "..")
         ("subject,split\nA,train\nA,excluded\n", "A and A are one subject"),
         ("subject,split\nA,excluded\n", "lists no subject"),
         ("", "no readable CSV"),
-        (None, "manifest not found"),
+        (None, "file not found"),
         ("subject,split\nA,train\nB,train,x\n", "no readable CSV .*line 3"),
         ("subject split\nA train\n", "has columns subject split; expected"),
         ("subject,split\nA;train\n", "split '' of A;train is unknown"),

@@ -117,6 +117,7 @@ def test_a_missing_mask_is_an_error_unless_allowed(cohort, tmp_path):
     mask.rename(mask.with_name("other_name.nii.gz"))
     ((subject, name, problem),), info = looked_at(cohort, tmp_path / "p")
     assert (subject, name, info["failed"]) == ("Brats18_C_1", "mask", {subject: problem})
-    assert "has no lesion mask (is it other_name.nii.gz in" in problem and "--allow-missing-masks" in problem
+    assert "has no lesion mask; left out: other_name.nii.gz (its name fits no layout); add it" in problem
+    assert "--allow-missing-masks" in problem
     found, info = looked_at(cohort, tmp_path / "p", allow_missing_masks=True)
     assert found == [] and info["warnings"] == ["Brats18_C_1: has no lesion mask; counted as free of lesions"]

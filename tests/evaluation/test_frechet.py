@@ -39,7 +39,7 @@ def stack(slices):
 
 def cells(slices):
     """Return the functions of notebook 11."""
-    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce")
+    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce", torch=torch)
 
 
 def test_agrees_with_the_closed_form_on_the_samples_moments(lively_slices, tmp_path):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import refused, run_cells, score_rows
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets
 from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
@@ -109,7 +109,7 @@ def test_captions_say_what_the_numbers_are_and_whose_data_as_the_preparation_rec
         ("isles", {"phantoms": False}, "patients; of BraTS generated phantoms"),
         ("brats", {}, "of unknown origin"),
     ):
-        paths.write_json(paths.prepared("smoke", name) / "prepared.json", content)
+        storage.write_json(paths.prepared("smoke", name) / "prepared.json", content)
         assert tables.origin("smoke") == origin
 
 

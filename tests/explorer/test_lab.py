@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import PATIENCE, REPOSITORY, lively, save_run
 
-from mudiff import paths
+from mudiff import storage
 
 NAME = "08_attention.ipynb"
 ERRORS = "[data-mime-type$=stderr]"  # exceptions, too
@@ -47,7 +47,7 @@ def lab(lively_slices, tmp_path):
         while not (written.is_file() and written.read_text().endswith("}")):
             assert server.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        yield paths.read_json(written)["url"]
+        yield storage.read_json(written)["url"]
     finally:
         server.terminate()  # it ends its kernels first
         server.wait(PATIENCE)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, lively, refused, save_run
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data.dataset import open_slices
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -170,7 +170,7 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     refused("--steps 0: expected 1 to 2", volume, "T2", o, steps=0)
     refused("noise 'loud' is unknown", volume, "T2", o, noise="loud")
     other = partial(sample.synthesize_volume, untrained(tmp_path / "brats_t1ce_mudiff"), subject)
-    paths.write_json(run / "provenance.json", {})  # complete
+    storage.write_json(run / "provenance.json", {})  # complete
     refused("T2 not found, .*; run .*brats_any_mudiff can do without", other, "T1CE", o)
     files["t1"].rename(files["t1ce"])
     files["flair"].unlink()

@@ -21,7 +21,7 @@ from conftest import SMALL, refused
 from safetensors.torch import load_file
 from torch import distributed
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.settings import Settings
 from mudiff.training import loop, processes, runs
 
@@ -174,7 +174,7 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     project = tmp_path / "project"
     settings = [f"--set={k}={v}" for k, v in (SMALL | {"epochs": 1, "batch_size": 4}).items()]
     slices = Settings(**SMALL).preparation().fingerprint()
-    paths.write_text(project / "results/smoke/prepared/none", "")
+    storage.write_text(project / "results/smoke/prepared/none", "")
     prepared.rename(project / f"results/smoke/prepared/brats-{slices}")
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m mudiff train"
     command += " --dataset brats --target T1CE --profile smoke --device cpu"
@@ -184,7 +184,7 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     assert done.returncode == 0, done.stderr
     run = project / "results/smoke/runs/brats_t1ce_mudiff"
     assert done.stdout.splitlines() == [str(run)]
-    assert paths.read_json(run / "provenance.json")["processes"] == 2 and runs.is_complete(run)
+    assert storage.read_json(run / "provenance.json")["processes"] == 2 and runs.is_complete(run)
 
 
 # The GPU of a process, with made-up GPUs and real processes

@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, refused, save_run
 from safetensors.torch import load_file
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.training import runs
@@ -22,10 +22,10 @@ def folder(tmp_path):
 
 
 def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
-    values = paths.read_json(folder / "settings.json")
+    values = storage.read_json(folder / "settings.json")
     values["settings"]["removed"] = "since then"
     del values["settings"]["order"]  # not yet there
-    paths.write_json(folder / "settings.json", values)
+    storage.write_json(folder / "settings.json", values)
     monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
     method = runs.load(folder)
     first = build(Settings(**SMALL)).state_dict()
@@ -40,7 +40,7 @@ def test_sampling_needs_no_critic(tmp_path):
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):
     refused("no trained run here", runs.load, tmp_path)
-    paths.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
+    storage.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
     refused("weights of other settings", runs.load, folder)
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -61,13 +61,20 @@ def test_weights_that_are_not_finite_and_records_of_another_form_are_named(folde
         ({"settings": 1}, "'settings' is int"),
         ({"settings": {"width": {}}}, "width"),
     ):
-        paths.write_json(folder / "settings.json", value)
+        storage.write_json(folder / "settings.json", value)
         refused(rf"settings\.json: .*{says}", runs.load, folder)
     for value in ([1], {"step": 1}, torch.zeros(3)):
         torch.save(value, folder / "state.pt")
         refused(r"state\.pt: no resume state .*delete it", runs.read_state, folder)
     (folder / "log.jsonl").write_text('{"step": 1}\n{"epoch": 2}\n')
     refused(r"log\.jsonl: no log", runs.read_log, folder)
+
+
+def test_two_runs_moved_aside_within_a_second_are_both_kept(folder):
+    for seed in (1, 2):
+        runs.claim(folder, Settings(**SMALL, seed=seed), "data")
+    assert {path.name for path in folder.parent.iterdir()} == {"run", "run.old-1", "run.old-2"}
+    assert (folder.parent / "run.old-1" / "weights.safetensors").is_file()
 
 
 def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):

@@ -53,9 +53,9 @@ def test_what_is_no_notebook_with_such_parameters_is_refused(tmp_path):
         refused(f"parameter {name} = .* expected a value of type", notebook.check, good, {name: text})
     refused("'repeets' is unknown; choose one of profile, repeats", notebook.check, good, {"repeets": "3"})
     refused(r"b\.ipynb: no cell tagged 'parameters'", notebook.check, write(tmp_path / "b.ipynb", tags=()), {})
-    refused(r"c\.ipynb: cannot be read as a notebook", notebook.check, write(tmp_path / "c.ipynb", kernel={}), {})
-    refused(r"none\.ipynb: notebook not found", notebook.check, tmp_path / "none.ipynb", {})
-    refused(r"half\.ipynb: cannot be read as a notebook", notebook.check, tmp_path / "half.ipynb", {})
+    refused(r"c\.ipynb: no notebook", notebook.check, write(tmp_path / "c.ipynb", kernel={}), {})
+    refused(r"none\.ipynb: no notebook \(file not found\)", notebook.check, tmp_path / "none.ipynb", {})
+    refused(r"half\.ipynb: no notebook", notebook.check, tmp_path / "half.ipynb", {})
 
 
 def test_a_notebook_runs_on_this_interpreter_whatever_is_installed_and_may_stop(tmp_path, monkeypatch):
