@@ -219,13 +219,19 @@ def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float
 
 
 def run_cells(notebook: str, first: str, last: str, /, **given: object) -> dict[str, object]:
-    """Run a notebook's imports and its code cells from that with text `first` to that with `last`, on given names."""
+    """Run a notebook's imports and its cells from that with text `first` to that with `last`, on given names.
+
+    Parameters that are not given have the notebook's own values.
+    """
     cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    start, end = (next(k for k, source in enumerate(sources) if text in source) for text in (first, last))
-    imports = [line for line in sources[1].splitlines() if line.startswith(("from ", "import "))]
-    for number, source in enumerate(("\n".join(imports), *sources[start : end + 1])):
+    parameters, imports, *rest = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    start, end = (next(k for k, source in enumerate(rest) if text in source) for text in (first, last))
+    imports = [line for line in imports.splitlines() if line.startswith(("from ", "import "))]
+    names: dict[str, object] = {}
+    exec(parameters, names)
+    names |= given
+    for number, source in enumerate(("\n".join(imports), *rest[start : end + 1])):
         name = f"<{notebook}, cell {number}>"
         linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # where `cache.kept` looks
-        exec(compile(source, name, "exec"), given)
-    return given
+        exec(compile(source, name, "exec"), names)
+    return names
