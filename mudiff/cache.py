@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 
 RECIPE_VERSION = 6
@@ -42,12 +42,12 @@ def kept(path: Path, compute: Callable[[], Kept], *inputs: Any) -> Kept:
     module = Path(inspect.getsourcefile(function))
     code = file_hash(module) if module.is_file() else inspect.getsource(function)  # the latter in a notebook
     key = digest(RECIPE_VERSION, code, *inputs)
-    read, write = (_read_frame, _frame_bytes) if path.suffix == ".csv" else (_read_arrays, _array_bytes)
+    read, write = (_read_frame, _write_frame) if path.suffix == ".csv" else (_read_arrays, _write_arrays)
     with contextlib.suppress(Exception):  # damaged or missing: numpy and pandas raise many kinds
         return read(path, key)
     result = compute()  # each time, where nothing can be written
-    with contextlib.suppress(MudiffError), paths.atomic_write(path) as temporary:
-        temporary.write_bytes(write(result, key))
+    with contextlib.suppress(MudiffError), storage.atomic_write(path) as temporary:
+        write(temporary, result, key)
     return result
 
 
@@ -61,10 +61,10 @@ def _read_frame(path: Path, key: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(body), dtype=about["types"], **options)
 
 
-def _frame_bytes(frame: pd.DataFrame, key: str) -> bytes:
+def _write_frame(path: Path, frame: pd.DataFrame, key: str) -> None:
     types = {name: "str" if kind == "object" else str(kind) for name, kind in frame.dtypes.items()}
     head = json.dumps({"key": key, "rows": len(frame), "types": types})
-    return f"# {head}\n{frame.to_csv(index=False, lineterminator=chr(10))}".encode()
+    path.write_text(f"# {head}\n{frame.to_csv(index=False, lineterminator=chr(10))}", encoding="utf-8")
 
 
 def _read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
@@ -74,7 +74,5 @@ def _read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files if name != "key"}
 
 
-def _array_bytes(arrays: dict[str, np.ndarray], key: str) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, key=np.array(key), **arrays)
-    return buffer.getvalue()
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str) -> None:
+    np.savez(path, key=np.array(key), **arrays)

@@ -8,7 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from mudiff import __version__, cache, paths
+from mudiff import __version__, cache, paths, storage
 from mudiff.data import datasets, files, manifests
 from mudiff.data import prepare as preparing
 from mudiff.data import verify as checks
@@ -252,7 +252,7 @@ def main() -> None:
         print("mudiff: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        message = error.format_message() if isinstance(error, _UsageError) else paths.explain(error)
+        message = error.format_message() if isinstance(error, _UsageError) else storage.explain(error)
         if message is None and not isinstance(error, MudiffError):
             raise  # a fault of ours keeps its traceback
         where = getattr(error, "filename", None)

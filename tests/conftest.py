@@ -1,6 +1,7 @@
 """Fixtures: a seeded generator and tiny NIfTI cohorts in the layouts of the datasets."""
 
 import json
+import linecache
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 from nibabel import orientations
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import prepare
 from mudiff.data.dataset import Preparation, Slices, open_slices
 from mudiff.errors import MudiffError
@@ -189,7 +190,7 @@ def score_rows(values: dict, region: str = "brain", unit: str = "subject", slice
 def write_synthetic(slices: Slices, folder: Path, contrast: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Write as a run's synthetic slices what `change` makes of each subject's true ones (Z, S, S) in [0, 1]."""
     record = {"weights": "0123456789abcdef", "data": slices.info["data_hash"], "split": "test", "seed": 0}
-    paths.write_json(folder / "synthetic.json", record)
+    storage.write_json(folder / "synthetic.json", record)
     for subject in slices.subjects:
         synthetic = change((slices.images(slices.subject(subject), contrast) + 1) / 2)
         np.save(folder / f"{subject}.npy", np.round(np.clip(synthetic, 0, 1) * 65535).astype(np.uint16))
@@ -201,6 +202,16 @@ def some_slices(count: int, conditions: int = 3, size: int = 16) -> Batch:
     g = torch.Generator().manual_seed(count)
     target, others = (torch.rand(count, c, size, size, generator=g) * 2 - 1 for c in (1, conditions))
     return Batch(target, others, torch.ones(count, 1, size, size) > 0, torch.arange(count))
+
+
+def unmoved(method: Method, batch: Batch, steps: int) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """Take training steps; return the parameters that stayed as they were, and the last losses."""
+    before, state = {k: v.clone() for k, v in method.named_parameters()}, torch.random.get_rng_state()
+    for step in range(steps):
+        losses = method.training_step(batch, step)
+    assert torch.equal(state, torch.random.get_rng_state())  # nothing is drawn from the global state
+    assert all(v.isfinite().all() for v in (*losses.values(), *method.parameters()))
+    return [k for k, v in method.named_parameters() if torch.equal(v, before[k])], losses
 
 
 def hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
@@ -217,12 +228,20 @@ def cka_by_definition(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float
     return float(sums[0] / (sums[1] * sums[2]).sqrt())
 
 
-def run_cells(notebook: str, first: str, last: str, **given: object) -> dict[str, object]:
-    """Run a notebook's imports and its code cells from that with text `first` to that with `last`, on given names."""
+def run_cells(notebook: str, first: str, last: str, /, **given: object) -> dict[str, object]:
+    """Run a notebook's imports and its cells from that with text `first` to that with `last`, on given names.
+
+    Parameters that are not given have the notebook's own values.
+    """
     cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    start, end = (next(k for k, source in enumerate(sources) if text in source) for text in (first, last))
-    imports = [line for line in sources[1].splitlines() if line.startswith(("from ", "import "))]
-    for source in ("\n".join(imports), *sources[start : end + 1]):
-        exec(source, given)
-    return given
+    parameters, imports, *rest = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    start, end = (next(k for k, source in enumerate(rest) if text in source) for text in (first, last))
+    imports = [line for line in imports.splitlines() if line.startswith(("from ", "import "))]
+    names: dict[str, object] = {}
+    exec(parameters, names)
+    names |= given
+    for number, source in enumerate(("\n".join(imports), *rest[start : end + 1])):
+        name = f"<{notebook}, cell {number}>"
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # where `cache.kept` looks
+        exec(compile(source, name, "exec"), names)
+    return names

@@ -40,34 +40,36 @@ def mudiff(tmp_path, monkeypatch, capsys):
     return run
 
 
+def done(ended: tuple[int, str, str]) -> str:
+    """Return what a command that worked printed."""
+    code, out, err = ended
+    assert code == 0, err
+    return out
+
+
 def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path):
     root, split = cohort
     task = ["--dataset", "brats", "--target", "T1CE", "--profile", "smoke", "--device", "cpu"]
     task += [f"--set={field}={value}" for field, value in (SMALL | {"epochs": 1}).items()]
     data = ["--data-root", root, "--manifest", split, "--workers", 1]
-    code, out, err = mudiff("train", *task, *data)
-    assert code == 0, err
+    out = done(mudiff("train", *task, *data))
     run = tmp_path / "project/results/smoke/runs/brats_t1ce_mudiff"
     assert out.strip().endswith(str(run)) and (run / "weights.safetensors").is_file()
 
     subject, made = root / "Brats18_E_1", tmp_path / "out.nii.gz"
     request = ["--run", run, "--subject", subject, "--target", "t1ce", "--output", made]
-    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
-    assert code == 0, err
+    out = done(mudiff("synthesize", *request, "--device", "cpu"))
     real, mask = (subject / f"Brats18_E_1_{name}.nii.gz" for name in ("t1ce", "seg"))
     for protocol in ("masked", "released"):
         files = ["--real", real, "--synthetic", made, "--mask", mask]
-        code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
-        assert code == 0, err
+        out = done(mudiff("evaluate", *files, "--protocol", protocol))
         assert 0 < json.loads(out)["subject"]["psnr"] < 60
 
     task[task.index("T1CE")] = "Any"
-    code, out, err = mudiff("train", *task, *data, "--method", "linear")
-    assert code == 0, err
+    out = done(mudiff("train", *task, *data, "--method", "linear"))
     real.unlink()
     request = ["--run", out.strip(), "--subject", subject, "--output-dir", tmp_path / "completed"]
-    code, out, err = mudiff("synthesize", *request, "--device", "cpu")
-    assert code == 0, err
+    out = done(mudiff("synthesize", *request, "--device", "cpu"))
     completed = tmp_path / "completed/Brats18_E_1_t1ce_synthetic.nii.gz"
     assert out.split() == [str(completed)] and completed.is_file()
 
@@ -75,37 +77,30 @@ def test_from_nifti_to_a_synthetic_volume_and_its_score(mudiff, cohort, tmp_path
 def test_evaluate_tells_a_perfect_synthesis_from_one_at_half_brightness(mudiff, tmp_path, rng):
     truth = head(rng)
     unit = normalise(truth, "percentile")
-    volumes = {"real": truth, "perfect": unit, "half": unit / 2}
-    real, perfect, half = (write_nifti(tmp_path / f"{k}.nii.gz", data) for k, data in volumes.items())
-    scores = {}
-    for made in (perfect, half, real):
-        for protocol in ("masked", "released"):
-            files = ["--real", real, "--synthetic", made, "--mask", real]
-            code, out, err = mudiff("evaluate", *files, "--protocol", protocol)
-            scores[made.stem[:4], protocol] = json.loads(out)["subject"] if code == 0 else err
+    scored = np.where(truth, (truth - 500) / 150, -4).astype(np.float32)  # background below the tissue
+    images = {"real": truth, "perfect": unit, "half": unit / 2, "scored": scored, "signed": 2 * unit - 1}
+    files = {name: write_nifti(tmp_path / f"{name}.nii.gz", data) for name, data in images.items()}
+
+    def evaluate(real, made, *more):
+        given = ["--real", files[real], "--synthetic", files[made], "--mask", files["real"]]
+        code, out, err = mudiff("evaluate", *given, *more)
+        return json.loads(out) if code == 0 else err
+
+    perfect, half = (evaluate("real", made)["subject"] for made in ("perfect", "half"))
     best, inside = {"psnr": "inf", "ssim": 1.0, "mae": 0.0}, unit[truth > 0]
     low, high = window(truth, "percentile")
     clipped = np.mean((low + inside * (high - low) - truth[truth > 0]) ** 2)  # what the window hides
     own = pytest.approx(10 * np.log10(truth.max() ** 2.0 / clipped), rel=1e-5)
-    assert scores["perf", "masked"] == best | {"psnr_truth_scale": own}
-    assert scores["half", "masked"]["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
-    psnr = -10 * np.log10(np.mean((inside / 2) ** 2))
-    assert scores["half", "masked"]["psnr"] == pytest.approx(psnr, rel=1e-5)
-    assert scores["real", "released"] == best  # by its own window
-    assert "real.nii.gz: has values from 0 to" in scores["real", "masked"]
-    scored = np.where(truth, (truth - 500) / 150, -4).astype(np.float32)  # background below the tissue
-    for name, made, *given in (
-        ("real", scored, "--rescale"), ("scored", unit), ("scored", 2 * unit - 1, "--rescale"),
-        ("scored", 2 * unit - 1), ("scored", scored),
-    ):  # fmt: skip
-        files = [write_nifti(tmp_path / f"{k}.nii", v) for k, v in (("made", made), ("scored", scored))]
-        given += ["--real", {"real": real, "scored": files[1]}[name], "--synthetic", files[0], "--mask", real]
-        code, out, err = mudiff("evaluate", *given)
-        if code == 0:
-            assert json.loads(out)["rescaled"] == ("--rescale" in given)
-            assert json.loads(out)["subject"]["mae"] < 0.01  # a second window clips once more
-        else:
-            assert "--rescale" not in given and made is not unit and "--rescale normalises it" in err
+    assert perfect == best | {"psnr_truth_scale": own}
+    assert half["mae"] == pytest.approx(inside.mean() / 2, rel=1e-5)
+    assert half["psnr"] == pytest.approx(-10 * np.log10(np.mean((inside / 2) ** 2)), rel=1e-5)
+    assert evaluate("real", "real", "--protocol", "released")["subject"] == best  # by its own window
+    assert "real.nii.gz: has values from 0 to" in evaluate("real", "real")
+    for real, made, *rescaled in (("real", "scored", 1), ("scored", "perfect"), ("scored", "signed", 1)):
+        found = evaluate(real, made, *["--rescale"] * len(rescaled))
+        assert found["rescaled"] == bool(rescaled) and found["subject"]["mae"] < 0.01  # a second window clips more
+    for made in ("signed", "scored"):
+        assert "--rescale normalises it" in evaluate("scored", made)
 
 
 def test_verify_and_prepare(mudiff, cohort, tmp_path):
@@ -131,8 +126,7 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
     advice = err.partition("`mudiff ")[2].partition("`")[0].replace(" DIR", f" {root}").split()
     assert advice[:3] == ["prepare", "--dataset", "brats"] and "normalisation=minmax" in advice
     assert mudiff(*advice, "--manifest", split, "--workers", 1)[0] == 0
-    code, out, err = mudiff("train", *task)
-    assert code == 0, err
+    out = done(mudiff("train", *task))
     assert out.strip().endswith("brats_t1ce_mudiff_text")
 
 
@@ -161,7 +155,7 @@ def test_the_advice_of_train_can_be_followed(mudiff, cohort, tmp_path):
         ),
         ("synthesize --run r --subject s --output-dir o --output o.nii --target t1", "or --output-dir alone"),
         ("nonsense", "No such command"),
-        ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "a.nii: file not found"),
+        ("evaluate --real a.nii --synthetic b.nii --mask c.nii", "(file not found); copy or download"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(mudiff, arguments, words):
@@ -199,8 +193,7 @@ def test_published_weights_become_a_run(mudiff, cohort, tmp_path):
         assert code == (2 if words else 0) and words in err, err
     assert not (tmp_path / "other").exists()
     task = ["--run", run, "--subject", cohort[0] / "Brats18_A_1", "--target", "T1CE", "--output", made]
-    code, _, err = mudiff("synthesize", *task, "--device", "cpu")
-    assert code == 0, err
+    done(mudiff("synthesize", *task, "--device", "cpu"))
     assert nibabel.load(made).shape == (20, 26, 12)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOMS = (
-    ["errors", "paths", "cache"], ["data"], ["phantoms"], ["settings"], ["model"], ["methods"], ["training"],
-    ["synthesis"], ["evaluation"], ["analyses", "plots"],  # side by side: neither imports the other
+    ["errors", "paths", "storage", "cache"], ["data"], ["phantoms"], ["settings"], ["model"], ["methods"],
+    ["training"], ["synthesis"], ["evaluation"], ["analyses", "plots"],  # side by side: neither imports the other
     ["explorer"], ["workflow"], ["cli"],
 )  # fmt: skip
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -42,6 +42,6 @@ def test_imports_go_downward():
 def test_what_the_snakefile_imports_is_light():
     """Torch or matplotlib there would cost seconds at every call."""
     heavy = {"torch", "matplotlib", "papermill", "nilearn", "nbconvert", "skimage"}
-    for module in ("settings", "paths", "data/datasets", "training/profiles", "workflow/artefacts"):
+    for module in ("settings", "paths", "storage", "data/datasets", "training/profiles", "workflow/artefacts"):
         top = imported(ast.parse((PACKAGE / f"{module}.py").read_text()).body)
         assert not {name.split(".")[0] for name in top} & heavy, module

@@ -1,24 +1,21 @@
 """Trained runs on test subjects: on those of their own cohort, and on a cohort that no training saw."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import dataset as slice_cache
-from mudiff.data import datasets, files, manifests, prepare
+from mudiff.data import files, manifests, prepare
 from mudiff.errors import MudiffError
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
 SUBJECTS = {"smoke": 2, "demo": 4}
 """Profile -> unseen subjects; of any other 20, as many as the paper takes from BraTS 2021."""
-
-TARGETS = {"demo": ("t1ce",)}
-"""Profile -> targets that are synthesised for unseen subjects; of any other all. T1CE is the hardest."""
 
 SEED, SCANNER = 2021, 1
 """Seed and scanner of the unseen phantoms; the training cohorts have those of `phantoms.cohort.write_cohort`."""
@@ -90,7 +87,7 @@ def unseen(
 def _trained(cohort: Cohort) -> dict[str, Any]:
     """Return the records of the training and validation subjects; none where the folder is not there."""
     file = cohort.prepared / "prepared.json"
-    records = paths.read_json(file)["subjects"] if file.is_file() else {}
+    records = storage.read_json(file)["subjects"] if file.is_file() else {}
     return {subject: record for subject, record in records.items() if record["split"] != "test"}
 
 
@@ -102,7 +99,7 @@ def _draft(cohort: Cohort, root: Path, file: Path, count: int) -> Path:
     if not free:
         raise MudiffError(f"{root}: every subject was trained on; pass the folder of other subjects.")
     drawn = sorted(np.random.default_rng(SEED).permutation(free)[:count])
-    paths.write_text(file, "\n".join(["subject,split", *(f"{subject},test" for subject in drawn)]) + "\n")
+    storage.write_text(file, "\n".join(["subject,split", *(f"{subject},test" for subject in drawn)]) + "\n")
     return file
 
 
@@ -121,13 +118,3 @@ def _check_apart(cohort: Cohort, records: Mapping[str, Any], names: Iterable[str
 
 def _contents(record: Mapping[str, Any]) -> set[str]:
     return {source["sha256"] for name, source in record["sources"].items() if name != "mask"}
-
-
-def runs(profile: str, dataset: str, targets: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Return target -> methods of the profile's runs on a dataset; of all targets, or of those named."""
-    every = {t: methods for (name, t), methods in profiles.profile(profile).runs.items() if name == dataset}
-    chosen = {target: every[target] for target in map(datasets.contrast, targets or every) if target in every}
-    if not chosen:
-        known = ", ".join(every) or "-"
-        raise MudiffError(f"profile {profile!r} has no such run on {dataset}: choose of {known}.")
-    return chosen

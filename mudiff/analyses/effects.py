@@ -1,12 +1,10 @@
-"""Effects of single differences: short trainings on phantoms, and the same weights sampled another way."""
+"""Effects of single differences: short trainings on phantoms."""
 
-import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,17 +13,13 @@ from mudiff import paths
 from mudiff.cache import file_hash, kept
 from mudiff.data import dataset, manifests
 from mudiff.data.prepare import prepare
-from mudiff.evaluation import metrics, tables
+from mudiff.evaluation import metrics
 from mudiff.phantoms import cohort
 from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
 
-if TYPE_CHECKING:
-    from mudiff.methods.base import Method
-
 DATASET, TARGET = "brats", "t1ce"  # the paper's task for all analyses
 SEED = 1024  # of the base and of every change; repetitions count on from it
-SAMPLINGS = 3  # seeds of the sampler, of the base of E-1, E-4 and E-5
 
 _SIZES = {
     "image_size": 32, "width": 8, "multipliers": (1, 2), "blocks": 1, "embedding": 32, "critic_width": 4,
@@ -48,7 +42,7 @@ class Extent:
     repeats: int  # trainings of each change
     sizes: Mapping[str, Any]  # fields of `Settings` of every training
     changes: tuple[str, ...] = ()  # which of `CHANGES` are trained; empty for all
-    images: int = 24  # test slices for the effects of evaluation and sampling
+    images: int = 24  # test slices for the effects of evaluation and sampling, which notebook 13 measures
     steps: int = 1000  # E-4: sampling steps in the place of 4,
     step_images: int = 4  # and on how many slices
 
@@ -179,105 +173,3 @@ def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subject
         slope, offset = np.polyfit(own[part][linear], common[part][linear], 1)
         result[part] = np.clip(slope * synthetic[part] + offset, 0, 1)
     return result
-
-
-def compare(name: str, change: str, base: Sequence[float], changed: Sequence[float], n: int) -> dict[str, Any]:
-    """Compare the PSNR of a change, of the first m seeds, with the base, of all; the interval is that of other seeds.
-
-    Notebook 13 has its equation; NaN with one seed. `name` is an id of the register, `n` counts test slices.
-    """
-    from scipy import stats
-
-    seeds, m = len(base), len(changed)
-    first, second = float(np.mean(base[:m])), float(np.mean(changed))
-    spread = np.std(base, ddof=1) if seeds > 1 else math.nan
-    reach = float(stats.t.ppf(0.975, seeds - 1) * spread * math.sqrt(2 / m))
-    row = {"id": name, "change": change, "base": first, "changed": second, "difference": second - first}
-    row |= {"low": row["difference"] - reach, "high": row["difference"] + reach}
-    return row | {"n": n, "seeds": seeds, "repeats": m}
-
-
-def training_effects(profile: str) -> pd.DataFrame:
-    """Return the effects of the profile's changes, in the columns of `compare`; trains what is not trained yet."""
-    from tqdm.auto import tqdm
-
-    chosen = extent(profile)
-    names = chosen.changes or tuple(CHANGES)
-    work = [("base", k) for k in range(chosen.seeds)] + [(c, k) for c in names for k in range(chosen.repeats)]
-    scores: dict[str, list[dict[str, float]]] = {}
-    for name, repeat in tqdm(work, desc="short trainings", unit="training", disable=None):
-        scale = "percentile" if name == "base" else CHANGES[name].fields.get("normalisation", "percentile")
-        scores.setdefault(name, []).append(score(profile, train_one(profile, name, repeat), scale))
-    base, n = [one["psnr"] for one in scores["base"]], chosen.subjects[2] * chosen.slices
-    rows = [compare(*CHANGES[name][:2], base, [one["psnr"] for one in scores[name]], n) for name in names]
-    own = [one["own"] for one in scores.get("minmax", ())]
-    return pd.DataFrame(rows + ([compare("B-4", "min-max, each on its own scale", base, own, n)] if own else []))
-
-
-class Source(NamedTuple):
-    """Folders of a trained run and of the phantoms that it is tried on, and what they are."""
-
-    run: Path
-    prepared: Path
-    words: str
-
-
-def source(profile: str) -> Source:
-    """Return the profile's MU-Diff run of T1CE on phantoms; where there is none, the base of the short trainings."""
-    run = paths.run(profile, profiles.settings(profile, DATASET, TARGET, "mudiff").run_name)
-    if (run / "weights.safetensors").is_file() and tables.origin(profile).startswith("generated"):
-        return Source(run, paths.prepared(profile, DATASET), f"run {run.name} of profile {profile}")
-    base = train_one(profile)
-    return Source(base, prepared(profile), "the base of the short trainings")
-
-
-def chosen_slices(slices: dataset.Slices, count: int) -> np.ndarray:
-    """Return up to `count` evenly spaced test slices, with lesions if any has one, else of the brain."""
-    every = np.arange(len(slices))
-    with_lesion = every[(slices.lesion(every) > 0).any(axis=(1, 2))]
-    usable = with_lesion if len(with_lesion) else every[slices.brain(every).any(axis=(1, 2))]
-    return usable[np.unique(np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int))]
-
-
-def sampled(
-    method: "Method", slices: dataset.Slices, indices: np.ndarray, seeds: int = 1, **changes: Any
-) -> pd.DataFrame:
-    """Return the PSNR (protocol ``masked``, dB) of some slices, a row for each seed of the sampling.
-
-    `changes` are fields of `Settings` that decide the diffusion process: ``steps``, ``posterior``.
-    """
-    from mudiff.model.diffusion import Schedule
-    from mudiff.synthesis import sample
-
-    real, brain = (slices.images(indices, TARGET) + 1) / 2, slices.brain(indices)
-    subjects, other = slices.index.subject.to_numpy()[indices], copy.deepcopy(method)
-    other.schedule = Schedule.variance_preserving(method.settings.replace(**changes)).to(method.device)
-    drawn = [sample.sample_slices(other, slices, indices, seed) for seed in range(seeds)]
-    return pd.DataFrame({"psnr": [psnr(real, y, brain, subjects) for y in drawn]})
-
-
-def sampling_effects(profile: str) -> pd.DataFrame:
-    """Return the effects of E-1, E-4 and E-5 on the run of `source`, in the columns of `compare`."""
-    from mudiff.methods.base import build
-    from mudiff.training import runs
-
-    chosen, found = extent(profile), source(profile)
-    slices = dataset.open_slices(found.prepared, "test")
-    many, few = (chosen_slices(slices, count) for count in (chosen.images, chosen.step_images))
-    method = runs.load(found.run, runs.default_device())
-    untrained = build(method.settings).to(method.device).eval()  # with the weights that it began with
-    identity = [file_hash(found.run / "weights.safetensors"), slices.info["data_hash"]]
-
-    def scores(name: str, sampler: "Method", indices: np.ndarray, seeds: int = 1, **changes: Any) -> list:
-        path = folder(profile) / "sampling" / f"{name}.csv"
-        compute = partial(sampled, sampler, slices, indices, seeds, **changes)
-        return kept(path, compute, *identity, indices.tolist(), seeds, changes).psnr.tolist()
-
-    base, fewer = (scores(f"base_{len(indices)}", method, indices, SAMPLINGS) for indices in (many, few))
-    steps = f"T = {chosen.steps} with weights of T = {method.settings.steps}"
-    rows = (
-        ("E-1", "Eq. 31 as printed", base, scores("printed", method, many, posterior="printed"), len(many)),
-        ("E-4", steps, fewer, scores(f"steps_{chosen.steps}", method, few, steps=chosen.steps), len(few)),
-        ("E-5", "weights not loaded, in silence", base, scores("not_loaded", untrained, many), len(many)),
-    )
-    return pd.DataFrame([compare(*row) for row in rows])

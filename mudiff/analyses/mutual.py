@@ -1,7 +1,6 @@
 """What F1 and F2 learn from each other: how alike their layers are, and their predictions apart and averaged."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from mudiff.data import datasets
 from mudiff.data.dataset import UINT16_MAX, Slices, check, open_slices
 from mudiff.data.masks import lesion_mask
 from mudiff.errors import MudiffError
-from mudiff.evaluation import cka, metrics
+from mudiff.evaluation import cka
 from mudiff.methods.base import Method, build
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.generators import StructureNetwork, TextureNetwork
@@ -168,39 +167,3 @@ def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, 
     lesion = lesion_mask(slices.lesion(indices), datasets.dataset(settings.dataset).dilate)
     masks = {"brain": slices.brain(indices), "lesion": lesion}
     return (slices.images(indices, settings.target) + 1) / 2, masks
-
-
-def alone(method: Method, network: int) -> Method:
-    """Return the method with a sampler that follows network 1 or 2 (it still gets F1's prediction), not Eq. 31."""
-    follower = copy.copy(method)
-    follower.predict = lambda *given: (method.predict(*given)[network - 1],)
-    return follower
-
-
-def scores(trained: Trained, every: int = 1, apart: bool = False) -> pd.DataFrame:
-    """Score the predictions of every test subject on every k-th slice, protocol masked, kept.
-
-    With `apart` each network also samples alone, from the same noise. One row per prediction (f1, f2, mutual; "f1
-    alone", "f2 alone"), region (brain, lesion) and subject: psnr, ssim, mae; NaN where a subject has no lesion.
-    """
-    if every < 1:
-        raise MudiffError(f"every = {every}: choose 1 (all slices) or more.")
-    method, slices = trained.method, trained.slices
-
-    def compute() -> pd.DataFrame:
-        rows = []
-        for subject in slices.subjects:
-            here = slices.subject(subject)[::every]
-            images = {name: x[::every] for name, x in predictions(trained, subject).items()}
-            for network in (1, 2) if apart else ():
-                images[f"f{network} alone"] = sample.sample_slices(alone(method, network), slices, here)
-            real, masks = truth(trained, here)
-            for region, mask in masks.items():
-                row = {"region": region, "subject": subject}
-                for name, stack in images.items():
-                    found = metrics.score_subject(real, stack, mask, "masked")[1]
-                    rows.append({"prediction": name} | row | found)
-        return pd.DataFrame(rows)
-
-    path = trained.folder / f"scores{'_apart' if apart else ''}.csv"
-    return cache.kept(path, compute, *trained.key, every)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import dataset
 from mudiff.errors import MudiffError
 from mudiff.model.diffusion import slice_seed
@@ -154,10 +154,10 @@ def train(profile: str, recipe: Recipe | None = None) -> nn.Module:
         found = opened.metadata()
     if found != made_from:
         log, weights = _train(network, recipe, prepared)
-        paths.write_text(folder(profile) / "training.csv", log.to_csv(index=False, lineterminator="\n"))
-        with paths.atomic_write(file) as temporary:
+        storage.write_text(folder(profile) / "training.csv", log.to_csv(index=False, lineterminator="\n"))
+        with storage.atomic_write(file) as temporary:
             save_file(weights, temporary, made_from)
-    network.load_state_dict(paths.read_weights(file, "weights", "delete it"))
+    network.load_state_dict(storage.read_weights(file, "weights", "delete it"))
     return network.eval()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.data import datasets
 from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
@@ -25,7 +25,7 @@ RECORD = {
     "subject": str, "split": str, "fingerprint": str, "sources": {str: {"sha256": str}}, "first_slice": _COUNT,
     "slices": _COUNT, "notes": [str], "phantom": bool, "shape": [int], "affine": [[float]],
 }  # fmt: skip
-"""What the JSON file of a prepared subject must hold, see `paths.check_form`."""
+"""What the JSON file of a prepared subject must hold, see `storage.check_form`."""
 _INFO = {
     "settings": {"dataset": str, "image_size": _COUNT}, "fingerprint": str, "data_hash": str, "failed": {str: str},
     "subjects": {str: RECORD}, "warnings": [str],
@@ -98,7 +98,7 @@ class Slices:
     def _open(self, subject: str, suffix: str) -> np.ndarray:
         path, side = self._folder / (subject + suffix), self.image_size
         channels, kind = (len(self.contrasts), np.uint16) if suffix == ".npy" else (2, np.uint8)
-        with paths.reading(path, "prepared slices", "delete it and run `mudiff prepare`"):
+        with storage.reading(path, "prepared slices", "delete it and run `mudiff prepare`"):
             array = _map(path, path.stat().st_mtime_ns)
             if array.dtype != kind or array.shape != (len(self._rows[subject]), channels, side, side):
                 raise ValueError(f"an array of {array.dtype} {array.shape}")
@@ -115,7 +115,7 @@ def open_slices(folder: Path, split: str) -> Slices:
     folder = Path(folder)
     datasets.known("split", split, SPLITS)
     info = read_info(folder)
-    with paths.reading(folder / "slices.csv", "index of slices", "run `mudiff prepare` again"):
+    with storage.reading(folder / "slices.csv", "index of slices", "run `mudiff prepare` again"):
         types = {"split": str, "subject": str, "slice": int}
         table = pd.read_csv(folder / "slices.csv", dtype=types, keep_default_na=False)
         prepared = {(record["split"], name): record["slices"] for name, record in info["subjects"].items()}
@@ -143,7 +143,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "prepared.json"
     if not path.is_file():
         raise MudiffError(f"{folder}: no prepared slices; run `mudiff prepare`, or `mudiff train` with --data-root.")
-    info = paths.read_json(path, _INFO)
+    info = storage.read_json(path, _INFO)
     if failed := info["failed"]:
         total, rest = len(failed) + len(info["subjects"]), f" (the rest: {path})" if len(failed) > 3 else ""
         raise MudiffError(
@@ -156,5 +156,5 @@ def read_info(folder: Path) -> dict[str, Any]:
 def origin(folder: Path) -> str:
     """Return what was prepared: ``phantoms``, ``patients``, or ``unknown`` (nothing, both, or not recorded)."""
     record = Path(folder) / "prepared.json"
-    phantoms = paths.read_json(record).get("phantoms") if record.is_file() else None
+    phantoms = storage.read_json(record).get("phantoms") if record.is_file() else None
     return {True: "phantoms", False: "patients"}.get(phantoms, "unknown")

@@ -81,15 +81,23 @@ def find_contrasts(folder: Path) -> Files:
 
 
 def left_out(found: Files, *missing: str) -> str:
-    """Name files beside those of a subject that look like missing contrasts but are none: ``; left out: ...``."""
+    """Name files among those of a subject that look like missing contrasts but are none: ``; left out: ...``.
+
+    Where the ``mask`` is missing, any volume that is no contrast may be it.
+    """
     words = "|".join(word for word, contrast in _CONTRASTS.items() if contrast in missing)
-    looks = re.compile(rf"^(?!.*_synthetic)(?:.*[^a-z0-9])?(?:{words})(?![a-z0-9]).*{_NIFTI}", re.IGNORECASE)
+    name = rf"(?:.*[^a-z0-9])?(?:{words})(?![a-z0-9])"
+    places = {file for path in found.values() for file in path.parent.iterdir()}
+    if "mask" in missing:
+        folder = os.path.commonpath([path.parent for path in found.values()])
+        name, places = "", {*_walk(Path(folder))} - {*found.values()}
+    looks = re.compile(rf"^(?!.*_synthetic){name}.*{_NIFTI}", re.IGNORECASE)
     subjects = {claim[0] for path in found.values() if (claim := _claim(_LAYOUTS, path))}
     names = []
-    for beside in sorted({file for path in found.values() for file in path.parent.iterdir()}):
-        subject, taken, variant = _claim(_LAYOUTS, beside) or (None, "", "its name fits no layout")
-        if looks.search(beside.name) and subject in {None, *subjects}:
-            names.append(f"{beside.name} ({variant or taken})")
+    for beside in sorted(places):
+        if looks.search(beside.name):
+            subject, taken, variant = _claim(_LAYOUTS, beside) or (None, "", "its name fits no layout")
+            names += [f"{beside.name} ({variant or taken})"] * (subject in {None, *subjects})
     return f"; left out: {', '.join(names[:3])}" if names else ""
 
 

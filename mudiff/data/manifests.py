@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets, files
 from mudiff.errors import MudiffError
 
@@ -30,12 +30,8 @@ def read_manifest(dataset: str, path: Path | None = None) -> pd.DataFrame:
             f"dataset {dataset!r} has no published split: pass --manifest FILE (columns subject, split); "
             f"`mudiff verify --dataset {dataset} --data-root DIR --write-manifest FILE` drafts one."
         )
-    try:
+    with storage.reading(path, "readable CSV", "check --manifest, and save the file as UTF-8"):
         table = _read_table(Path(path))
-    except FileNotFoundError:
-        raise MudiffError(f"{path}: manifest not found; check --manifest.") from None
-    except (OSError, ValueError) as error:  # of pandas and of UTF-8, too
-        raise MudiffError(f"{path}: no readable CSV ({' '.join(str(error).split())}); save it as UTF-8.") from None
     if sorted(column for column in table.columns if column in ("subject", "split")) != ["split", "subject"]:
         raise MudiffError(f"{path}: has columns {', '.join(table.columns)}; expected subject, split, each once.")
     table = table.loc[:, ~table.columns.duplicated()].reindex(columns=["subject", "split", "reason"], fill_value="")
@@ -139,5 +135,5 @@ def draft_manifest(dataset: str, root: Path, path: Path, seed: int = 1024) -> pd
     lines = [(s, splits[files.patient(s)], "") for s in subjects]
     lines += [(s, "excluded", reason) for s, reason in reasons.items()]
     table = pd.DataFrame(sorted(lines), columns=["subject", "split", "reason"])
-    paths.write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    storage.write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return table

@@ -1,6 +1,5 @@
 """Where the brain is, and where the lesion (section "Evaluation procedure")."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from mudiff.data import datasets
-from mudiff.data.files import Files
+from mudiff.data.files import Files, left_out
 from mudiff.data.volumes import Volume, read
 from mudiff.errors import MudiffError
 
@@ -58,15 +57,10 @@ def found_labels(mask: Volume | None) -> list[int]:
 
 def missing_masks(dataset: str, found: dict[str, Files]) -> dict[str, str]:
     """Return the subjects without a mask of a dataset that has masks: subject -> what to do about it."""
-    known, messages = {file for own in found.values() for file in own.values()}, {}
-    for subject, own in found.items() if datasets.dataset(dataset).lesions else ():
-        if own and "mask" not in own:
-            folder = Path(os.path.commonpath([file.parent for file in own.values()]))
-            others = sorted(p.name for p in folder.rglob("*.[nN][iI][iI]*") if p not in known)[:3]
-            hint = f" (is it {', '.join(others)} in {folder}? rename it)" if others else ""
-            remedy = "add it, exclude the subject, or pass --allow-missing-masks to count it as free of lesions"
-            messages[subject] = f"{subject}: has no lesion mask{hint}; {remedy}."
-    return messages
+    remedy = "add it, exclude the subject, or pass --allow-missing-masks to count it as free of lesions"
+    without = {s: own for s, own in found.items() if own and "mask" not in own}
+    without = without if datasets.dataset(dataset).lesions else {}
+    return {s: f"{s}: has no lesion mask{left_out(own, 'mask')}; {remedy}." for s, own in without.items()}
 
 
 def convention(dataset: str, labels: dict[str, list[int]], given: str | None = None) -> str | None:

@@ -1,9 +1,7 @@
 """From NIfTI to the slice cache (section "Datasets")."""
 
 import dataclasses
-import itertools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,7 @@ import pandas as pd
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.data import datasets, files, volumes
 from mudiff.data.dataset import RECORD, UINT16_MAX, Preparation
 from mudiff.data.doubts import copies, doubts
@@ -51,12 +49,12 @@ def prepare(
     for wrong in leaks(splits, sure=True).values():
         raise MudiffError(f"{data_root}: {wrong}")
     chosen = datasets.dataset(preparation.dataset)
-    used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
-    sources = {s: {c: f for c, f in found[s].items() if c in used} for s in splits if s in found}
-    failed = {s: problem for s, problem in problems.items() if s in splits}
     if not allow_missing_masks:
-        failed |= {s: problem for s, problem in missing_masks(preparation.dataset, found).items() if s in splits}
-    sources = {s: own for s, own in sources.items() if s not in failed}
+        problems |= missing_masks(preparation.dataset, found)
+    failed = {s: problem for s, problem in problems.items() if s in splits}
+    used = {*chosen.contrasts, "mask"} if chosen.lesions else {*chosen.contrasts}
+    ready = [s for s in splits if s in found and s not in failed]
+    sources = {s: {c: file for c, file in found[s].items() if c in used} for s in ready}
     records = _finished(preparation, folder, splits, sources)
     jobs = [(preparation, s, splits[s], own, folder) for s, own in sources.items() if s not in records]
     for (_, subject, *_), result in each_subject(_prepare_subject, jobs, workers, "prepare", progress):
@@ -111,9 +109,9 @@ def _prepare_subject(preparation: Preparation, subject: str, split: str, found: 
     sources = {c: {**_state(path), "sha256": cache.file_hash(path)} for c, path in found.items()}
     record |= {"subject": subject, "split": split, "fingerprint": preparation.fingerprint(), "sources": sources}
     for suffix, array in ((".npy", images), (".masks.npy", masks)):
-        with paths.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
+        with storage.atomic_write(folder / split / f"{subject}{suffix}") as temporary:
             np.save(temporary, array, allow_pickle=False)
-    paths.write_json(folder / split / f"{subject}.json", record)
+    storage.write_json(folder / split / f"{subject}.json", record)
     return record
 
 
@@ -174,11 +172,9 @@ def _finished(
     """Return the records of the subjects that are prepared already, and delete what is out of date."""
     kept = {}
     # Names that begin with a dot are what a killed process was writing.
-    records = {p: paths.read_json(p, RECORD) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
+    records = {p: storage.read_json(p, RECORD) for split in SPLITS for p in folder.glob(f"{split}/[!.]*.json")}
     if any(record["fingerprint"] != preparation.fingerprint() for record in records.values()):
-        aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{folder.name}.old-{n}")).exists())
-        print(f"{folder}: holds slices of other settings; moved to {aside.name}.", file=sys.stderr)
-        folder.rename(aside)
+        storage.move_aside(folder, "slices of other settings")
         return {}
     for path, record in records.items():
         subject, arrays = record["subject"], [path.with_suffix(suffix) for suffix in (".npy", ".masks.npy")]
@@ -211,7 +207,7 @@ def _write_index(
     ordered = sorted(records.items(), key=lambda item: SPLITS.index(item[1]["split"]))
     rows = [(r["split"], s, r["first_slice"] + number) for s, r in ordered for number in range(r["slices"])]
     index = pd.DataFrame(rows, columns=["split", "subject", "slice"])
-    paths.write_text(folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
+    storage.write_text(folder / "slices.csv", index.to_csv(index=False, lineterminator="\n"))
     phantoms = {record.get("phantom") for record in records.values()}
     warnings = [*warnings, *(f"{s}: {note}" for s, record in records.items() for note in record["notes"])]
     identity = [preparation.fingerprint(), subjects, contents]  # no paths and no dates
@@ -221,5 +217,5 @@ def _write_index(
         "data_hash": cache.digest(*identity, *([release] if release == "2024" else [])), "labels": release,
         "subjects": records, "failed": failed, "warnings": warnings,
     }  # fmt: skip
-    paths.write_json(folder / "prepared.json", summary)
+    storage.write_json(folder / "prepared.json", summary)
     return summary

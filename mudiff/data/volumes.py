@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -13,16 +12,12 @@ import numpy as np
 from nibabel import imageglobals
 from scipy import ndimage
 
-from mudiff import __version__, paths
+from mudiff import __version__, storage
 from mudiff.errors import MudiffError
 
 imageglobals.logger.disabled = True  # what it repairs in a header is no second line of an error
 nibabel.Nifti1Header.quaternion_threshold = 1e-5  # a unit quaternion that rounding made longer is one
 
-_UNREADABLE = (
-    *(OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError),
-    *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
-)
 _REMEDY = "copy or download the file again"
 _REPLACE = "replace the file or exclude the subject"
 _POINTERS = {
@@ -105,34 +100,23 @@ def save_volume(path: Path, data: np.ndarray, like: Volume) -> None:
     header["aux_file"], header["descrip"] = b"", f"synthetic, mudiff {__version__}".encode()
     header.extensions.clear()
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    with paths.atomic_write(Path(path)) as temporary:
+    with storage.atomic_write(Path(path)) as temporary:
         nibabel.save(kind(data.astype(np.float32).reshape(shape), like.affine, header), temporary)
 
 
 def read(path: Path) -> Volume:
     """Read voxels (X, Y, Z; a fourth axis of length one is dropped), by content; checks all but the values."""
     path = Path(path)
-    try:
+    if path.is_symlink() and not path.exists():
+        raise MudiffError(f"{path}: is a link to a file that is not here; {_REMEDY} (`datalad get`).")
+    with storage.reading(path, "NIfTI that can be read to its end", _REMEDY):
         image = _image(path)
         data = image.get_fdata(dtype=np.float32, caching="unchanged")
         affine = image.affine
-    except FileNotFoundError:
-        where = "is a link to a file that is not here" if path.is_symlink() else "file not found"
-        raise MudiffError(f"{path}: {where}; {_REMEDY}{' (`datalad get`)' * path.is_symlink()}.") from None
-    except MemoryError:
-        raise MudiffError(
-            f"{path}: needs more memory than is free; use fewer --workers, or a larger machine."
-        ) from None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise MudiffError(f"{path}: cannot be read as NIfTI to its end ({reason}); {_REMEDY}.") from None
     sides = np.linalg.norm(affine[:3, :3], axis=0)
-    known = np.isfinite(affine).all() and abs(affine).max() < 1e6 and sides.min() > 1e-6
-    if (
-        not known
-        or abs(np.linalg.det(affine[:3, :3] / sides)) < 1e-3
-        or np.isnan(nibabel.io_orientation(affine)).any()
-    ):
+    placed = np.isfinite(affine).all() and abs(affine).max() < 1e6 and sides.min() > 1e-6
+    placed = placed and abs(np.linalg.det(affine[:3, :3] / sides)) >= 1e-3
+    if not placed or np.isnan(nibabel.io_orientation(affine)).any():
         raise MudiffError(f"{path}: its affine gives the voxels no position; repair the header.")
     return Volume(data.reshape(data.shape[:3], order="A"), affine, image.header, path)
 
@@ -149,7 +133,7 @@ def _image(path: Path) -> nibabel.Nifti1Pair:
     kinds = (nibabel.Nifti1Pair, nibabel.Nifti2Pair) if pair else (nibabel.Nifti1Image, nibabel.Nifti2Image)
     kind = next((kind for kind in kinds if kind.header_class.may_contain_header(header)), None)
     if kind is None:
-        raise MudiffError(f"{path}: cannot be read as NIfTI to its end (no NIfTI header); convert it, or {_REMEDY}.")
+        raise ValueError("no NIfTI header; convert other formats")
     image = kind.from_file_map(kind.make_file_map({"header": BytesIO(header), "image": BytesIO(voxels)}))
     if image.get_data_dtype().kind not in "iuf":
         raise MudiffError(f"{path}: voxels are {image.get_data_dtype()}, not numbers; convert the file.")

@@ -1,4 +1,4 @@
-"""Statements of the paper beside what was found here: three rules, and the record that notebook 14 shows.
+"""Statements of the paper beside what was found here: two rules, and the record that notebook 14 shows.
 
 A statement is decided where its number is made, by one rule and one metric (PSNR of protocol ``masked``, unless it is
 of another). Subjects are the unit. A part of the method (an ablation) is never decided: its unit is the training.
@@ -65,12 +65,6 @@ def number(value: float, threshold: float, margin: float, unit: str, above: bool
     side = (value - threshold) * (1 if above else -1)
     verdict = SUPPORTED if side > margin else CONTRADICTED if side < -margin else OPEN
     return Finding(float(value), np.nan, np.nan, unit, n, f"threshold {threshold:g} ± {margin:g}", verdict)
-
-
-def near(ours: float, paper: float, limit: float, unit: str, n: int) -> Finding:
-    """Decide whether a number of profile ``paper`` is within `limit` of the published one."""
-    found = number(abs(ours - paper), limit, 0.0, unit, above=False, n=n)
-    return found._replace(value=float(ours), detail=f"paper: {paper:g}, limit {limit:g}")
 
 
 def record(profile: str, notebook: str, found: Sequence[tuple[str, str, Finding]]) -> pd.DataFrame:

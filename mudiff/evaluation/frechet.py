@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 
 
@@ -19,16 +19,14 @@ class Inception(nn.Module):
         file = "weights-inception-2015-12-05-6cffb8f4.pth"
         advice = f"fetch {file} from the releases of github.com/toshas/torch-fidelity"
         # torch-fidelity unpickles whatever it is given: let through only what holds tensors alone.
-        paths.read_weights(weights, "Inception weights", advice)
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
+        storage.read_weights(weights, "Inception weights", advice)
+        with storage.reading(weights, "Inception weights", advice):
+            try:
+                from torchmetrics.image.fid import NoTrainInceptionV3
 
-            self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], str(weights))
-        except ImportError:
-            raise MudiffError("Inception features need `pip install torch-fidelity`.") from None
-        except Exception as error:  # torch raises many kinds for files that hold something else
-            reason = str(error).splitlines()[:1]
-            raise MudiffError(f"{weights}: no Inception weights ({reason}); {advice}.") from None
+                self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], str(weights))
+            except ImportError:
+                raise MudiffError("Inception features need `pip install torch-fidelity`.") from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, 2048) of images (B, 1, S, S) in [0, 1]."""

@@ -188,10 +188,8 @@ def evaluate(
     rows = [{"slice": z} | _plain(scores) for z, scores in enumerate(slices) if not math.isnan(scores["mae"])]
     if protocol == "masked":
         low, high = window(loaded["real"].data, normalisation, real)
-        inside, original = (
-            lesion_mask(stacks[2], dilate),
-            to_slices(loaded["real"].data, affine)[0].astype(np.float64),
-        )
+        inside = lesion_mask(stacks[2], dilate)
+        original = to_slices(loaded["real"].data, affine)[0].astype(np.float64)
         error = (low + (high - low) * stacks[1] - original)[inside]
         subject["psnr_truth_scale"] = _psnr(np.mean(error**2), original.max())
     how = {"protocol": protocol, "dilated": dilate, "rescaled": rescale}

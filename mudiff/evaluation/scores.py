@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.cache import file_hash, kept
 from mudiff.data import dataset, datasets
 from mudiff.data.masks import lesion_mask
@@ -68,7 +68,7 @@ def check_record(folder: Path, run: Path, data_hash: str, profile: str) -> dict[
     path, command = folder / "synthetic.json", f"`snakemake --config profile={profile}`"
     if not path.is_file():
         raise MudiffError(f"{folder}: run {run.name} has no synthetic test slices; make them with {command}.")
-    record = paths.read_json(path)
+    record = storage.read_json(path)
     weights, present = run / "weights.safetensors", {"data": data_hash}
     if weights.is_file():
         present["weights"] = file_hash(weights)

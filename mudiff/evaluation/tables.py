@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import dataset, datasets
 from mudiff.errors import MudiffError
 from mudiff.evaluation import metrics
@@ -129,13 +129,13 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write numbers: six digits, which stay equal when the same numbers are summed in another order; NA."""
-    paths.write_text(path, frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n"))
+    storage.write_text(path, frame.to_csv(index=False, float_format="%.6g", na_rep="NA", lineterminator="\n"))
 
 
 def write(path: Path, tables: Tables, text: str) -> None:
     """Write tables of text as ``.md`` and ``.tex`` under one caption; `path` has no suffix."""
-    paths.write_text(path.with_name(f"{path.name}.md"), markdown(tables, text))
-    paths.write_text(path.with_name(f"{path.name}.tex"), latex(tables, text))
+    storage.write_text(path.with_name(f"{path.name}.md"), markdown(tables, text))
+    storage.write_text(path.with_name(f"{path.name}.tex"), latex(tables, text))
 
 
 def _named(tables: Tables) -> list[tuple[str, pd.DataFrame]]:

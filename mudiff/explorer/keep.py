@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data import volumes
 from mudiff.data.slices import from_slices
 from mudiff.errors import MudiffError
@@ -42,7 +42,7 @@ def save(explorer: Explorer, view: View, folder: Path, contribution: pd.DataFram
         native = from_slices(image[None].astype(np.float32), slice_alone)
         volumes.save_volume(own / f"{name}.nii.gz", native, like)
     record = {"run": str(explorer.run), "subject": explorer.subject.source, "view": dataclasses.asdict(view)}
-    paths.write_json(own / "view.json", record)
+    storage.write_json(own / "view.json", record)
     return own
 
 
@@ -61,7 +61,9 @@ def _images(explorer: Explorer, view: View) -> dict[str, np.ndarray]:
 
 def load(path: Path) -> tuple[Path, str, View]:
     """Return run, subject and view of a ``view.json``; a `MudiffError` where it is none."""
-    record = paths.read_json(Path(path), {"run": str, "subject": str, "view": {"place": range(10**5), "target": str}})
+    record = storage.read_json(
+        Path(path), {"run": str, "subject": str, "view": {"place": range(10**5), "target": str}}
+    )
     tupled = lambda x: tuple(map(tupled, x)) if isinstance(x, list) else x  # noqa: E731
     try:
         return Path(record["run"]), record["subject"], View(**{k: tupled(v) for k, v in record["view"].items()})

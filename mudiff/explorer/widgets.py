@@ -1,6 +1,5 @@
 """The explorer's widgets: they set a `View` and show its picture and numbers."""
 
-import asyncio
 import dataclasses
 import html
 import io
@@ -73,7 +72,8 @@ class Panel:
         self.tabs, self.progress = w.Tab(list(self.pages.values()), titles=tuple(self.pages)), w.IntProgress()
         self.working = w.HBox([self.progress, self.buttons["stop"]], layout={"display": "none"})
         self.box = w.VBox([self.tabs, self.working, self.says, self.below])
-        self._setting, self._halt, self._task, self._made = False, threading.Event(), None, set()
+        self._setting, self._halt, self._made = False, threading.Event(), set()
+        self._turn, self._thread = threading.Lock(), threading.Thread()
         self._saying(lambda: self.open(run, subject, view))
 
     def open(self, run: Path | str, subject: Path | str | None = None, view: View | None = None) -> None:
@@ -171,36 +171,39 @@ class Panel:
         self.others["view"].value, self.says.value = str(folder / "view.json"), f"Saved in {html.escape(str(folder))}"
 
     def _begin(self, stages: list[tuple[Callable, Callable]], steps: int) -> None:
-        """Do stages, work and then what shows it, beside the kernel's loop; what ran before is stopped."""
+        """Do stages, work and then what shows it, in a thread of their own; what ran before is stopped."""
+        explorer, halt = self.explorer, threading.Event()
         self._halt.set()
-        self._halt = halt = threading.Event()
-        before, explorer, self.progress.value, self.progress.max = self._task, self.explorer, 0, max(steps, 1)
+        self._halt = halt
 
-        async def later() -> None:
-            if before is not None:
-                await asyncio.wait([before])
-            loop = asyncio.get_running_loop()
+        def tick() -> None:
+            if halt.is_set():
+                raise Stopped("Stopped; the picture is that of before.")
+            self.progress.value += 1
 
-            def tick() -> None:
-                if halt.is_set():
-                    raise Stopped("Stopped; the picture is that of before.")
-                loop.call_soon_threadsafe(lambda: setattr(self.progress, "value", self.progress.value + 1))
+        def run() -> None:
+            with self._turn:  # what ran before has ended
+                if self._halt is not halt:
+                    return
+                explorer.tick, self.progress.value, self.progress.max = tick, 0, max(steps, 1)
+                self.working.layout.display = ""
+                try:
+                    for work, draw in stages:
+                        work()
+                        draw()
+                except Exception as error:  # in a thread nobody would see it
+                    if self._halt is halt:  # else a later change has come, which is shown next
+                        self._say(error)
+                if self._halt is halt:
+                    self.working.layout.display = "none"
 
-            explorer.tick, self.working.layout.display = tick, ""
-            try:
-                for work, draw in stages:
-                    await asyncio.to_thread(work)
-                    self._saying(draw)
-            except Exception as error:  # in a task nobody would see it
-                if self._halt is halt:  # else a later change has come, which is shown next
-                    self._say(error)
-            if self._halt is halt:
-                self.working.layout.display = "none"
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
 
-        try:
-            self._task = asyncio.get_running_loop().create_task(later())
-        except RuntimeError:  # no kernel, but a script
-            asyncio.run(later())
+    def wait(self) -> "Panel":
+        """Wait until what is being made is shown; for scripts, where nobody looks meanwhile."""
+        self._thread.join()
+        return self
 
     def _saying(self, function: Callable[[], Any]) -> None:
         """Call a function, and say in the panel what a user has to know of its failure."""

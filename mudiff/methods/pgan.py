@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 from mudiff.methods.adversarial import Adversarial, SeededDropout, patch_critic
 from mudiff.methods.base import Batch
@@ -56,7 +56,7 @@ def vgg16_features(path: Path) -> nn.Sequential:
     a, b, c, d = (nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 64), (64, 64), (64, 128), (128, 128)))
     layers = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.MaxPool2d(2), c, nn.ReLU(), d, nn.ReLU())
     advice = "give torchvision's vgg16 file, or leave setting vgg16 empty"
-    weights = paths.read_weights(path, "weights of VGG16", advice)
+    weights = storage.read_weights(path, "weights of VGG16", advice)
     try:
         layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
     except (KeyError, TypeError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.data import datasets
 from mudiff.data.manifests import SPLITS
 from mudiff.errors import MudiffError
@@ -66,7 +66,7 @@ def write_cohort(
         if error:
             raise error
     rows = [f"{_LAYOUTS[dataset][0].format(n)},{split}\n" for n, split in enumerate(splits, start=1)]
-    paths.write_text(folder / "manifest.csv", "".join(["subject,split\n", *rows]))
+    storage.write_text(folder / "manifest.csv", "".join(["subject,split\n", *rows]))
     return folder / "manifest.csv"
 
 
@@ -97,7 +97,7 @@ def write_subject(recipe: Recipe, folder: Path, number: int) -> None:
         image.header.set_xyzt_units("mm")
         if recipe.dataset == "healthy":  # BIDS files mostly lie right, anterior, superior
             image = nibabel.as_closest_canonical(image)
-        with paths.atomic_write(file) as temporary:
+        with storage.atomic_write(file) as temporary:
             nibabel.save(image, temporary)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.evaluation import tables
 from mudiff.plots.style import style
 
@@ -32,9 +32,9 @@ def publish(
         with style():
             svg = {"Date": None, "Creator": None, "Description": figure.get_label()}
             for kind, metadata in (("png", {"Software": None}), ("svg", svg)):
-                with paths.atomic_write(path.with_name(f"{name}.{kind}")) as temporary:
+                with storage.atomic_write(path.with_name(f"{name}.{kind}")) as temporary:
                     figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
-        paths.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
+        storage.write_text(path.with_name(f"{name}.txt"), figure.get_label() + "\n")
         _display(figure, figure.get_label(), shown=shown)
 
 

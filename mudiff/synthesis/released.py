@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.errors import MudiffError
 from mudiff.model.adapters import MapperBlock, TargetAdapter
 from mudiff.model.generators import EncoderDecoder, StructureNetwork, TextureNetwork
@@ -103,7 +103,7 @@ def _read(source: str | Path | dict[str, Tensor]) -> dict[str, Tensor]:
     advice = "pass gen_diffusive_1.pth or _2.pth"
     given = isinstance(source, dict)
     weights = (
-        paths.check_weights(source, "state dict", advice) if given else paths.read_weights(source, _DATA, advice)
+        storage.check_weights(source, "state dict", advice) if given else storage.read_weights(source, _DATA, advice)
     )
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
@@ -157,5 +157,5 @@ def import_run(generator_1: Path, generator_2: Path, dataset: str, target: str, 
     runs.claim(folder, settings, _DATA)
     runs.save_weights(folder / "weights.safetensors", weights)
     hashes = [cache.file_hash(path) for path in (generator_1, generator_2)]
-    paths.write_json(folder / "provenance.json", {"source": _DATA, "sha256": hashes})
+    storage.write_json(folder / "provenance.json", {"source": _DATA, "sha256": hashes})
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.data import dataset, datasets, files, volumes
 from mudiff.data.doubts import doubts
 from mudiff.data.slices import from_slices, normalise, to_slices
@@ -105,27 +105,27 @@ def synthesize_split(
     record = folder / "synthetic.json"
     if not record.is_file() and folder.is_dir() and any(folder.iterdir()):
         raise MudiffError(f"{folder}: holds files that are not synthetic slices; choose a new folder.")
-    if record.is_file() and {name: paths.read_json(record).get(name) for name in key} != key:
+    if record.is_file() and {name: storage.read_json(record).get(name) for name in key} != key:
         for old in folder.glob("*.npy"):
             old.unlink()
-    paths.write_json(record, key)
+    storage.write_json(record, key)
     began, count = time.monotonic(), 0
     for subject in tqdm(slices.subjects, desc=f"synthesise {key['run']}", unit="subject", disable=None):
         path = folder / f"{subject}.npy"
         if not path.is_file():
             images = sample_slices(method, slices, slices.subject(subject), seed)
             count += len(images)
-            with paths.atomic_write(path) as temporary, temporary.open("wb") as file:
+            with storage.atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.round(images * 65535).astype(np.uint16), allow_pickle=False)
     if count:
-        paths.write_json(record, key | {"seconds_per_slice": round((time.monotonic() - began) / count, 4)})
+        storage.write_json(record, key | {"seconds_per_slice": round((time.monotonic() - began) / count, 4)})
     return folder
 
 
 def read_synthetic(folder: Path, subject: str) -> np.ndarray:
     """Return the synthetic slices of a subject, float32 (n, S, S) in [0, 1]; a `MudiffError` without them."""
     path = Path(folder) / f"{subject}.npy"
-    with paths.reading(path, "synthetic slices", "delete it and run notebook 03_sampling"):
+    with storage.reading(path, "synthetic slices", "delete it and run notebook 03_sampling"):
         return np.load(path, allow_pickle=False).astype(np.float32) / 65535
 
 
@@ -182,7 +182,7 @@ def synthesize_volume(
     outputs = [Path(path) for path in (output, uncertainty) if path is not None]
     conditions = _conditions(Path(run), settings, subject, target, outputs, force)
     for path in outputs:
-        paths.check_writable(path)
+        storage.check_writable(path)
     background = np.logical_and.reduce([volume.data <= 0 for volume in conditions.values()])
     stacks, first = {}, next(iter(conditions))
     for name, volume in conditions.items():

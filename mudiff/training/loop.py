@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data import dataset
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Batch, Method, build
@@ -39,7 +39,7 @@ def train(
         data_hash = dataset.check(prepared, settings.preparation())
         # Beside the folder, since a run of other settings is moved aside with all that is in it.
         lock, waiting = folder.parent / f".{folder.name}.lock", "another process trains this run; waiting for its end"
-        with paths.lock(lock, f"{folder}: {waiting}.") if processes.rank() == 0 else nullcontext():
+        with storage.lock(lock, f"{folder}: {waiting}.") if processes.rank() == 0 else nullcontext():
             processes.barrier()
             if not (runs.matches(folder, settings, data_hash) and runs.is_complete(folder)):
                 # Settings that cannot be trained fail here, before they displace a run.
@@ -117,8 +117,8 @@ class _Training:
         state = runs.read_state(self.folder)
         if state is not None:
             path, advice = self.folder / "state.pt", "delete it to start this run anew"
-            with paths.reading(path, "resume state of these settings", advice):
-                self.method.load_state_dict(paths.check_weights(state["weights"], path, advice))
+            with storage.reading(path, "resume state of these settings", advice):
+                self.method.load_state_dict(storage.check_weights(state["weights"], path, advice))
                 for name, value in self.average.weights.items():
                     value.copy_(state["average"][name])
                 self.sums = {name: value.to(self.method.device) for name, value in state["sums"].items()}
@@ -142,7 +142,7 @@ class _Training:
             state = {name: getattr(self, name) for name in ("step", "best", "seconds", "sums", "counts")}
             state |= {"weights": self.method.state_dict(), "average": self.average.weights}
             state["optimisers"] = {name: o.state_dict() for name, o in self.method.optimisers.items()}
-            with paths.atomic_write(self.folder / "state.pt") as temporary, temporary.open("wb") as file:
+            with storage.atomic_write(self.folder / "state.pt") as temporary, temporary.open("wb") as file:
                 torch.save(state, file)  # by a file of Python, whose errors say what went wrong
 
     def log(self, **extra: float) -> None:
@@ -188,7 +188,7 @@ class _Training:
         record = runs.provenance(self.settings, data_hash, self.method.device, self.seconds)
         record |= {"slices_seen": self.settings.epochs * len(self.slices), "best_validation_psnr": self.best}
         record |= {"steps": self.step, "processes": processes.count()}
-        paths.write_json(self.folder / "provenance.json", record)
+        storage.write_json(self.folder / "provenance.json", record)
         for leftover in ("state.pt", "best.safetensors"):
             (self.folder / leftover).unlink(missing_ok=True)
 

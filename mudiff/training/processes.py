@@ -19,7 +19,7 @@ import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor, distributed
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Method
 
@@ -107,7 +107,7 @@ def claimed_device(device: torch.device | None = None) -> Iterator[torch.device]
 
 def _free_gpu(count: int) -> tuple[AcquireReturnProxy, int]:
     folder = Path(tempfile.gettempdir()) / f"mudiff-gpus-{os.getuid()}"
-    with paths.clear_os_errors(folder):
+    with storage.clear_os_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
     # A GPU is known by its UUID: an index means another GPU where CUDA_VISIBLE_DEVICES differs.
     names = [torch.cuda.get_device_properties(index).uuid for index in range(count)]

@@ -113,11 +113,6 @@ class Profile:
     ablations: Fields = field(default_factory=dict)  # budget of the ablations, where not that of the main run
 
     @property
-    def full(self) -> str:
-        """The variant that ablations are compared with: of equal budget."""
-        return "full" if self.ablations else "released"
-
-    @property
     def variants(self) -> list[str]:
         """The ablations of Fig. 5 that are trained; with the main run's budget it is the full model itself."""
         return [name for name in ABLATIONS if name != "lambda_c" and (name != "full" or self.ablations)]
@@ -230,3 +225,9 @@ def settings(
     fields |= chosen.ablations if variant in ABLATIONS and variant not in OF_CRITIC else {}
     fields |= ABLATIONS.get(variant, {})
     return Settings().replace(**fields | changes)
+
+
+def ablation(profile_name: str, variant: str) -> Settings:
+    """Return the settings of one of the `ABLATIONS`; "full" is the main run where they have its budget."""
+    named = "released" if variant == "full" and not profile(profile_name).ablations else variant
+    return settings(profile_name, *ABLATED, "mudiff", named)

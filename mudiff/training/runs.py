@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mudiff import __version__, cache, paths
+from mudiff import __version__, cache, storage
 from mudiff.errors import MudiffError
 from mudiff.methods.base import Method, build
 from mudiff.settings import Settings
@@ -40,7 +39,7 @@ def matches(folder: Path, settings: Settings, data_hash: str) -> bool:
     """Tell whether the folder belongs to these settings and data, under the present recipe."""
     if not (folder / "settings.json").is_file():
         return False
-    found = paths.read_json(folder / "settings.json", _RECORD)
+    found = storage.read_json(folder / "settings.json", _RECORD)
     with contextlib.suppress(MudiffError):  # values that no field takes any more
         found["settings"] = Settings.from_dict(found["settings"])
     return found == {"settings": settings, "data": data_hash, "recipe": cache.RECIPE_VERSION}
@@ -51,12 +50,9 @@ def claim(folder: Path, settings: Settings, data_hash: str) -> None:
     if matches(folder, settings, data_hash):
         return
     if folder.is_dir() and any(folder.iterdir()):
-        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        print(f"{folder}: holds a run of other settings or data; moved to {aside.name}.", file=sys.stderr)
-        with paths.clear_os_errors(folder):
-            folder.rename(aside)
+        storage.move_aside(folder, "a run of other settings or data")
     record = {"settings": settings.to_dict(), "data": data_hash, "recipe": cache.RECIPE_VERSION}
-    paths.write_json(folder / "settings.json", record)
+    storage.write_json(folder / "settings.json", record)
 
 
 def is_complete(folder: Path) -> bool:
@@ -67,14 +63,14 @@ def is_complete(folder: Path) -> bool:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the resume state, None where there is none; raise a `MudiffError` if it is damaged."""
     path, advice = folder / "state.pt", "delete it to start this run anew"
-    return paths.read_tensors(path, "resume state", advice, _STATE) if path.is_file() else None
+    return storage.read_tensors(path, "resume state", advice, _STATE) if path.is_file() else None
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights in one move."""
     from safetensors.torch import save_file
 
-    with paths.atomic_write(path) as temporary:
+    with storage.atomic_write(path) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
 
 
@@ -84,12 +80,12 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
     if not recorded.is_file() or not path.is_file():
         advice = "train it with `mudiff train` or import one with `mudiff import-released`"
         raise MudiffError(f"{folder}: no trained run here (settings.json and weights.safetensors); {advice}.")
-    record = paths.read_json(recorded, {"settings": dict})
+    record = storage.read_json(recorded, {"settings": dict})
     try:
         method = build(settings := Settings.from_dict(record["settings"]))
     except MudiffError as error:
         raise MudiffError(f"{recorded}: {error}") from None
-    weights = paths.read_weights(path, "weights", "train or import the run again")
+    weights = storage.read_weights(path, "weights", "train or import the run again")
     found, own = ({k: v.shape for k, v in state.items()} for state in (weights, method.state_dict()))
     expected = {k: v for k, v in own.items() if k in found or not k.startswith(method.training_only)}
     if wrong := [k for k in expected | found if found.get(k) != expected.get(k)]:
@@ -103,24 +99,24 @@ def load(folder: Path, device: torch.device | str = "cpu", precision: str | None
 
 def append_log(folder: Path, line: dict[str, Any]) -> None:
     """Append one line to ``log.jsonl``."""
-    with paths.clear_os_errors(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+    with storage.clear_os_errors(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; a last line cut off by a crash is left out."""
     path = Path(folder) / "log.jsonl"
-    with paths.reading(path, "log of a training", "delete it, no weights depend on it"):
+    with storage.reading(path, "log of a training", "delete it, no weights depend on it"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        paths.check_form(lines, [{"step": range(2**63)}])
+        storage.check_form(lines, [{"step": range(2**63)}])
     return lines
 
 
 def cut_log(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again."""
     kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
-    paths.write_text(folder / "log.jsonl", "".join(kept))
+    storage.write_text(folder / "log.jsonl", "".join(kept))
 
 
 def provenance(settings: Settings, data_hash: str, device: torch.device, seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
 
@@ -31,12 +31,8 @@ def check(source: Path, values: dict[str, str]) -> dict[str, Any]:
     """Return the parameters of a notebook, texts read as Python literals of the type of the default."""
     import papermill
 
-    if not Path(source).is_file():
-        raise MudiffError(f"{source}: notebook not found; check the path.")
-    try:
+    with storage.reading(source, "notebook", "check the path, or restore it from git"):
         defaults = {name: _literal(p["default"]) for name, p in papermill.inspect_notebook(_plain(source)).items()}
-    except Exception as error:  # damaged files and missing kernels raise many kinds
-        raise MudiffError(f"{source}: cannot be read as a notebook ({error}); restore it from git.") from None
     if not defaults:
         raise MudiffError(f"{source}: no cell tagged 'parameters' that assigns literals; restore it from git.")
     checked: dict[str, Any] = {}
@@ -73,8 +69,8 @@ def run(source: Path, output: Path, values: dict[str, str]) -> Path:
 
     values = check(source, values)
     failed = output.with_suffix(".failed.ipynb")
-    lock = paths.lock(output.parent / f".{output.stem}.lock", f"{output}: waiting for its other execution to end.")
-    with lock, paths.atomic_write(output) as temporary:
+    lock = storage.lock(output.parent / f".{output.stem}.lock", f"{output}: waiting for its other execution to end.")
+    with lock, storage.atomic_write(output) as temporary:
         try:
             papermill.execute_notebook(
                 _plain(source), _plain(temporary), values, cwd=paths.root(), kernel_name="python3",
@@ -168,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
             own = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             os.environ.update(own, JUPYTER_PATH="", JUPYTER_CONFIG_DIR=folder, IPYTHONDIR=folder)
             quiet = Path(folder) / "profile_default" / "ipython_kernel_config.json"
-            paths.write_text(quiet, '{"IPKernelApp": {"log_level": "ERROR"}}')
+            storage.write_text(quiet, '{"IPKernelApp": {"log_level": "ERROR"}}')
             run(chosen.source, chosen.output, dict(chosen.values))
     except Exception as error:
         if stopped:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.evaluation import tables
 
 CHAPTERS = {
@@ -78,4 +78,4 @@ def filled(document: str, register: Iterable[Difference]) -> str:
 
 if __name__ == "__main__":
     document = paths.root() / "DIFFERENCES.md"
-    paths.write_text(document, filled(document.read_text(encoding="utf-8"), read()))
+    storage.write_text(document, filled(document.read_text(encoding="utf-8"), read()))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
@@ -113,7 +113,7 @@ def build(profile: str) -> Path:
         if foreign := BeautifulSoup(body, "html.parser").select("script, link, iframe, [src]:not([src^='data:'])"):
             raise MudiffError(f"{stem}: {str(foreign[0])[:60]} in a cell; a page must hold all that it shows itself.")
         parts = {"title": html.escape(title), "menu": _menu(pages, stem), "body": _relink(body, pages)}
-        paths.write_text(folder / pages[stem], page.format(style=style, **parts))
+        storage.write_text(folder / pages[stem], page.format(style=style, **parts))
     return folder / "index.html"
 
 

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.training import profiles
@@ -126,7 +126,7 @@ class Progress:
         self.kept = paths.results(profile) / "times.json"
         self.times: dict[str, dict[str, float]] = {}  # key of a step -> seconds: wall, cpu
         for path in filter(Path.is_file, (paths.manifests() / f"times_{profile}.json", self.kept)):
-            self.times |= paths.read_json(path)
+            self.times |= storage.read_json(path)
         self.waiting: collections.Counter[str] = collections.Counter()  # rule -> steps that have not begun
         self.planned: set[int] = set()
         self.running: dict[int, Step] = {}
@@ -160,7 +160,7 @@ class Progress:
         self.done += 1
         self.spent, self.foreseen = self.spent + wall, self.foreseen + self._usual(step.key)
         self.times[step.key] = {"wall": round(wall, 1), "cpu": round(cpu, 1)}
-        paths.write_json(self.kept, self.times)
+        storage.write_json(self.kept, self.times)
         number = f"[{self.done:>{len(str(self.total))}}/{self.total}]"
         left = self.left() if self.done < self.total else ""
         self.say(f"{number} {step.says:<36} {_duration(wall):>11}   {left}".rstrip())

@@ -9,13 +9,15 @@ import pytest
 from conftest import LIVELY, lively, run_cells, save_run
 
 from mudiff import paths
-from mudiff.analyses import any_subset
 from mudiff.data.dataset import open_slices
 from mudiff.evaluation import metrics
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
-from mudiff.training import loop
+from mudiff.training import loop, runs
+
+NOTEBOOK = "15_any_subset"
+CONTRASTS = ("t1", "t1ce", "t2", "flair")
 
 
 @pytest.fixture
@@ -29,40 +31,48 @@ def any_runs(lively_slices):
     return lively_slices
 
 
+def scenarios(*contrasts):
+    return run_cells(NOTEBOOK, "scenarios = ", "scenarios = ", test=SimpleNamespace(contrasts=contrasts))
+
+
 def test_scenarios_are_all_of_them_from_one_contrast_to_all_others():
-    found = any_subset.scenarios(("t1", "t1ce", "t2", "flair"))
+    found = (cells := scenarios(*CONTRASTS))["scenarios"]
     assert len(set(found)) == 28 and found[0] == (("t1ce",), "t1") and found[-1] == (("t1", "t1ce", "t2"), "flair")
     assert all(target not in given and given for given, target in found)
-    assert len(any_subset.scenarios(("t1", "t2", "flair"))) == 9
-    assert any_subset.named(("t1", "t1ce")) == "T1 + T1CE"
+    assert len(scenarios("t1", "t2", "flair")["scenarios"]) == 9
+    assert cells["named"](("t1", "t1ce")) == "T1 + T1CE"
 
 
 def test_scores_are_those_of_the_scenarios_slices_and_are_kept(any_runs, monkeypatch):
-    frame = any_subset.any_scores("smoke", "mudiff", any_runs, 2)
+    given = {"profile": "smoke", "cohort": "brats", "test": any_runs, "per_subject": 2}
+    cells = run_cells(NOTEBOOK, "scenarios = ", "def any_scores", **given)
+    frame = cells["any_scores"]("mudiff")
     assert len(frame) == 28 * len(any_runs.subjects) * 2
-    subject = any_runs.subjects[0]
-    places = any_subset.evenly(any_runs, subject, 2)
-    assert len(any_runs.subject(subject)) == 6 and places.tolist() == [1, 4]
-    assert any_subset.evenly(any_runs, subject, 9).tolist() == [*range(6)]
-    indices, task = any_runs.subject(subject)[places], (("t1", "flair"), "t2")
-    image = sample.sample_slices(any_subset.open_run("smoke", "mudiff"), any_runs, indices, task=task)
+    subject, seen = any_runs.subjects[0], []
+    indices, task = any_runs.subject(subject)[[1, 4]], (("t1", "flair"), "t2")  # of six slices
+    image = sample.sample_slices(runs.load(paths.run("smoke", "brats_any_mudiff")), any_runs, indices, task=task)
     truth = (any_runs.images(indices, "t2") + 1) / 2
     expected = metrics.score_subject(truth, image, any_runs.brain(indices), "masked")[1]
     chosen = frame[(frame.target == "t2") & (frame.given == "T1 + FLAIR") & (frame.subject == subject)]
     row = chosen[chosen.protocol == "masked"].iloc[0]
     assert row.conditions == 2 and row[list(metrics.METRICS)].to_dict() == pytest.approx(expected)
     monkeypatch.setattr(sample, "sample_slices", None)
-    pd.testing.assert_frame_equal(any_subset.any_scores("smoke", "mudiff", any_runs, 2), frame)
+    pd.testing.assert_frame_equal(cells["any_scores"]("mudiff"), frame)
+    cells["per_subject"] = 9  # more than there are: all of them
+    with pytest.raises(ZeroDivisionError):
+        cells["score"]([task], lambda task, subject, places: seen.append(places.tolist()) or 1 / 0)
+    assert seen == [[*range(6)]]
 
 
 def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
     train = open_slices(paths.prepared("smoke", "brats"), "train")
     every = np.arange(len(train))
     mean = ((train.images(every, "flair") + 1) / 2)[train.brain(every)].mean()
-    given = {"profile": "smoke", "test": any_runs, "per_subject": 2}
-    frame = run_cells("15_any_subset", "gram = ", "gram = ", **given)["nothing"]
+    given = {"profile": "smoke", "cohort": "brats", "test": any_runs, "per_subject": 2}
+    given = run_cells(NOTEBOOK, "scenarios = ", "def score(", **given)
+    frame = run_cells(NOTEBOOK, "gram = ", "gram = ", **given)["nothing"]
     subject = any_runs.subjects[1]
-    indices = any_runs.subject(subject)[any_subset.evenly(any_runs, subject, 2)]
+    indices = any_runs.subject(subject)[[1, 4]]
     truth = ((any_runs.images(indices, "flair") + 1) / 2)[any_runs.brain(indices)]
     row = frame[(frame.target == "flair") & (frame.subject == subject) & (frame.protocol == "masked")].iloc[0]
     assert row.psnr == pytest.approx(-10 * np.log10(np.square(truth - mean).mean()), abs=1e-3)
@@ -70,12 +80,16 @@ def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
 
 def test_what_contrasts_add_is_shared_as_by_shapley():
     # Of a game whose value is a sum, each player's part is its own; a common bonus of two is halved.
-    worth, value = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}
+    worth, value, named = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}, scenarios(*CONTRASTS)["named"]
     for n in (1, 2, 3):
         for given in combinations(worth, n):
             bonus = 0.6 if {"t1", "flair"} <= set(given) else 0.0
-            value["t2", any_subset.named(given), "A"] = 10 + sum(worth[c] for c in given) + bonus
-    slices = SimpleNamespace(contrasts=("t1", "t1ce", "t2", "flair"))
-    given = {"test": slices, "value": value, "nothing": {("t2", "A"): 10.0}}
-    shapley = run_cells("15_any_subset", "def shapley", "def shapley", **given)["shapley"]
+            value["t2", named(given), "A"] = 10 + sum(worth[c] for c in given) + bonus
+    given = {
+        "test": SimpleNamespace(contrasts=CONTRASTS),
+        "named": named,
+        "value": value,
+        "nothing": {("t2", "A"): 10.0},
+    }
+    shapley = run_cells(NOTEBOOK, "def shapley", "def shapley", **given)["shapley"]
     assert shapley("t2", "A") == pytest.approx({"t1": 1.3, "t1ce": 2.5, "flair": -0.2})

@@ -11,6 +11,7 @@ from mudiff.analyses import effects
 from mudiff.data import dataset
 from mudiff.evaluation import metrics
 from mudiff.methods.base import build
+from mudiff.synthesis import sample
 from mudiff.training import profiles, runs
 from mudiff.workflow import register
 
@@ -22,16 +23,24 @@ TINY = effects.Extent(
 )  # fmt: skip
 
 
+compare = run_cells(NOTEBOOK, "def compare(", "def compare(")["compare"]
+
+
+def trainings():
+    given = {"profile": "smoke", "chosen": effects.extent("smoke"), "compare": compare}
+    return run_cells(NOTEBOOK, "names = chosen.changes", "of_trainings = ", **given)["of_trainings"]
+
+
 def test_a_change_is_compared_with_the_same_seeds_and_with_the_spread_of_all():
-    one = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
+    one = compare("A-2", "x", [1.0, 2.0, 3.0], [2.5], 4)
     assert (one["base"], one["changed"], one["difference"]) == (1.0, 2.5, 1.5)
     assert (one["n"], one["seeds"], one["repeats"]) == (4, 3, 1)
     # t(0.975, 2 degrees of freedom) = 4.30265; s = 1
     assert [one["high"] - 1.5, 1.5 - one["low"]] == pytest.approx([4.30265 * math.sqrt(2)] * 2, rel=1e-5)
-    two = effects.compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
+    two = compare("A-2", "x", [1.0, 2.0, 3.0], [2.5, 3.5], 4)
     assert (two["base"], two["changed"]) == (1.5, 3.0)
     assert two["high"] - two["low"] == pytest.approx(2 * 4.30265, rel=1e-5)
-    assert math.isnan(effects.compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
+    assert math.isnan(compare("A-2", "x", [1.0], [9.0], 4)["low"]), "one seed cannot tell"
 
 
 def test_slices_return_to_the_scale_of_the_base(rng):
@@ -107,14 +116,14 @@ def miniature(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MUDIFF_ROOT", str(tmp_path_factory.mktemp("effects")))
         patch.setitem(effects.EXTENTS, "smoke", TINY)
-        yield effects.training_effects("smoke")
+        yield trainings()
 
 
 def test_effects_are_measured_against_the_base_and_kept(miniature):
     place = effects.folder("smoke") / "trainings"
     assert {path.parent.name for path in place.glob("*/score.csv")} == {"base_0", "base_1", "betas_0", "minmax_0"}
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/*")}
-    assert effects.training_effects("smoke").equals(miniature)
+    assert trainings().equals(miniature)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert miniature.id.tolist() == ["A-2", "B-4", "B-4"]
     first, second = (effects.score("smoke", place / f"base_{k}") for k in (0, 1))
@@ -139,21 +148,23 @@ def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_doe
         assert effects.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_file_each(miniature):
-    source = effects.source("smoke")
-    assert source.run.name == "base_0" and "short trainings" in source.words  # there is no run of the profile
-    method, slices = runs.load(source.run), dataset.open_slices(source.prepared, "test")
-    index = effects.chosen_slices(slices, 5)
+def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_file_each(miniature, monkeypatch):
+    cells = run_cells(NOTEBOOK, "run, chosen = ", "def evenly(", profile="smoke")
+    assert cells["run"].name == "base_0" and "short trainings" in cells["words"]  # there is no run of the profile
+    method, slices, index = cells["method"], cells["test"], cells["evenly"](5)
     assert slices.lesion(index).any(axis=(1, 2)).all() and len(index) == 1  # the one slice has a lesion
     before, real = method.schedule, (slices.images(index, "t1ce") + 1) / 2
     grey = metrics.masked_protocol(real[0], np.full_like(real[0], 0.5), slices.brain([0])[0])["psnr"]
-    printed = effects.sampled(method, slices, index, posterior="printed").psnr
-    assert printed.tolist() == pytest.approx([grey], abs=1e-4)
+    cells = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    printed, usual = (cells["sampled"](method, index, 2, changes).psnr for changes in ({"posterior": "printed"}, {}))
+    assert printed.tolist() == pytest.approx([grey] * 2, abs=1e-4)
     assert method.schedule is before
-    assert abs(effects.sampled(method, slices, index, seeds=2).psnr - grey).min() > 1e-3
-    measured = effects.sampling_effects("smoke")
+    assert abs(usual - grey).min() > 1e-3
+    measured = cells["of_sampling"]
     assert measured.id.tolist() == ["E-1", "E-4", "E-5"]
-    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == effects.SAMPLINGS).all()
+    assert measured.change[1] == "T = 5 with weights of T = 4" and (measured.seeds == 3).all()
     files = {path.name for path in (effects.folder("smoke") / "sampling").iterdir()}
     assert files == {"base_1.csv", "printed.csv", "steps_5.csv", "not_loaded.csv"}
-    assert effects.sampling_effects("smoke").equals(measured)
+    monkeypatch.setattr(sample, "sample_slices", None)  # kept
+    again = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    assert again["of_sampling"].equals(measured)

@@ -105,7 +105,6 @@ def test_steps_are_compared_once_and_the_control_has_random_weights(trained, mon
 def test_numbers_out_of_range_and_runs_without_a_pair_are_refused(trained):
     refused("CKA of 3 slices: it takes 4 or more", mutual.compare, trained.method, trained.slices, 0, count=3)
     refused("steps 0 to 2", mutual.compare, trained.method, trained.slices, 3)
-    refused("every = 0", mutual.scores, trained, every=0)
     for name, changes in {"syndiff": {"method": "syndiff"}, "mudiff_abl1": {"networks": "single"}}.items():
         save_run(build(Settings(**LIVELY | changes)), paths.run("smoke", f"brats_t1ce_{name}"))
         refused("no pair of networks", mutual.open_run, "smoke", method=name)
@@ -126,11 +125,13 @@ def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monk
 
 def test_scores_are_those_of_the_masked_protocol(trained):
     method, slices, name = trained.method, trained.slices, "Brats18_2_1"
-    scores = mutual.scores(trained)
+    given = {"trained": trained, "slices": slices, "method": method, "every": 2}
+    cells = run_cells("07_mutual_learning", "def score(", "def score(", **given)
+    scores = cells["scores"]
     assert list(scores.columns) == ["prediction", "region", "subject", "psnr", "ssim", "mae"]
     assert len(scores) == 3 * 2 * 3
     here = slices.subject(name)[::2]
-    apart = mutual.scores(trained, every=2, apart=True)
+    apart = run_cells("07_mutual_learning", "def alone(", "def alone(", **cells)["own"]
     assert set(apart.prediction) == {"f1", "f2", "mutual", "f1 alone", "f2 alone"}
     truth, masks = (slices.images(here, "t1ce") + 1) / 2, {"brain": slices.brain(here), "lesion": slices.lesion(here)}
     found = apart[apart.subject == name].set_index(["prediction", "region"])[["psnr", "ssim", "mae"]]

@@ -7,7 +7,7 @@ import torch
 from conftest import SHAPE, head, prepare_subjects, refused, run_cells, write_synthetic
 from torch import nn
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.analyses import segmentation
 from mudiff.data import dataset, datasets
 from mudiff.evaluation import statistics
@@ -102,7 +102,7 @@ def test_scores_are_kept_until_network_or_syntheses_change(slices):
     record = segmentation.synthetic("smoke", "t1ce", "mudiff") / "synthetic.json"
     # The same images again; other weights: tasks A, E and F of one method, three subjects.
     for change, more in (({}, 0), ({"seconds_per_slice": 2.0}, 0), ({"weights": "other"}, 3 * 3)):
-        paths.write_json(record, paths.read_json(record) | change)
+        storage.write_json(record, storage.read_json(record) | change)
         assert segmentation.evaluate("smoke", network).equals(first)
         assert len(network.seen) == (1 + 6 * 3) * 3 + more
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_scores_are_kept_until_network_or_syntheses_change(slices):
 
 def test_outdated_syntheses_and_a_cohort_without_tumours_are_errors(slices, cohort):
     record = segmentation.synthetic("smoke", "t2", "mudiff") / "synthetic.json"
-    paths.write_json(record, paths.read_json(record) | {"data": "old"})
+    storage.write_json(record, storage.read_json(record) | {"data": "old"})
     refused(r"brats_t2_mudiff: made from other data.*snakemake", segmentation.evaluate, "smoke", Threshold())
     cohort(0)
     refused("no test subject has a tumour", segmentation.evaluate, "smoke", Threshold())

@@ -1,11 +1,11 @@
-"""The scripts count and measure what is known, and follow the published splits."""
+"""The scripts count what is known; a small campaign of mutated files and kills ends in no traceback, loss or NaN."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, save_run
 
-from benchmarks import costs, step, stripes
+from benchmarks import campaign, costs, step, stripes
 from mudiff.data import datasets
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -52,3 +52,34 @@ def test_stripes_are_differences_of_neighbouring_slices_of_the_brain(tmp_path, w
 def test_every_method_can_be_counted():
     for method in datasets.METHODS.keys() - {"linear"}:
         assert costs.gflop(profiles.settings("smoke", "brats", "t1ce", method), "training") > 0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MUDIFF_ROOT", "")  # which the world sets
+        yield campaign.World(tmp_path_factory.mktemp("campaign") / "world")
+
+
+def test_mutated_files_and_kills_at_random_moments_keep_the_rule(world):
+    assert campaign.mutate(world, seed=1, count=180) == []
+    assert campaign.kill(world, seed=1, count=10) == []
+
+
+def test_breaches_are_seen(world, monkeypatch):
+    def broken(error):
+        raise error
+
+    for error, says in ((KeyError("a"), "Traceback"), (SystemExit(3), "3")):
+        monkeypatch.setattr(campaign.cli, "main", lambda error=error: broken(error))
+        assert says in world.breach("prepare")
+    lost = next(path for path in world.files if path.name.endswith("_t1.nii.gz"))
+    monkeypatch.setattr(campaign.cli, "main", lambda: (lost.unlink(), broken(SystemExit(0))))
+    assert "lost" in world.breach("prepare")
+
+
+def test_every_kind_of_file_is_changed(world):
+    for name in {path.name: path for path, _ in world.targets}:
+        data = next(data for path, data in world.files.items() if path.name == name)
+        changed = [campaign.mutated(name, data, np.random.default_rng(seed)) for seed in range(4)]
+        assert any(other != data for other in changed)

@@ -1,9 +1,9 @@
 """Which file is which contrast of which subject."""
 
 import pytest
+from conftest import refused
 
 from mudiff.data import files
-from mudiff.errors import MudiffError
 
 LAYOUTS = {  # case -> dataset, files, expected subject -> contrasts
     "brats nested": (
@@ -83,41 +83,31 @@ def test_two_files_for_one_contrast_are_an_error_of_that_subject(tmp_path):
     touch(tmp_path, ["A/A_t1.nii", "A/A_t1.nii.gz", "B/B_t1.nii"])
     names = ("2_space-a_T1w", "2_space-b_T2w", "3_part-phase_T1w", "4_T2w")
     touch(tmp_path / "bids", [f"sub-{name[0]}/anat/sub-{name}.nii" for name in names])
-    problems = {}
-    assert list(files.find_subjects("healthy", tmp_path / "bids", problems)) == ["sub-4"]
+    assert list(files.find_subjects("healthy", tmp_path / "bids", problems := {})) == ["sub-4"]
     assert "sub-2: has files of space-a and of space-b; keep" in problems["sub-2"]
     assert "sub-3_part-phase_T1w.nii is no contrast by itself (part-phase)" in problems["sub-3"]
-    problems = {}
-    assert "B" in files.find_subjects("brats", tmp_path, problems)
-    assert "A" in problems
-    for find in (lambda: files.find_subjects("brats", tmp_path), lambda: files.find_contrasts(tmp_path / "A")):
-        with pytest.raises(MudiffError, match=r"A_t1\.nii and .*A_t1\.nii\.gz both claim t1"):
-            find()
+    assert "B" in files.find_subjects("brats", tmp_path, problems := {}) and "A" in problems
+    for find, *given in ((files.find_subjects, "brats", tmp_path), (files.find_contrasts, tmp_path / "A")):
+        refused(r"A_t1\.nii and .*A_t1\.nii\.gz both claim t1", find, *given)
 
 
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        (["A_t1.nii", "A_t2.nii", "B_flair.nii"], "holds files of A and B; pass the folder of one"),
-        (["ses-a/anat/x_T1w.nii", "ses-b/anat/x_T2w.nii"], "of sub-1_ses-a and sub-1_ses-b; pass"),
-        (["anat/sub-1_ses-a_T1w.nii", "anat/sub-1_ses-b_T2w.nii"], "of sub-1_ses-a and sub-1_ses-b; pass"),
-    ],
-)
-def test_files_of_two_subjects_or_sessions_are_not_mixed(tmp_path, names, says):
-    touch(tmp_path / "sub-1", names)
-    with pytest.raises(MudiffError, match=says):
-        files.find_contrasts(tmp_path / "sub-1")
-    if names[0].startswith("ses-a"):
-        assert list(files.find_contrasts(tmp_path / "sub-1/ses-a")) == ["t1"]
+def test_files_of_two_subjects_or_sessions_are_not_mixed(tmp_path):
+    touch(tmp_path / "x", ["A_t1.nii", "A_t2.nii", "B_flair.nii"])
+    touch(tmp_path / "y/sub-1", ["ses-a/anat/x_T1w.nii", "ses-b/anat/x_T2w.nii"])
+    touch(tmp_path / "z/sub-1", ["anat/sub-1_ses-a_T1w.nii", "anat/sub-1_ses-b_T2w.nii"])
+    refused("holds files of A and B; pass the folder of one", files.find_contrasts, tmp_path / "x")
+    for folder in ("y/sub-1", "z/sub-1"):
+        refused("of sub-1_ses-a and sub-1_ses-b; pass", files.find_contrasts, tmp_path / folder)
+    assert list(files.find_contrasts(tmp_path / "y/sub-1/ses-a")) == ["t1"]
 
 
 def test_files_that_were_left_out_are_named(tmp_path):
-    names = ("T2w", "ce-gd_T1w", "desc-x_T1w", "inv-1_FLAIR")
-    touch(tmp_path / "sub-1/anat", [f"sub-1_{name}.nii" for name in names])
+    names = {"sub-1_ce-gd_T1w.nii": "t1ce", "sub-1_desc-x_T1w.nii": "desc-x", "sub-1_inv-1_FLAIR.nii": "inv-1"}
+    touch(tmp_path / "sub-1/anat", [*names, "sub-1_T2w.nii"])
     touch(tmp_path / "flat", ["A_t1.nii", "A_T2_brain.nii", "A_t2_synthetic.nii", "B_t2.nii"])
     found = files.find_subjects("healthy", tmp_path)["sub-1"]
-    names = "sub-1_ce-gd_T1w.nii (t1ce), sub-1_desc-x_T1w.nii (desc-x), sub-1_inv-1_FLAIR.nii (inv-1)"
-    assert files.left_out(found, "t1", "flair") == f"; left out: {names}"
+    said = ", ".join(f"{name} ({why})" for name, why in names.items())
+    assert files.left_out(found, "t1", "flair") == f"; left out: {said}"
     found = files.find_subjects("brats", tmp_path / "flat")["A"]
     assert files.left_out(found, "t2") == "; left out: A_T2_brain.nii (its name fits no layout)"
     assert files.left_out(found, "flair") == ""
@@ -143,15 +133,11 @@ def test_links_are_followed_wherever_they_lead_but_never_round_in_circles(tmp_pa
 
 def test_missing_and_empty_folders_and_unknown_datasets(tmp_path):
     touch(tmp_path, ["A/A_seg.nii"])
-    for find, says in (
-        (lambda: files.find_subjects("brats", tmp_path / "none"), "none: data folder not found"),
-        (lambda: files.find_subjects("isles", tmp_path), r"no isles files found; expected .*VSD"),
-        (lambda: files.find_subjects("brain", tmp_path), "'brain' is unknown"),
-        (lambda: files.find_contrasts(tmp_path / "none"), "subject folder not found"),
-        (lambda: files.find_contrasts(tmp_path / "A"), "no contrast found"),
-    ):
-        with pytest.raises(MudiffError, match=says):
-            find()
+    refused("none: data folder not found", files.find_subjects, "brats", tmp_path / "none")
+    refused("no isles files found; expected .*VSD", files.find_subjects, "isles", tmp_path)
+    refused("'brain' is unknown", files.find_subjects, "brain", tmp_path)
+    refused("subject folder not found", files.find_contrasts, tmp_path / "none")
+    refused("no contrast found", files.find_contrasts, tmp_path / "A")
 
 
 def test_ids_match_across_releases():

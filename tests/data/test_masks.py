@@ -3,12 +3,11 @@
 import nibabel
 import numpy as np
 import pytest
-from conftest import LPS, SHAPE, lesion, write_nifti
+from conftest import LPS, SHAPE, lesion, refused, write_nifti
 
 from mudiff.data import dataset, prepare, verify
 from mudiff.data.dataset import Preparation
 from mudiff.data.masks import brain_mask, convention, lesion_mask, load_mask
-from mudiff.errors import MudiffError
 
 
 def looked_at(cohort, folder, **options):
@@ -17,7 +16,7 @@ def looked_at(cohort, folder, **options):
     return found, prepare.prepare(Preparation("brats", 16, 4), *cohort, folder, 1, progress=False, **options)
 
 
-def test_specks_go_holes_are_filled_within_a_slice_and_a_cut_brain_reaches_the_border():
+def test_specks_go_holes_are_filled_within_a_slice_a_cut_brain_reaches_the_border_and_lobes_stay():
     volume = np.zeros((3, 14, 14))
     volume[:, 2:12, :10] = 1  # cut by the field of view on the left
     volume[:, 0, 13] = volume[1, 0, 5] = 1  # specks
@@ -30,13 +29,10 @@ def test_specks_go_holes_are_filled_within_a_slice_and_a_cut_brain_reaches_the_b
     expected[2, [5, 8], 9] = False
     np.testing.assert_array_equal(brain_mask(volume[None]), expected)
     assert not brain_mask(np.zeros((2, 4, 16, 16))).any()
-
-
-def test_separate_lobes_stay_and_crumbs_are_dropped():
     lobes = np.zeros((1, 1, 64, 64))
     lobes[..., 10:40, 10:20] = 1
     lobes[..., 10:40, 40:50] = 0.5
-    lobes[..., 58:61, 58:61] = 1  # survives the opening
+    lobes[..., 58:61, 58:61] = 1  # a crumb that survives the opening
     mask = brain_mask(lobes)
     assert mask[0, 25, 15] and mask[0, 25, 45] and not mask[0, 50:].any()
 
@@ -59,8 +55,7 @@ def test_masks_keep_labels_round_floats_and_may_be_empty(tmp_path):
     assert not load_mask(write_nifti(tmp_path / "b.nii.gz", raw * 0 + 1e-7))[0].data.any()
     raw.flat[20] = np.nan
     for data, says in ((raw, "the mask has NaN"), (lesion() * 0.075, "largest value is 0.3; threshold it first")):
-        with pytest.raises(MudiffError, match=rf"c\.nii\.gz: .*{says}"):
-            load_mask(write_nifti(tmp_path / "c.nii.gz", data))
+        refused(rf"c\.nii\.gz: .*{says}", load_mask, write_nifti(tmp_path / "c.nii.gz", data))
 
 
 def test_labels_off_by_rounding_are_labels_without_a_finding(cohort, tmp_path):
@@ -76,16 +71,14 @@ def test_labels_off_by_rounding_are_labels_without_a_finding(cohort, tmp_path):
 
 CORNER = np.zeros(SHAPE, np.uint8)
 CORNER[:3, :3, :3] = 1
+REFUSED = [
+    (1 - (lesion() > 0), "covers 9"),
+    (np.where(lesion() > 0, lesion(), 255), "covers 100% of the brain"),  # -1 in a file of unsigned integers
+    (CORNER, "100% of it lies outside"),
+]
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (1 - (lesion() > 0), "covers 9"),
-        (np.where(lesion() > 0, lesion(), 255), "covers 100% of the brain"),  # -1 in a file of unsigned integers
-        (CORNER, "100% of it lies outside"),
-    ],
-)
+@pytest.mark.parametrize(("data", "says"), REFUSED)
 def test_a_mask_of_most_of_the_brain_or_beside_it_is_refused(cohort, tmp_path, write_subject, data, says):
     write_subject(cohort[0], "Brats18_B_1", seg=data.astype(np.uint8))
     ((subject, name, problem),), info = looked_at(cohort, tmp_path / "p")
@@ -93,22 +86,15 @@ def test_a_mask_of_most_of_the_brain_or_beside_it_is_refused(cohort, tmp_path, w
     assert info["failed"] == {subject: problem}
 
 
-@pytest.mark.parametrize(
-    ("labels", "release"),
-    [([[1, 2, 4], [2]], "2020"), ([[1, 2, 3], []], "2023"), ([[3, 4], [4]], "2024"), ([[1], [2]], "2020"),
-     ([[1, 2, 4], [1, 3]], "b has label 3, a label 4, no mask has both; .*--labels 2020 ")],
-)  # fmt: skip
-def test_the_labels_of_all_masks_tell_the_release(labels, release):
-    cohort = dict(zip("ab", labels, strict=True))
-    if release.isdigit():
-        assert convention("brats", cohort) == release
-    else:
-        with pytest.raises(MudiffError, match=release):
-            convention("brats", cohort)
-    assert convention("brats", cohort, "2023") == "2023" and convention("isles", cohort) is None
+def test_the_labels_of_all_masks_tell_the_release():
+    releases = [("2020", [1, 2, 4], [2]), ("2023", [1, 2, 3], []), ("2024", [3, 4], [4]), ("2020", [1], [2])]
+    for release, a, b in releases:
+        assert convention("brats", {"a": a, "b": b}) == release and convention("isles", {"a": a, "b": b}) is None
+    mixed = {"a": [1, 2, 4], "b": [1, 3]}
+    refused("b has label 3, a label 4, no mask has both; .*--labels 2020 ", convention, "brats", mixed)
+    assert convention("brats", mixed, "2023") == "2023"
     for name, given in (("isles", "2024"), ("brats", "2019")):
-        with pytest.raises(MudiffError, match=given):
-            convention(name, cohort, given)
+        refused(given, convention, name, mixed, given)
 
 
 def test_a_resection_cavity_is_no_lesion(cohort, tmp_path, write_subject):
@@ -131,6 +117,7 @@ def test_a_missing_mask_is_an_error_unless_allowed(cohort, tmp_path):
     mask.rename(mask.with_name("other_name.nii.gz"))
     ((subject, name, problem),), info = looked_at(cohort, tmp_path / "p")
     assert (subject, name, info["failed"]) == ("Brats18_C_1", "mask", {subject: problem})
-    assert "has no lesion mask (is it other_name.nii.gz in" in problem and "--allow-missing-masks" in problem
+    assert "has no lesion mask; left out: other_name.nii.gz (its name fits no layout); add it" in problem
+    assert "--allow-missing-masks" in problem
     found, info = looked_at(cohort, tmp_path / "p", allow_missing_masks=True)
     assert found == [] and info["warnings"] == ["Brats18_C_1: has no lesion mask; counted as free of lesions"]

@@ -1,17 +1,18 @@
 """Reading and writing NIfTI, and grids."""
 
 import gzip
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from conftest import LPS, head, write_nifti
+from conftest import LPS, head, refused, write_nifti
 from scipy import ndimage
 
 from mudiff.data import volumes
 from mudiff.data.slices import normalise
-from mudiff.errors import MudiffError
 
 
 @pytest.mark.parametrize(("kind", "slope"), [("<u2", 1), (">i2", 1), (">f4", 1), ("<i4", 1), ("<i2", 0.5)])
@@ -77,20 +78,42 @@ def test_a_saved_volume_has_the_geometry_of_its_model_and_its_single_fourth_axis
     np.testing.assert_allclose(saved.get_fdata()[..., 0], data / 1000, atol=1e-6)
     assert saved.header["cal_max"] == 0 and saved.header.get_intent()[0] == "none" and not saved.header.extensions
     assert bytes(saved.header["descrip"]).startswith(b"synthetic, mudiff")
-    with pytest.raises(MudiffError, match=r"b\.mgz.*\.nii"):
-        volumes.save_volume(tmp_path / "b.mgz", volume.data, volume)
+    refused(r"b\.mgz.*\.nii", volumes.save_volume, tmp_path / "b.mgz", volume.data, volume)
+
+
+COLOURS = [("R", "u1"), ("G", "u1"), ("B", "u1")]
+HEADER = bytes(nibabel.Nifti1Header().binaryblock)
+LARGE = HEADER[:40] + np.array([3, 32767, 32767, 32767, 1, 1, 1, 1], "<i2").tobytes() + HEADER[56:] + bytes(4)
+
+
+def spoil(path: Path, cut: bool) -> None:
+    """Cut a file in the middle, or flip the bits of the byte there."""
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] if cut else content[:half] + bytes([content[half] ^ 255]) + content[half + 1 :])
+
+
+def holding(content: bytes) -> Callable[[Path, np.ndarray], object]:
+    """Return what writes a file of this content."""
+    return lambda path, data: path.write_bytes(content)
 
 
 UNUSABLE = {  # kind -> what is written in place of a volume, what the error says
     "missing": (lambda path, data: None, "not found"),
     "truncated": (lambda path, data: spoil(write_nifti(path, data), cut=True), "to its end"),
     "flipped bits": (lambda path, data: spoil(write_nifti(path, data), cut=False), "to its end"),
-    "text": (lambda path, data: path.write_bytes(b"subject,split\n"), "read as NIfTI"),
-    "empty": (lambda path, data: path.write_bytes(b""), "read as NIfTI"),
-    "zipped text": (lambda path, data: path.write_bytes(gzip.compress(b"subject\n" * 100)), "read as NIfTI"),
+    "text": (holding(b"subject,split\n"), "no NIfTI"),
+    "empty": (holding(b""), "no NIfTI"),
+    "zipped text": (holding(gzip.compress(b"subject\n" * 100)), "no NIfTI"),
+    "LFS": (holding(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "Git LFS"),
+    "annex": (holding(b"/annex/objects/SHA256E-s2148--9a.nii.gz\n"), "git-annex"),
+    "web page": (holding(b"<!DOCTYPE HTML>\n<HTML lang=en><title>Log in</title>"), "web page"),
+    "too large": (holding(gzip.compress(LARGE)), "bytes are announced"),
+    "link": (lambda path, data: path.symlink_to("annex/objects/x"), "a file that is not here.*datalad get"),
     "other format mgz": (lambda path, data: nibabel.save(nibabel.MGHImage(data, LPS), path), "no NIfTI header"),
     "colours": (lambda path, data: write_nifti(path, np.zeros((4, 4, 4), COLOURS)), "not numbers"),
     "no position": (lambda path, data: write_nifti(path, data, np.diag([1, 1, 1e-10, 1])), "no position"),
+    "sheared": (lambda path, data: write_nifti(path, data, LPS + np.eye(4, k=1) * 1e27), "no position"),
     "2-D": (lambda path, data: write_nifti(path, data[:, :, 6]), "has 2 axes"),
     "4-D": (lambda path, data: write_nifti(path, np.stack([data] * 2, -1)), r"4 axes \(20x26x12x2\)"),
     "zero": (lambda path, data: write_nifti(path, data * 0), "no image, .* from 0 to 0"),
@@ -99,20 +122,6 @@ UNUSABLE = {  # kind -> what is written in place of a volume, what the error say
     "NaN": (lambda path, data: write_nifti(path, np.where(data, data, np.nan)), r"\d+ voxels are NaN"),
     "infinite": (lambda path, data: write_nifti(path, np.where(data, data, np.inf)), "NaN or infinite"),
 }
-UNUSABLE |= {
-    says: (lambda path, data, text=text: path.write_bytes(text), says) for says, text in {
-        "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-        "git-annex": b"/annex/objects/SHA256E-s2148--9a.nii.gz\n",
-        "web page": b"<!DOCTYPE HTML>\n<HTML lang=en><title>Log in</title>",
-        "bytes are announced": gzip.compress(bytes(nibabel.Nifti1Header().binaryblock)[:40]
-                                             + np.array([3, 32767, 32767, 32767, 1, 1, 1, 1], "<i2").tobytes()
-                                             + bytes(nibabel.Nifti1Header().binaryblock)[56:] + bytes(4)),
-        "not here": None,
-    }.items()
-}  # fmt: skip
-UNUSABLE["not here"] = (lambda path, data: path.symlink_to("annex/objects/x"), "a file that is not here.*datalad get")
-UNUSABLE["sheared"] = (lambda path, data: write_nifti(path, data, LPS + np.eye(4, k=1) * 1e27), "no position")
-COLOURS = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 
 
 def test_files_are_read_by_their_content(tmp_path, rng):
@@ -122,8 +131,7 @@ def test_files_are_read_by_their_content(tmp_path, rng):
         (tmp_path / name).write_bytes(content)
         np.testing.assert_array_equal(volumes.load_volume(tmp_path / name).data, data)
     (tmp_path / "LOUD.NII.GZ").write_bytes(packed[:-5] + bytes(5))  # a wrong checksum
-    with pytest.raises(MudiffError, match="to its end"):
-        volumes.load_volume(tmp_path / "LOUD.NII.GZ")
+    refused("to its end", volumes.load_volume, tmp_path / "LOUD.NII.GZ")
     nibabel.save(nibabel.Nifti1Pair(data, LPS), tmp_path / "pair.hdr")
     (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
     pair = volumes.load_volume(tmp_path / "pair.hdr")
@@ -143,21 +151,12 @@ def test_a_quaternion_that_rounding_made_too_long_is_an_orientation(tmp_path, rn
     np.testing.assert_allclose(volumes.load_volume(tmp_path / "a.nii").affine, LPS, atol=1e-5)
 
 
-def spoil(path, cut):
-    """Cut a file in the middle, or flip the bits of the byte there."""
-    content = path.read_bytes()
-    half = len(content) // 2
-    path.write_bytes(content[:half] if cut else content[:half] + bytes([content[half] ^ 255]) + content[half + 1 :])
-
-
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_an_unusable_file_gives_one_line_that_names_it(tmp_path, rng, kind):
     write, says = UNUSABLE[kind]
     path = tmp_path / ("a" + {"mgz": ".mgz"}.get(kind.split()[-1], ".nii.gz"))
     write(path, head(rng).astype(np.float32))
-    with pytest.raises(MudiffError, match=says) as caught:
-        volumes.load_volume(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    refused(f"(?=.*{re.escape(str(path))}).*{says}", volumes.load_volume, path)
 
 
 def grid(shape=(20, 26, 12), affine=LPS, path="x"):
@@ -171,8 +170,7 @@ def test_unlike_grids_are_named():
         (grid(shape=(20, 26, 10)), "t1, t2: 20x26x12 .*flair: 20x26x10"),
         (grid(affine=shifted), r"origin \(0, 0, 0\); flair: .*origin \(5, 0, 0\)"),
     ):
-        with pytest.raises(MudiffError, match=f"S: .*{says}"):
-            volumes.check_grid({"t1": grid(), "t2": grid(), "flair": other}, "S")
+        refused(f"S: .*{says}", volumes.check_grid, {"t1": grid(), "t2": grid(), "flair": other}, "S")
     rounded, turned = LPS + 1e-5, LPS.copy()
     turned[0, 1] = 0.01  # 0.25 mm at the far corner
     assert volumes.grids({"a": grid(), "b": grid(affine=rounded)}) == [["a", "b"]]

@@ -39,7 +39,7 @@ def stack(slices):
 
 def cells(slices):
     """Return the functions of notebook 11."""
-    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce")
+    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce", torch=torch)
 
 
 def test_agrees_with_the_closed_form_on_the_samples_moments(lively_slices, tmp_path):
@@ -60,10 +60,9 @@ def inception(monkeypatch, tmp_path):
     """Stand in for the network of torch-fidelity: the mean of each channel, of bytes."""
     seen = []
 
-    class Network(nn.Module):
+    class Network(Means):
         def __init__(self, name, features, feature_extractor_weights_path):
             super().__init__()
-            self.none = nn.Parameter(torch.zeros(0))
             if "bad" in feature_extractor_weights_path:
                 raise RuntimeError("unexpected keys")
             if "without" in feature_extractor_weights_path:
@@ -71,7 +70,7 @@ def inception(monkeypatch, tmp_path):
 
         def forward(self, x):
             seen.append(x)
-            return x.float().mean(dim=(2, 3)) / 255
+            return super().forward(x.float()) / 255
 
     monkeypatch.setattr(fid, "NoTrainInceptionV3", Network)
     monkeypatch.setattr(frechet.Inception, "num_features", 3)
@@ -96,10 +95,8 @@ class Harmful:
 
 def test_a_file_that_holds_something_else_is_refused_and_not_run(inception, tmp_path, capsys):
     torch.save({"weight": Harmful()}, tmp_path / "weights.pth")
-    for name, says in (
-        ("bad", r"bad.pth: no Inception weights .*unexpected keys"), ("weights", "weights.pth: no Inception weights"),
-        ("none", "none.pth: no Inception weights .*file not found.*fetch weights-inc"),
-        ("without", "pip install torch-fidelity"),
-    ):  # fmt: skip
-        refused(says, frechet.Inception, tmp_path / f"{name}.pth")
+    refused("bad.pth: no Inception weights .*unexpected keys", frechet.Inception, tmp_path / "bad.pth")
+    refused("weights.pth: no Inception weights", frechet.Inception, tmp_path / "weights.pth")
+    refused("no Inception weights .*file not found.*fetch weights-inc", frechet.Inception, tmp_path / "none.pth")
+    refused("pip install torch-fidelity", frechet.Inception, tmp_path / "without.pth")
     assert capsys.readouterr().out == ""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import LIVELY, SHAPE, prepare_subjects, refused, write_synthetic
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import dataset
 from mudiff.data.masks import lesion_mask
 from mudiff.evaluation import metrics, scores
@@ -75,16 +75,17 @@ def test_scores_are_kept_until_the_weights_change(runs, counted):
     pd.testing.assert_frame_equal(scores.score_runs("smoke", "brain", TASK), first)
     assert len(counted) == count
     path = paths.synthetic("smoke", RUN) / "synthetic.json"
-    paths.write_json(path, paths.read_json(path) | {"weights": "of another training"})
+    storage.write_json(path, storage.read_json(path) | {"weights": "of another training"})
     scores.score_runs("smoke", "brain", TASK)
     assert len(counted) == count + count // 3  # one of three methods
 
 
 def test_slices_of_other_data_or_weights_are_refused(runs):
     path, weights = paths.synthetic("smoke", RUN) / "synthetic.json", paths.run("smoke", RUN) / "weights.safetensors"
+    other = storage.read_json(path) | {"data": "other"}
     for spoil, says in (
-        (lambda: paths.write_text(weights, "trained again"), "made from other weights"),
-        (lambda: paths.write_json(path, paths.read_json(path) | {"data": "other"}), "made from other data than are"),
+        (lambda: storage.write_text(weights, "trained again"), "made from other weights"),
+        (lambda: storage.write_json(path, other), "made from other data than are"),
         (path.unlink, "no synthetic test slices; make them with `snakemake"),
     ):
         spoil()

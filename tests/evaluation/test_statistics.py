@@ -13,21 +13,12 @@ from mudiff.evaluation import metrics, statistics
 
 COHORTS, PROTOCOLS = ("brats", "isles"), {"subject": "masked", "slice": "released"}
 
-
-@pytest.fixture(scope="module")
-def cells():
-    """The functions of notebook 06."""
-    return run_cells("06_significance", "def effective(", "def compare(")
+CELLS = run_cells("06_significance", "def effective(", "def compare(")
+effective = CELLS["effective"]
 
 
-@pytest.fixture
-def effective(cells):
-    return cells["effective"]
-
-
-@pytest.fixture
-def compare(cells):
-    return lambda scores, protocols=PROTOCOLS: cells["compare"](scores, protocols)
+def compare(scores, protocols=PROTOCOLS):
+    return CELLS["compare"](scores, protocols)
 
 
 @pytest.fixture
@@ -76,7 +67,7 @@ def test_holm_by_hand():
     assert len(statistics.holm([])) == 0
 
 
-def test_effective_number_by_hand(effective):
+def test_effective_number_by_hand():
     icc, count = effective([1, 3, 5, 7], ["a", "a", "b", "b"])  # mean squares 16 and 2
     assert icc == pytest.approx((16 - 2) / (16 + 2)) and count == pytest.approx(4 / (1 + icc))
     assert effective([1, 1, 1, 5, 5, 5], list("aaabbb")) == pytest.approx((1, 2))  # two subjects
@@ -85,7 +76,7 @@ def test_effective_number_by_hand(effective):
         assert np.isnan(effective(values, list(subjects))).all()
 
 
-def test_the_best_of_the_six_is_chosen_per_metric_and_positive_means_better(compare):
+def test_the_best_of_the_six_is_chosen_per_metric_and_positive_means_better():
     given = {"linear": [30, 31, 33], "pgan": [20, 21, 25], "syndiff": [21, 22, 25], "mudiff": [19, 22, 22]}
     frame = score_rows(given)
     frame.loc[frame.method == "pgan", "mae"] = 0.01
@@ -96,7 +87,7 @@ def test_the_best_of_the_six_is_chosen_per_metric_and_positive_means_better(comp
     assert of(result, "mae").difference == pytest.approx(0.01 - np.mean([1 / 19, 1 / 22, 1 / 22]))
 
 
-def test_every_task_region_and_unit_has_its_rows(noisy, compare):
+def test_every_task_region_and_unit_has_its_rows(noisy):
     result = compare(noisy)
     assert len(result) == 2 * 2 * 6 * 3 and result.p.notna().all()
     assert set(result[result.unit == "subject"].n) == {6} and set(result[result.unit == "slice"].n) == {24}
@@ -105,7 +96,7 @@ def test_every_task_region_and_unit_has_its_rows(noisy, compare):
         assert part.p_holm.to_numpy() == pytest.approx(statistics.holm(part.p))
 
 
-def test_pairs_are_found_by_subject_and_slice(noisy, compare):
+def test_pairs_are_found_by_subject_and_slice(noisy):
     keys = ["unit", "region", "dataset", "target", "metric"]
     shuffled = noisy.sample(frac=1, random_state=3)
     first, second = (compare(f).set_index(keys).sort_index() for f in (noisy, shuffled))
@@ -116,7 +107,7 @@ def test_pairs_are_found_by_subject_and_slice(noisy, compare):
     assert not np.allclose(first.t, compare(beside).set_index(keys).sort_index().t)
 
 
-def test_undefined_and_infinite_scores_are_left_out_in_pairs(compare):
+def test_undefined_and_infinite_scores_are_left_out_in_pairs():
     nan = math.nan
     frame = score_rows({"mudiff": [22, nan, 24, 27], "ddpm": [20, 21, nan, 22]}, "lesion", "slice", 2)
     result = of(compare(frame, {"slice": "released"}), "psnr")
@@ -126,7 +117,7 @@ def test_undefined_and_infinite_scores_are_left_out_in_pairs(compare):
     assert result.best_baseline == "ddpm" and result.n == 3
 
 
-def test_two_scores_of_one_subject_are_an_error_and_tasks_without_a_baseline_are_left_out(compare):
+def test_two_scores_of_one_subject_are_an_error_and_tasks_without_a_baseline_are_left_out():
     both, lonely = score_rows({"mudiff": [22, 23], "ddpm": [20, 20]}), score_rows({"mudiff": [22], "linear": [20]})
     assert set(compare(pd.concat([both, lonely.assign(target="t2")])).target) == {"t1ce"}
     refused("two scores of subject s0", compare, pd.concat([both] * 2), {"subject": "masked"})

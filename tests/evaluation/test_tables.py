@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import refused, run_cells, score_rows
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data import datasets
 from mudiff.evaluation import metrics, tables
 from mudiff.training import profiles
@@ -91,36 +91,28 @@ def test_markdown_and_latex_show_the_same_cells(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"table1.md", "table1.tex"}
 
 
-@pytest.mark.parametrize(
-    "value, text",
-    [(0.0004, "**< 0.001**"), (0.0123, "**0.012**"), (0.0497, "**0.0497**"), (0.2, "0.200"), (np.nan, "NA")],
-)
-def test_p_values_as_one_writes_them(value, text):
+def test_p_values_as_one_writes_them():
     p_value = run_cells("06_significance", "def p_value(", "def p_value(")["p_value"]
-    assert p_value(value) == text
+    texts = {0.0004: "**< 0.001**", 0.0123: "**0.012**", 0.0497: "**0.0497**", 0.2: "0.200", np.nan: "NA"}
+    assert [p_value(p) for p in texts] == list(texts.values())
 
 
-def test_captions_say_what_the_numbers_are_and_whose_data(tmp_path, monkeypatch):
+def test_captions_say_what_the_numbers_are_and_whose_data_as_the_preparation_recorded_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     frame = tables.table(score_rows(TWO), "masked")
     text = tables.caption(frame, "Brain", "demo")
     assert text.startswith("Brain. Protocol masked: mean ± standard deviation over subjects (n: BraTS 2, ISLES 2)")
     assert text.endswith("Data: generated phantoms, no patients; profile demo (λ_c 0.005, A-1).")
     assert "real data here" in tables.caption(frame, "T", "demo", "real data here")
-
-
-def test_the_origin_is_what_the_preparation_recorded(tmp_path, monkeypatch):
-    """Not a guess from the phantoms' folder, which may be copied or deleted."""
-    monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
-    for name, content, origin in (
+    for name, content, origin in (  # no guess from the phantoms' folder, which may be copied or deleted
         ("brats", {"phantoms": True}, "generated phantoms, no patients"),
         ("isles", {"phantoms": False}, "patients; of BraTS generated phantoms"),
         ("brats", {}, "of unknown origin"),
     ):
-        paths.write_json(paths.prepared("smoke", name) / "prepared.json", content)
+        storage.write_json(paths.prepared("smoke", name) / "prepared.json", content)
         assert tables.origin("smoke") == origin
 
 
-@pytest.mark.parametrize("protocol", ["mine", "released"])
-def test_an_unknown_protocol_or_one_without_scores_is_an_error(protocol):
-    refused("expected released or masked", tables.table, score_rows(TWO), protocol)
+def test_an_unknown_protocol_or_one_without_scores_is_an_error():
+    for protocol in ("mine", "released"):
+        refused("expected released or masked", tables.table, score_rows(TWO), protocol)

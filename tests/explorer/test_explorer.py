@@ -1,8 +1,8 @@
 """The explorer: what a view changes, shows and keeps, and its widgets without a browser."""
 
-import asyncio
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import nibabel
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import LIVELY, lively, refused, save_run
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.data.dataset import open_slices
 from mudiff.evaluation import metrics
 from mudiff.explorer import keep, picture, state, widgets
@@ -23,7 +23,7 @@ change = dataclasses.replace
 def run(name="brats_t1ce_mudiff", without=(), **settings) -> Path:
     """Write a complete run of profile smoke."""
     folder = save_run(lively(steps=2, **settings), paths.run("smoke", name), without)
-    paths.write_json(folder / "provenance.json", {})
+    storage.write_json(folder / "provenance.json", {})
     return folder
 
 
@@ -249,10 +249,10 @@ def test_a_view_is_kept_and_opens_again(made, tmp_path):
     inside = native.get_fdata()[..., place] > 0
     assert np.corrcoef(truth.get_fdata()[..., place][inside], native.get_fdata()[..., place][inside])[0, 1] > 0.6
     assert keep.load(own / "view.json") == (made.run, made.subject.source, view)
-    panel = widgets.Panel(*keep.load(own / "view.json"))
+    panel = widgets.Panel(*keep.load(own / "view.json")).wait()
     assert panel.view() == view and not panel.says.value
     record = json.loads((own / "view.json").read_text())
-    paths.write_json(tmp_path / "odd.json", record | {"view": record["view"] | {"colour": 1}})
+    storage.write_json(tmp_path / "odd.json", record | {"view": record["view"] | {"colour": 1}})
     refused("no view of the explorer", keep.load, tmp_path / "odd.json")
     panel.others["view"].value = str(tmp_path / "none.json")
     panel.buttons["open"].click()
@@ -260,7 +260,7 @@ def test_a_view_is_kept_and_opens_again(made, tmp_path):
 
 
 def test_each_widget_sets_its_field(made):
-    panel = widgets.Panel(made.run)
+    panel = widgets.Panel(made.run).wait()
     assert panel.view() == made.first() and panel.canvas is not None and "<th>brain</th>" in panel.numbers.value
     fields = {key if isinstance(key, str) else key[0] for key in panel.controls} | {"polygon"}
     assert fields == {field.name for field in dataclasses.fields(state.View)}
@@ -271,64 +271,66 @@ def test_each_widget_sets_its_field(made):
     }  # fmt: skip
     for name, value in values.items():
         panel.controls[name].value = value
+    panel.wait()
     view = panel.view()
     assert view.off == ("t2",) and view.motion == (("t1", 2.0),) and not panel.controls["replacement"].disabled
     assert all(getattr(view, name) == value for name, value in values.items() if isinstance(name, str))
     assert "SD of 2 samples" in [text.get_text() for text in panel.canvas.figure.axes[0].texts]
     panel.buttons["reset"].click()
+    panel.wait()
     assert panel.view() == view.unchanged()
     panel.buttons["contribution"].click()
+    panel.wait()
     assert bytes(panel.bars.value).startswith(b"\x89PNG")
     for first, second in zip(*[iter(panel.others["subject"].options[:2])] * 2, strict=True):
         panel.others["subject"].value = second
-        assert panel.explorer.subject.name == second != first
+        assert panel.wait().explorer.subject.name == second != first
     panel.others["keep"].value = str(made.run.parent / "kept")
     panel.buttons["save"].click()
     assert Path(panel.others["view"].value).is_file()
 
 
 def test_a_change_draws_once_and_a_failure_says_why(made, monkeypatch):
-    panel, drawn, real = widgets.Panel(made.run), [], picture.draw
+    panel, drawn, real = widgets.Panel(made.run).wait(), [], picture.draw
     monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v) or real(e, v))
     panel.controls["off", "t1"].value = True
+    panel.wait()
     assert len(drawn) == 1 and drawn[0].off == ("t1",)
     panel.show()  # nothing has changed
+    panel.wait()
     assert len(drawn) == 1
-    for name in ("t2", "flair"):
-        panel.controls["off", name].value = True
-        panel.controls["replacement"].value = "background"
     before = panel.canvas
     panel.others["folder"].value = str(made.run)
     assert "no contrast found" in panel.says.value and panel.canvas is before
 
 
-def test_work_beside_the_loop_is_stopped_by_the_button_and_by_the_next_change(made):
-    panel = widgets.Panel(made.run)
-
-    async def press() -> None:
-        panel.controls["off", "t1"].value = True
-        panel.buttons["stop"].click()
-        await panel._task
-        assert "Stopped" in panel.says.value and panel.shown is None
-        panel.controls["off", "t2"].value = True
-        panel.controls["off", "t1"].value = False  # before the first was made
-        await panel._task
-
-    asyncio.run(press())
-    assert panel.shown == panel.view() and panel.shown.off == ("t2",) and panel.working.layout.display == "none"
+def test_work_is_stopped_by_the_button_and_by_the_next_change(made, monkeypatch):
+    panel, may, real = widgets.Panel(made.run).wait(), threading.Event(), sample.sample_batch
+    monkeypatch.setattr(sample, "sample_batch", lambda *given: may.wait(60) and real(*given))
+    panel.controls["off", "t1"].value = True
+    panel.buttons["stop"].click()
+    may.set()
+    assert "Stopped" in panel.wait().says.value and panel.shown is None
+    may.clear()
+    panel.controls["off", "t2"].value = True
+    panel.controls["off", "t1"].value = False  # before the first was made
+    may.set()
+    assert panel.wait().shown == panel.view() and panel.shown.off == ("t2",)
+    assert panel.working.layout.display == "none" and not panel.says.value
 
 
 def test_a_large_image_is_shown_after_one_step_first(made, monkeypatch):
     monkeypatch.setattr(state, "SLOW", SIZE)
     drawn, real = [], picture.draw
     monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v.steps) or real(e, v))
-    panel = widgets.Panel(made.run)
+    panel = widgets.Panel(made.run).wait()
     panel.controls["region"].value = "lesion"  # nothing to sample, so no preview
+    panel.wait()
     assert drawn == [1, 0, 0]
 
 
 def test_where_widgets_do_not_run_a_sentence_stands_for_them(made):
-    panel = widgets.Panel(made.run)
+    panel = widgets.Panel(made.run).wait()
     bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == widgets.STILL and "application/vnd.jupyter.widget-view+json" in bundle
     assert "VBox(" not in json.dumps(bundle) and panel.canvas._data_url is None  # neither dead text nor bulk

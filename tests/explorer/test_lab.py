@@ -11,7 +11,7 @@ import nibabel
 import pytest
 from conftest import PATIENCE, REPOSITORY, lively, save_run
 
-from mudiff import paths
+from mudiff import paths, storage
 from mudiff.explorer import keep
 
 NAME = "16_explore.ipynb"
@@ -23,7 +23,7 @@ PIXELS = "canvas => canvas.toDataURL()"
 def lab(lively_slices, tmp_path):
     """Start JupyterLab on a copy of the notebook, with a profile of its own; return its address."""
     for name in ("brats_t1ce_mudiff", "brats_t1ce_second"):
-        paths.write_json(save_run(lively(steps=2), paths.run("smoke", name)) / "provenance.json", {})
+        storage.write_json(save_run(lively(steps=2), paths.run("smoke", name)) / "provenance.json", {})
     book = nbformat.read(REPOSITORY / "notebooks" / NAME, as_version=4)
     book.cells[1].source = book.cells[1].source.replace('"demo"', '"smoke"')
     (tmp_path / "notebooks").mkdir()
@@ -40,7 +40,7 @@ def lab(lively_slices, tmp_path):
         while not (written.is_file() and written.read_text().endswith("}")):
             assert server.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        yield paths.read_json(written)["url"]
+        yield storage.read_json(written)["url"]
     finally:
         server.terminate()  # it ends its kernels first
         server.wait(PATIENCE)

@@ -12,14 +12,8 @@ from mudiff.settings import Settings
 from mudiff.training import profiles
 
 OWN = {
-    "method": "ddpm",
-    "width": 8,
-    "attention_at": 8,
-    "steps": 25,
-    "learning_rate": 2e-3,
-    "beta1": 0.9,
-    "beta2": 0.999,
-}
+    "method": "ddpm", "width": 8, "attention_at": 8, "steps": 25, "learning_rate": 2e-3, "beta1": 0.9, "beta2": 0.999,
+}  # fmt: skip
 
 
 def make(**change) -> DDPM:

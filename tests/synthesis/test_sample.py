@@ -1,17 +1,17 @@
 """Synthesis: prepared slices, whole volumes, and what belongs to which run."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, lively, save_run
+from conftest import SMALL, lively, refused, save_run
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.data.dataset import open_slices
-from mudiff.errors import MudiffError
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
@@ -23,6 +23,10 @@ CPU = torch.device("cpu")
 def untrained(folder: Path, **changes) -> Path:
     """Write a run whose weights are those that training starts from."""
     return save_run(build(Settings(**SMALL | changes)), folder)
+
+
+def loaded(path: Path) -> np.ndarray:
+    return nibabel.load(path).get_fdata()
 
 
 @pytest.fixture
@@ -60,8 +64,7 @@ def test_a_run_can_be_sampled_in_another_precision(run, prepared):
         for precision in (None, "float32", "bfloat16")
     )
     assert (own == single).all() and 0 < np.abs(half - single).max() < 0.05
-    with pytest.raises(MudiffError, match="precision"):
-        runs.load(run, CPU, "half")
+    refused("precision", runs.load, run, CPU, "half")
 
 
 def test_synthetic_slices_resume_and_belong_to_their_run(run, prepared, tmp_path):
@@ -78,18 +81,15 @@ def test_synthetic_slices_resume_and_belong_to_their_run(run, prepared, tmp_path
     assert record["run"] == "brats_t1ce_mudiff" and record["seconds_per_slice"] > 0
     sample.synthesize_split(untrained(tmp_path / "other", seed=5), prepared, "test", folder)
     assert (sample.read_synthetic(folder, subject) != first).any()
-    with pytest.raises(MudiffError, match="not found"):
-        sample.read_synthetic(folder, "nobody")
+    refused("not found", sample.read_synthetic, folder, "nobody")
     (folder / f"{subject}.npy").write_bytes(b"nothing")
-    with pytest.raises(MudiffError, match="no synthetic slices"):
-        sample.read_synthetic(folder, subject)
+    refused("no synthetic slices", sample.read_synthetic, folder, subject)
 
 
 def test_foreign_files_are_never_deleted(run, prepared):
     folder = prepared / "test"  # same file names, other content
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(MudiffError, match="choose a new folder"):
-        sample.synthesize_split(run, prepared, "test", folder)
+    refused("choose a new folder", sample.synthesize_split, run, prepared, "test", folder)
     assert before and {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -100,24 +100,19 @@ def test_a_whole_volume_comes_back_on_its_own_grid(run, tmp_path, write_subject,
     image = nibabel.load(files["flair"])  # the first condition, whose header is taken
     image.header["toffset"] = 7
     nibabel.save(nibabel.Nifti1Image(image.get_fdata(), None, image.header), files["flair"])
-    subject = tmp_path / "mine/someone"
-    options = {"samples": 2, "uncertainty": tmp_path / "sd.nii.gz"}
-    out = sample.synthesize_volume(run, subject, "T1CE", tmp_path / "out.nii.gz", **options)
+    subject, sd = tmp_path / "mine/someone", tmp_path / "sd.nii.gz"
+    out = sample.synthesize_volume(run, subject, "T1CE", tmp_path / "out.nii.gz", samples=2, uncertainty=sd)
     made, source = nibabel.load(out), nibabel.load(files["t1"])
     assert made.shape == source.shape and made.header.get_zooms() == source.header.get_zooms()
     np.testing.assert_allclose(made.affine, source.affine)
     assert made.header["toffset"] == 7
     voxels = made.get_fdata()
-    background = np.logical_and.reduce([nibabel.load(files[c]).get_fdata() == 0 for c in ("t1", "t2", "flair")])
+    background = np.logical_and.reduce([loaded(files[c]) == 0 for c in ("t1", "t2", "flair")])
     assert voxels.min() >= 0 and voxels.max() <= 1 and not voxels[background].any() and voxels.any()
-    assert nibabel.load(tmp_path / "sd.nii.gz").get_fdata().max() > 0
+    assert loaded(sd).max() > 0
     monkeypatch.setattr(sample, "BATCH", 1)  # batches, the last of one slice, decide nothing
     again = sample.synthesize_volume(run, files, "T1CE", tmp_path / "2.nii", samples=2)  # its files
-    np.testing.assert_allclose(nibabel.load(again).get_fdata(), voxels, atol=1e-5)
-
-
-def loaded(path: Path) -> np.ndarray:
-    return nibabel.load(path).get_fdata()
+    np.testing.assert_allclose(loaded(again), voxels, atol=1e-5)
 
 
 def test_all_slices_begin_with_one_noise_unless_told(tmp_path, write_subject):
@@ -128,10 +123,8 @@ def test_all_slices_begin_with_one_noise_unless_told(tmp_path, write_subject):
         alike = np.repeat(image.get_fdata()[:, :, 8:9], image.shape[2], axis=2)
         nibabel.save(nibabel.Nifti1Image(alike, image.affine), path)
     ways = {"shared": {}, "independent": {"noise": "independent"}, "one": {"steps": 1}, "two": {"steps": 2}}
-    made = {}
-    for name, options in ways.items():
-        path = tmp_path / f"{name}.nii"
-        made[name] = loaded(sample.synthesize_volume(run, tmp_path / "mine/someone", "T1CE", path, **options))
+    volume = partial(sample.synthesize_volume, run, tmp_path / "mine/someone", "T1CE")
+    made = {name: loaded(volume(tmp_path / f"{name}.nii", **options)) for name, options in ways.items()}
     spread = {name: np.ptp(volume, axis=2).max() for name, volume in made.items()}
     assert spread["shared"] == pytest.approx(0, abs=1e-5) and spread["independent"] > 1e-3
     np.testing.assert_allclose(made["two"], made["shared"], atol=1e-5)  # at t = 0 the mean is that of the predictions
@@ -144,11 +137,10 @@ def test_one_step_is_the_mean_of_the_first_predictions(run, prepared):
     assert [step["t"] for step in seen] == [1]
     mean = (seen[0]["x_p1"] + seen[0]["x_p2"])[:, 0].numpy() / 2
     np.testing.assert_allclose(images * 2 - 1, np.clip(mean, -1, 1), atol=1e-6)
-    with pytest.raises(MudiffError, match="--steps 3: expected 1 to 2"):
-        sample.sample_slices(method, slices, np.arange(3), steps=3)
+    refused("--steps 3: expected 1 to 2", sample.sample_slices, method, slices, np.arange(3), steps=3)
     linear = runs.load(untrained(run.parent / "linear", method="linear"))
-    with pytest.raises(MudiffError, match="--steps 1: method linear makes an image in one pass"):
-        sample.sample_slices(linear, slices, np.arange(3), steps=1)
+    words = "--steps 1: method linear makes an image in one pass"
+    refused(words, sample.sample_slices, linear, slices, np.arange(3), steps=1)
 
 
 def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
@@ -157,68 +149,55 @@ def test_a_run_of_any_completes_a_subject(tmp_path, write_subject):
     subject, out = tmp_path / "mine/someone", tmp_path / "out"
     for contrast in ("t1ce", "t2"):
         files[contrast].unlink()
-    options = {"samples": 2, "uncertainty": out}
-    made = sample.synthesize_missing(run, subject, out, **options)
+    made = sample.synthesize_missing(run, subject, out, samples=2, uncertainty=out)
     assert [path.name for path in made] == ["someone_t1ce_synthetic.nii.gz", "someone_t2_synthetic.nii.gz"]
-    assert {path.name for path in out.iterdir()} >= {
-        f"someone_{c}_synthetic_uncertainty.nii.gz" for c in ("t1ce", "t2")
-    }
+    assert all((out / f"someone_{c}_synthetic_uncertainty.nii.gz").is_file() for c in ("t1ce", "t2"))
     first, source = nibabel.load(made[0]), nibabel.load(files["flair"])
     assert first.shape == source.shape and (first.affine == source.affine).all()
     assert loaded(made[0]).min() >= 0 and loaded(made[0]).max() <= 1 and (loaded(made[0]) != loaded(made[1])).any()
     alone = sample.synthesize_volume(run, subject, "T2", tmp_path / "t2.nii", samples=2)
     np.testing.assert_array_equal(loaded(alone), loaded(made[1]))
-
-    def refused(words: str, call=sample.synthesize_volume, args=("T1", tmp_path / "o.nii"), **options) -> None:
-        with pytest.raises(MudiffError, match=words):
-            call(run, subject, *args, **options)
-
-    refused("T1 is there already .* --force")
-    assert sample.synthesize_volume(run, subject, "T1", tmp_path / "t1.nii", force=True).is_file()
-    refused("contrast 'dwi' is unknown: choose one of t1, t1ce, t2, flair", args=("DWI", tmp_path / "o.nii"))
+    volume, missing = (partial(f, run, subject) for f in (sample.synthesize_volume, sample.synthesize_missing))
+    o = tmp_path / "o.nii"
+    refused("T1 is there already .* --force", volume, "T1", o)
+    assert volume("T1", tmp_path / "t1.nii", force=True).is_file()
+    refused("contrast 'dwi' is unknown: choose one of t1, t1ce, t2, flair", volume, "DWI", o)
     (tmp_path / "sub-7").mkdir()
     (tmp_path / "sub-7/ses-1").symlink_to(subject)
     made = sample.synthesize_missing(run, tmp_path / "sub-7/ses-1", subject, steps=1)  # not taken for acquired ones
     assert [p.name for p in made] == [f"sub-7_ses-1_{c}_synthetic.nii.gz" for c in ("t1ce", "t2")]
     assert sample.files.find_contrasts(subject).keys() == {"t1", "flair", "mask"}
-    refused("--steps 0: expected 1 to 2", args=("T2", tmp_path / "o.nii"), steps=0)
-    refused("noise 'loud' is unknown", args=("T2", tmp_path / "o.nii"), noise="loud")
-    other = untrained(tmp_path / "brats_t1ce_mudiff")
-    paths.write_json(run / "provenance.json", {})  # complete
-    with pytest.raises(MudiffError, match=r"T2 not found, .*; run .*brats_any_mudiff can do without"):
-        sample.synthesize_volume(other, subject, "T1CE", tmp_path / "o.nii")
+    refused("--steps 0: expected 1 to 2", volume, "T2", o, steps=0)
+    refused("noise 'loud' is unknown", volume, "T2", o, noise="loud")
+    other = partial(sample.synthesize_volume, untrained(tmp_path / "brats_t1ce_mudiff"), subject)
+    storage.write_json(run / "provenance.json", {})  # complete
+    refused("T2 not found, .*; run .*brats_any_mudiff can do without", other, "T1CE", o)
     files["t1"].rename(files["t1ce"])
     files["flair"].unlink()
-    refused("holds none of T1, T2, FLAIR", args=("T1CE", tmp_path / "o.nii"), force=True)
-    with pytest.raises(MudiffError, match=r"not found, which this run needs\.$"):  # T1CE alone is no help, either
-        sample.synthesize_volume(other, subject, "T1CE", tmp_path / "o.nii")
-    files["t1ce"].rename(subject / "someone_dwi.nii.gz")  # of another layout
-    (subject / "VSD.Brain.XX.O.MR_DWI.1").mkdir()
-    (subject / "someone_dwi.nii.gz").rename(subject / "VSD.Brain.XX.O.MR_DWI.1/x.nii.gz")
-    refused("holds none of T1, T1CE, T2, FLAIR", sample.synthesize_missing, (out,))
+    refused("holds none of T1, T2, FLAIR", volume, "T1CE", o, force=True)
+    refused(r"not found, which this run needs\.$", other, "T1CE", o)  # T1CE alone is no help, either
+    (subject / "VSD.Brain.XX.O.MR_DWI.1").mkdir()  # of another layout
+    files["t1ce"].rename(subject / "VSD.Brain.XX.O.MR_DWI.1/x.nii.gz")
+    refused("holds none of T1, T1CE, T2, FLAIR", missing, out)
     write_subject(tmp_path / "mine", "someone")
-    refused(r"nothing is missing of what this run makes \(T1, T1CE, T2, FLAIR\)", sample.synthesize_missing, (out,))
+    refused(r"nothing is missing of what this run makes \(T1, T1CE, T2, FLAIR\)", missing, out)
 
 
 def test_requests_that_cannot_be_met(run, tmp_path, write_subject, monkeypatch):
     files = write_subject(tmp_path / "mine", "someone")
-
-    def refused(words: str, target: str = "T1CE", output: str | Path = "o.nii", **options) -> None:
-        with pytest.raises(MudiffError, match=words):
-            sample.synthesize_volume(run, tmp_path / "mine/someone", target, tmp_path / output, **options)
-
-    refused("choose another name", output=files["t1"])
-    refused("choose another name", samples=2, uncertainty=tmp_path / "o.nii")
+    volume, o = partial(sample.synthesize_volume, run, tmp_path / "mine/someone"), tmp_path / "o.nii"
+    refused("choose another name", volume, "T1CE", files["t1"])
+    refused("choose another name", volume, "T1CE", o, samples=2, uncertainty=o)
     (loop := tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
-    refused("choose another name", output=loop, samples=2, uncertainty=loop)
-    refused("at least 2", uncertainty=tmp_path / "sd.nii")
-    refused("choose such a name", output="o.png")
-    refused("makes T1CE", target="T2")
+    refused("choose another name", volume, "T1CE", loop, samples=2, uncertainty=loop)
+    refused("at least 2", volume, "T1CE", o, uncertainty=tmp_path / "sd.nii")
+    refused("choose such a name", volume, "T1CE", tmp_path / "o.png")
+    refused("makes T1CE", volume, "T2", o)
     weights = runs.load(run).state_dict()
     runs.save_weights(run / "weights.safetensors", {name: value * 1e30 for name, value in weights.items()})
-    refused("NaN or infinite voxels")
+    refused("NaN or infinite voxels", volume, "T1CE", o)
     monkeypatch.setattr(sample, "_sample_stack", None)  # what cannot be written is refused before the work
-    refused("cannot be written", output=files["t1"] / "o.nii")
+    refused("cannot be written", volume, "T1CE", files["t1"] / "o.nii")
     files["t2"].unlink()
-    refused("T2 not found")
-    assert not (tmp_path / "o.nii").exists()
+    refused("T2 not found", volume, "T1CE", o)
+    assert not o.exists()

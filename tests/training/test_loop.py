@@ -16,7 +16,7 @@ import torch
 from conftest import SMALL, refused
 from safetensors.torch import load_file
 
-from mudiff import cache, paths
+from mudiff import cache, storage
 from mudiff.data import dataset
 from mudiff.methods.base import build
 from mudiff.settings import Settings
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_the_contract_says(prepared, tmp_path):
     fit(folder, prepared)
     names = {"settings.json", "log.jsonl", "weights.safetensors", "provenance.json"}
     assert {path.name for path in folder.iterdir()} == names
-    record = paths.read_json(folder / "provenance.json")
+    record = storage.read_json(folder / "provenance.json")
     assert record["slices_seen"] == 3 * 12 and record["steps"] == 9 and record["seconds"] > 0
     log = runs.read_log(folder)
     assert [line["step"] for line in log] == sorted(line["step"] for line in log)
@@ -154,9 +154,9 @@ def test_a_complete_run_is_left_alone_and_others_move_it_aside(prepared, tmp_pat
     folder = tmp_path / "run"
     fit(folder, prepared)
     before = (folder / "weights.safetensors").stat().st_mtime_ns
-    values = paths.read_json(folder / "settings.json")
+    values = storage.read_json(folder / "settings.json")
     del values["settings"]["order"]  # written before there was such a field
-    paths.write_json(folder / "settings.json", values)
+    storage.write_json(folder / "settings.json", values)
     fit(folder, prepared)
     assert (folder / "weights.safetensors").stat().st_mtime_ns == before
     fit(folder, prepared, seed=1)

@@ -3,8 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, refused
 from safetensors.torch import load_file
+from torch import distributed
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.settings import Settings
 from mudiff.training import loop, processes, runs
 
@@ -33,6 +35,7 @@ def begin(rank: int) -> None:
     """Be the process `rank` of two."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     sys.addaudithook(note_writing)
 
 
@@ -43,27 +46,40 @@ def note_writing(event: str, arguments: tuple) -> None:
         written.append(str(arguments[0]))
 
 
-def ending(port: int, function: Callable, arguments: tuple) -> tuple[str, Any]:
-    """Call a function in a process of two; return how it ended, and its value or message."""
+def ending(port: int, function: Callable, arguments: tuple) -> tuple[int, tuple[str, Any]]:
+    """Call a function in a process of two; return its rank, how it ended, and its value or message."""
     os.environ["MASTER_PORT"] = str(port)
     try:
-        return "returned", function(*arguments)
+        end = "returned", function(*arguments)
     except BaseException as error:
-        return type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)
+        end = type(error).__name__, error.code if isinstance(error, SystemExit) else str(error)
+    return int(os.environ["RANK"]), end
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Callable[..., list[tuple[str, Any]]]]:
-    """``pair(function, *arguments)`` calls it in two processes, slow to start, and returns what each did."""
+    """``pair(function, *arguments)`` calls it in two processes, slow to start, and returns what each did.
+
+    They meet as under torchrun, in a store that listens before they start: no other program can take its port.
+    """
+    stores = []
     with contextlib.ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         both = [stack.enter_context(context.Pool(1, begin, (rank,))) for rank in range(2)]
 
         def call(function: Callable, *arguments: Any) -> list[tuple[str, Any]]:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                given = free.getsockname()[1], function, arguments
-            return [result.get(120) for result in [one.apply_async(ending, given) for one in both]]
+            stores.append(distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+            ended = queue.Queue()
+            for one in both:
+                one.apply_async(ending, (stores[-1].port, function, arguments), callback=ended.put)
+            ends = []
+            try:
+                for patience in (600, 120):  # the second ends soon after the first
+                    ends.append(ended.get(timeout=patience))
+            except queue.Empty:
+                stack.close()  # no other test waits for them
+                pytest.fail(f"of two processes these have ended: {ends}")
+            return [end for _, end in sorted(ends)]
 
         yield call
 
@@ -84,27 +100,19 @@ def test_every_batch_splits_evenly_and_nothing_is_left_out(count, monkeypatch):
     assert seen[:21] == order.tolist() and seen[21:] == order[: -21 % count].tolist()
 
 
-def fit(folder: Path, prepared: Path, changes: dict, stops: Callable | None = None) -> list[str]:
-    """Train; return which files below the run's parent were written. `stops` runs before each step."""
+def fit(folder: Path, prepared: Path, changes: dict, stopped: bool = False) -> list[str]:
+    """Train, until the last process gets SIGTERM or whole; return which files below the run's parent were written."""
     del written[:]
     read = loop.make_batch
 
     def make_batch(slices, indices, settings, step, places):
-        if stops is not None:
-            stops(step)
+        if stopped and step == 1 and processes.rank() == processes.count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return read(slices, indices, settings, step, places)
 
-    loop.make_batch = make_batch
-    try:
+    with mock.patch.object(loop, "make_batch", make_batch):
         loop.train(Settings(**ALONE | changes), prepared, folder, device=CPU, progress=False, save_seconds=0)
-    finally:
-        loop.make_batch = read
     return [path for path in written if path.startswith(str(folder.parent))]
-
-
-def sigterm_in_the_last(step: int) -> None:
-    if step == 1 and processes.rank() == processes.count() - 1:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def assert_close(folder: Path, other: Path) -> None:
@@ -134,13 +142,13 @@ def test_two_processes_train_as_one_does_on_the_joint_batch(change, pair, prepar
 def test_one_process_goes_on_with_what_two_began_and_the_other_way_round(pair, prepared, tmp_path):
     changes = {"epochs": 2, "ema_decay": 0.9, "order": "shuffled", "r1_interval": 2}
     fit(tmp_path / "whole", prepared, changes)
-    assert pair(fit, tmp_path / "2-1", prepared, changes, sigterm_in_the_last) == [("SystemExit", 143)] * 2
+    assert pair(fit, tmp_path / "2-1", prepared, changes, True) == [("SystemExit", 143)] * 2
     assert runs.read_state(tmp_path / "2-1")["step"] == 2
     fit(tmp_path / "2-1", prepared, changes)
     assert_close(tmp_path / "2-1", tmp_path / "whole")
 
     with pytest.raises(SystemExit):
-        fit(tmp_path / "1-2", prepared, changes, sigterm_in_the_last)
+        fit(tmp_path / "1-2", prepared, changes, stopped=True)
     assert [ended for ended, _ in pair(fit, tmp_path / "1-2", prepared, changes)] == ["returned"] * 2
     assert_close(tmp_path / "1-2", tmp_path / "whole")
     before = (tmp_path / "1-2/weights.safetensors").stat().st_mtime_ns
@@ -166,7 +174,7 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     project = tmp_path / "project"
     settings = [f"--set={k}={v}" for k, v in (SMALL | {"epochs": 1, "batch_size": 4}).items()]
     slices = Settings(**SMALL).preparation().fingerprint()
-    paths.write_text(project / "results/smoke/prepared/none", "")
+    storage.write_text(project / "results/smoke/prepared/none", "")
     prepared.rename(project / f"results/smoke/prepared/brats-{slices}")
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m mudiff train"
     command += " --dataset brats --target T1CE --profile smoke --device cpu"
@@ -176,7 +184,7 @@ def test_torchrun_trains_a_run_and_prints_it_once(prepared, tmp_path):
     assert done.returncode == 0, done.stderr
     run = project / "results/smoke/runs/brats_t1ce_mudiff"
     assert done.stdout.splitlines() == [str(run)]
-    assert paths.read_json(run / "provenance.json")["processes"] == 2 and runs.is_complete(run)
+    assert storage.read_json(run / "provenance.json")["processes"] == 2 and runs.is_complete(run)
 
 
 # The GPU of a process, with made-up GPUs and real processes

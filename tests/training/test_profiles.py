@@ -69,8 +69,8 @@ def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
     for profile in profiles.PROFILES.values():
         runs = [m for _, _, methods in profile.jobs().values() for m in methods]
         names = {m.partition("_")[2] for m in runs if m.startswith("mudiff_")}
-        assert names == set(profiles.ABLATIONS) - ({"full", "lambda_c"} if profile.full == "released" else set())
-        reference = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", profile.full)
+        assert names == set(profiles.ABLATIONS) - ({"full", "lambda_c"} if not profile.ablations else set())
+        reference = profiles.ablation(profile.name, "full")
         for name in set(profiles.ABLATIONS) - {*profiles.OF_CRITIC}:
             budget = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", name)
             assert (budget.epochs, budget.batch_size) == (reference.epochs, reference.batch_size)
@@ -80,6 +80,5 @@ def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
 
 
 def test_runs_have_labels():
-    assert profiles.label("hinet") == "Hi-Net"
-    assert profiles.label("mudiff_abl1") == "MU-Diff, abl1: one network"
-    assert profiles.label("mudiff_text") == "MU-Diff, text"
+    labels = {"hinet": "Hi-Net", "mudiff_abl1": "MU-Diff, abl1: one network", "mudiff_text": "MU-Diff, text"}
+    assert {name: profiles.label(name) for name in labels} == labels

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMALL, save_run
+from conftest import SMALL, refused, save_run
 from safetensors.torch import load_file
 
-from mudiff import cache, paths
-from mudiff.errors import MudiffError
+from mudiff import cache, storage
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.training import runs
@@ -23,10 +22,10 @@ def folder(tmp_path):
 
 
 def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
-    values = paths.read_json(folder / "settings.json")
+    values = storage.read_json(folder / "settings.json")
     values["settings"]["removed"] = "since then"
     del values["settings"]["order"]  # not yet there
-    paths.write_json(folder / "settings.json", values)
+    storage.write_json(folder / "settings.json", values)
     monkeypatch.setattr(cache, "RECIPE_VERSION", 99)
     method = runs.load(folder)
     first = build(Settings(**SMALL)).state_dict()
@@ -36,49 +35,46 @@ def test_weights_load_after_a_new_field_and_a_new_recipe(folder, monkeypatch):
 def test_sampling_needs_no_critic(tmp_path):
     method = build(Settings(**SMALL))
     assert runs.load(save_run(method, tmp_path / "sampled", without=("critic",))).f1 is not None
-    with pytest.raises(MudiffError, match=r"weights of other settings .* f1\."):
-        runs.load(save_run(method, tmp_path / "damaged", without=("f1",)))
+    refused(r"weights of other settings .* f1\.", runs.load, save_run(method, tmp_path / "damaged", without=("f1",)))
 
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):
-    with pytest.raises(MudiffError, match="no trained run here"):
-        runs.load(tmp_path)
-    paths.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
-    with pytest.raises(MudiffError, match="weights of other settings"):
-        runs.load(folder)
+    refused("no trained run here", runs.load, tmp_path)
+    storage.write_json(folder / "settings.json", {"settings": SMALL | {"width": 8}})
+    refused("weights of other settings", runs.load, folder)
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(MudiffError, match=r"weights\.safetensors: no weights"):
-        runs.load(folder)
+    refused(r"weights\.safetensors: no weights", runs.load, folder)
     (folder / "settings.json").write_text("{")
-    with pytest.raises(MudiffError, match=r"settings\.json"):
-        runs.load(folder)
+    refused(r"settings\.json", runs.load, folder)
     (folder / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(MudiffError, match=r"state\.pt: no resume state"):
-        runs.read_state(folder)
+    refused(r"state\.pt: no resume state", runs.read_state, folder)
 
 
 def test_weights_that_are_not_finite_and_records_of_another_form_are_named(folder):
     weights = load_file(folder / "weights.safetensors")
     next(iter(weights.values())).view(-1)[0] = torch.nan
     runs.save_weights(folder / "weights.safetensors", weights)
-    with pytest.raises(MudiffError, match=r"weights\.safetensors: .* finite numbers"):
-        runs.load(folder)
+    refused(r"weights\.safetensors: .* finite numbers", runs.load, folder)
     for value, says in (
         ([], "no valid JSON"),
         ({"settings": 1}, "'settings' is int"),
         ({"settings": {"width": {}}}, "width"),
     ):
-        paths.write_json(folder / "settings.json", value)
-        with pytest.raises(MudiffError, match=rf"settings\.json: .*{says}"):
-            runs.load(folder)
+        storage.write_json(folder / "settings.json", value)
+        refused(rf"settings\.json: .*{says}", runs.load, folder)
     for value in ([1], {"step": 1}, torch.zeros(3)):
         torch.save(value, folder / "state.pt")
-        with pytest.raises(MudiffError, match=r"state\.pt: no resume state .*delete it"):
-            runs.read_state(folder)
+        refused(r"state\.pt: no resume state .*delete it", runs.read_state, folder)
     (folder / "log.jsonl").write_text('{"step": 1}\n{"epoch": 2}\n')
-    with pytest.raises(MudiffError, match=r"log\.jsonl: no log"):
-        runs.read_log(folder)
+    refused(r"log\.jsonl: no log", runs.read_log, folder)
+
+
+def test_two_runs_moved_aside_within_a_second_are_both_kept(folder):
+    for seed in (1, 2):
+        runs.claim(folder, Settings(**SMALL, seed=seed), "data")
+    assert {path.name for path in folder.parent.iterdir()} == {"run", "run.old-1", "run.old-2"}
+    assert (folder.parent / "run.old-1" / "weights.safetensors").is_file()
 
 
 def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):

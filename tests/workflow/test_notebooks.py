@@ -7,13 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import lesion, run_cells
+from conftest import REPOSITORY, lesion, run_cells
 
 from mudiff.training import profiles
 from mudiff.workflow import notebook, report
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 20
 
 
@@ -68,7 +67,7 @@ def test_cells_are_short_and_prose_comes_before_code_and_statements_last(path, b
     "stem, equations", [("02_training", {*range(5, 9), *range(20, 30)}), ("03_sampling", range(30, 34))]
 )
 def test_equations_stand_beside_their_code(stem, equations):
-    text = prose(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
+    text = prose(nbformat.read(REPOSITORY / "notebooks" / f"{stem}.ipynb", as_version=4))
     named = set()
     for first, last in re.findall(r"Eqs?\. (\d+)(?:(?: and | to )(\d+))?", text):
         named |= {int(first), int(last or first)}
@@ -80,7 +79,7 @@ def test_formulas_render_links_lead_somewhere_and_questions_come_with_folded_ans
     report.render_mathematics(text, str)
     assert not re.search(r"^#.*\$", text, re.M)
     for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert (ROOT / "notebooks" / target).exists(), target
+        assert (REPOSITORY / "notebooks" / target).exists(), target
     assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
     assert text.count("?</summary>") == text.count("<summary>")
 
@@ -88,23 +87,20 @@ def test_formulas_render_links_lead_somewhere_and_questions_come_with_folded_ans
 def test_ruff_has_nothing_to_say():
     for options in (["check"], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *options, "notebooks"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
 
 def test_notebook_01_shows_doubts_by_subject_and_an_excluded_subject_stops_nothing(cohort, tmp_path, write_subject):
-    (root, manifest), given = cohort, {"profile": "smoke", "dataset": "brats", "workers": 1}
+    root, manifest = cohort
     write_subject(root, "Brats18_A_1", seg=0 * lesion())
     for name in ("t1.nii", "t1.nii.gz"):  # both claim T1
         (root / "Brats18_0_1").mkdir(exist_ok=True)
         (root / "Brats18_0_1" / f"Brats18_0_1_{name}").write_text("no image")
     manifest.loc[len(manifest)] = ["Brats18_0_1", "excluded", ""]
     manifest.to_csv(tmp_path / "m.csv", index=False)
-    given |= {
-        "data_root": root,
-        "manifest": tmp_path / "m.csv",
-        "preparation": profiles.preparation("smoke", "brats"),
-    }
+    given = {"profile": "smoke", "data_root": root, "manifest": tmp_path / "m.csv"}
+    given["preparation"] = profiles.preparation("smoke", "brats")
     cells = run_cells("01_data_preparation", "data_root is None", "name = test.subjects[0]", **given)
     doubts = cells["doubts"].set_index("subject")["what is odd"]
     assert "has no lesion" in " ".join(doubts["Brats18_A_1":"Brats18_A_1"]) and "Brats18_0_1" not in doubts

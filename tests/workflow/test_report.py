@@ -6,11 +6,10 @@ import io
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from conftest import run_cells
+from conftest import refused, run_cells
 from PIL import Image
 
 from mudiff.data import datasets
-from mudiff.errors import MudiffError
 from mudiff.workflow import artefacts, report
 
 
@@ -61,26 +60,18 @@ def test_the_report_is_complete_and_needs_no_network(project):
     assert {"02_training_brats_t1ce.html", *(f"figures/{name}" for name in artefacts.files())} <= links
 
 
-@pytest.mark.parametrize(
-    "formula, message",
-    [(r"$$\begin{aligned}a&=b\\c&=d\end{aligned}$$", "alignments"), (r"$\left(x$", "cannot be converted")],
-)
-def test_a_formula_that_cannot_be_rendered_is_an_error(formula, message):
-    with pytest.raises(MudiffError, match=message):
-        report.render_mathematics(formula, str)
-
-
-def test_prices_and_shell_variables_are_no_formulas():
+def test_a_formula_that_cannot_be_rendered_is_an_error_and_prices_and_shell_variables_are_none():
+    refused("alignments", report.render_mathematics, r"$$\begin{aligned}a&=b\\c&=d\end{aligned}$$", str)
+    refused("cannot be converted", report.render_mathematics, r"$\left(x$", str)
     text = "It costs $5 or $10, see `$HOME/$USER`.\n```\n$a$\n```"
     assert report.render_mathematics(text, lambda _: "?") == text
 
 
-@pytest.mark.parametrize("tag", ['<img src="gone.png">', "<script>1</script>", '<link href="https://x.org/a.css">'])
-def test_a_page_that_needs_something_else_is_refused(project, tag):
+def test_a_page_that_needs_something_else_is_refused(project):
     v4, executed = nbformat.v4, project / "results" / "smoke" / "executed"
-    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell(tag)]), executed / "13_a.ipynb")
-    with pytest.raises(MudiffError, match=f"13_a: {tag[:5]}"):
-        report.build("smoke")
+    for tag in ('<img src="gone.png">', "<script>1</script>", '<link href="https://x.org/a.css">'):
+        nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell(tag)]), executed / "13_a.ipynb")
+        refused(f"13_a: {tag[:5]}", report.build, "smoke")
 
 
 def test_artefacts_need_one_of_their_datasets():
@@ -94,11 +85,8 @@ def test_artefacts_need_one_of_their_datasets():
 def test_stale_and_missing_figures_and_notebooks_are_errors(project):
     figures = project / "figures" / "smoke"
     (figures / "fig9z.png").write_bytes(png())
-    with pytest.raises(MudiffError, match=r"no notebook writes fig9z\.png"):
-        report.build("smoke")
+    refused(r"no notebook writes fig9z\.png", report.build, "smoke")
     (figures / "fig9z.png").rename(figures / "fig3a.svg").unlink()
-    with pytest.raises(MudiffError, match=r"fig3a\.svg missing"):
-        report.build("smoke")
+    refused(r"fig3a\.svg missing", report.build, "smoke")
     (project / "results" / "smoke" / "executed" / "14_report.ipynb").unlink()
-    with pytest.raises(MudiffError, match="run the notebooks with make reproduce"):
-        report.build("smoke")
+    refused("run the notebooks with make reproduce", report.build, "smoke")

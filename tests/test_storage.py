@@ -10,27 +10,27 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mudiff import paths
+from mudiff import storage
 from mudiff.errors import MudiffError
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file.txt"
-    paths.write_text(path, "first")
-    with pytest.raises(KeyError), paths.atomic_write(path) as temporary:
+    storage.write_text(path, "first")
+    with pytest.raises(KeyError), storage.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyError
-    with pytest.raises(MudiffError, match="disk is full"), paths.atomic_write(path) as temporary:
+    with pytest.raises(MudiffError, match="disk is full"), storage.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "first" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
     (tmp_path / "a file").write_text("")
     with pytest.raises(MudiffError, match="cannot be written"):
-        paths.write_text(tmp_path / "a file" / "inside", "text")
+        storage.write_text(tmp_path / "a file" / "inside", "text")
 
 
 def test_an_error_of_the_writer_does_not_blame_the_output(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no_such"), paths.atomic_write(tmp_path / "out.json"):
+    with pytest.raises(FileNotFoundError, match="no_such"), storage.atomic_write(tmp_path / "out.json"):
         (tmp_path / "no_such.nii").read_bytes()
     assert not list(tmp_path.iterdir())
 
@@ -46,10 +46,10 @@ def test_an_error_of_the_writer_does_not_blame_the_output(tmp_path):
 )
 def test_a_full_disk_is_told_whatever_library_writes(tmp_path, write):
     path, limits = tmp_path / "file.npy", resource.getrlimit(resource.RLIMIT_FSIZE)
-    paths.write_text(path, "before")
+    storage.write_text(path, "before")
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(MudiffError, match=r"the disk is full"), paths.atomic_write(path) as file:
+        with pytest.raises(MudiffError, match=r"the disk is full"), storage.atomic_write(path) as file:
             write(file, 1_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -57,7 +57,7 @@ def test_a_full_disk_is_told_whatever_library_writes(tmp_path, write):
 
 
 def test_ctrl_c_that_a_library_turns_into_its_own_error_stays_ctrl_c(tmp_path):
-    with pytest.raises(KeyboardInterrupt), paths.atomic_write(tmp_path / "file"):
+    with pytest.raises(KeyboardInterrupt), storage.atomic_write(tmp_path / "file"):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -70,8 +70,8 @@ def test_disks_without_fsync_and_locks_are_written_all_the_same(tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", unsupported)
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with paths.lock(tmp_path / "lock", "waiting"):
-        paths.write_text(tmp_path / "file", "text")
+    with storage.lock(tmp_path / "lock", "waiting"):
+        storage.write_text(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text() == "text"
     assert capsys.readouterr().err == f"warning: {tmp_path}: a disk without locks; start nothing twice at a time.\n"
 
@@ -82,14 +82,14 @@ def test_what_killed_processes_left_goes_after_a_day(tmp_path):
         path.touch()
     os.utime(old, (0, 0))
     os.utime(foreign, (0, 0))
-    paths.check_writable(tmp_path / "file")
+    storage.check_writable(tmp_path / "file")
     assert set(tmp_path.iterdir()) == {young, foreign}
 
 
 def test_the_umask_decides_who_may_write(tmp_path):
     before = os.umask(0o002)  # a folder shared by a group
     try:
-        with paths.atomic_write(tmp_path / "shared") as temporary:
+        with storage.atomic_write(tmp_path / "shared") as temporary:
             save_file({"a": torch.zeros(1)}, temporary)  # which lets nobody else read
     finally:
         os.umask(before)
@@ -103,16 +103,16 @@ def test_the_umask_decides_who_may_write(tmp_path):
 def test_damaged_and_missing_json_is_named(tmp_path, text):
     form, path = {"a": {str: range(9)}}, tmp_path / "bad.json"
     with pytest.raises(MudiffError, match="not found"):
-        paths.read_json(path, form)
+        storage.read_json(path, form)
     path.write_text(text, encoding="latin-1")
     with pytest.raises(MudiffError, match=r"bad\.json: no valid JSON \("):
-        paths.read_json(path, form)
+        storage.read_json(path, form)
     path.write_text('{"a": {"x": 1}, "b": null}')
-    assert paths.read_json(path, form) == {"a": {"x": 1}, "b": None}
+    assert storage.read_json(path, form) == {"a": {"x": 1}, "b": None}
 
 
 def test_too_little_memory_is_no_damage_of_the_file(tmp_path, monkeypatch):
-    paths.write_text(tmp_path / "file", "")
+    storage.write_text(tmp_path / "file", "")
     monkeypatch.setattr(torch, "load", lambda *_, **__: torch.empty(2**60))
     with pytest.raises(MudiffError, match="cannot be read"):
-        paths.read_tensors(tmp_path / "file", "weights", "delete it")
+        storage.read_tensors(tmp_path / "file", "weights", "delete it")
