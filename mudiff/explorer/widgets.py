@@ -73,7 +73,7 @@ class Panel:
         self.working = w.HBox([self.progress, self.buttons["stop"]], layout={"display": "none"})
         self.box = w.VBox([self.tabs, self.working, self.says, self.below])
         self._setting, self._halt, self._made = False, threading.Event(), set()
-        self._turn, self._thread = threading.Lock(), threading.Thread()
+        self._turn, self._thread = threading.Lock(), None
         self._saying(lambda: self.open(run, subject, view))
 
     def open(self, run: Path | str, subject: Path | str | None = None, view: View | None = None) -> None:
@@ -202,7 +202,8 @@ class Panel:
 
     def wait(self) -> "Panel":
         """Wait until what is being made is shown; for scripts, where nobody looks meanwhile."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         return self
 
     def _saying(self, function: Callable[[], Any]) -> None:

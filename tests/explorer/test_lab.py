@@ -85,7 +85,7 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     draws(page.mouse.up)
     numbers.get_by_text("drawn", exact=True).wait_for()
     tab("keep")
-    page.get_by_role("button", name="save").click()
+    page.get_by_role("button", name="save", exact=True).click()
     page.get_by_text("Saved in").wait_for()
     page.screenshot(path=tmp_path / "explorer.png")
     assert noise == [] and page.locator(ERRORS).all_text_contents() == []
