@@ -64,7 +64,7 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     second = lively_slices.subjects[1]
 
     def draws(change) -> None:
-        """Make a change and wait until the picture is another one; its canvas may be, too."""
+        """Make a change and wait until the picture is another one."""
         before = picture.evaluate(PIXELS)
         change()
         page.wait_for_function(f"before => {{ const c = document.querySelector('.jupyter-widgets canvas');"
@@ -78,6 +78,7 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     tab("change")
     draws(lambda: page.locator(".widget-checkbox input:visible").first.click())
     tab("region")
+    page.get_by_text("by mouse").wait_for()
     box = picture.bounding_box()
     page.mouse.move(box["x"] + 30, box["y"] + 40)
     page.mouse.down()
