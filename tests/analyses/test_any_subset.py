@@ -35,14 +35,6 @@ def scenarios(*contrasts):
     return run_cells(NOTEBOOK, "scenarios = ", "scenarios = ", test=SimpleNamespace(contrasts=contrasts))
 
 
-def test_scenarios_are_all_of_them_from_one_contrast_to_all_others():
-    found = (cells := scenarios(*CONTRASTS))["scenarios"]
-    assert len(set(found)) == 28 and found[0] == (("t1ce",), "t1") and found[-1] == (("t1", "t1ce", "t2"), "flair")
-    assert all(target not in given and given for given, target in found)
-    assert len(scenarios("t1", "t2", "flair")["scenarios"]) == 9
-    assert cells["named"](("t1", "t1ce")) == "T1 + T1CE"
-
-
 def test_scores_are_those_of_the_scenarios_slices_and_are_kept(any_runs, monkeypatch):
     given = {"profile": "smoke", "cohort": "brats", "test": any_runs, "per_subject": 2}
     cells = run_cells(NOTEBOOK, "scenarios = ", "def any_scores", **given)

@@ -71,14 +71,10 @@ def test_a_profile_with_an_ablation_budget_trains_the_full_model_with_it():
         names = {m.partition("_")[2] for m in runs if m.startswith("mudiff_")}
         assert names == set(profiles.ABLATIONS) - ({"full", "lambda_c"} if not profile.ablations else set())
         reference = profiles.ablation(profile.name, "full")
+        assert reference.run_name == "brats_t1ce_mudiff" + "_full" * bool(profile.ablations)
         for name in set(profiles.ABLATIONS) - {*profiles.OF_CRITIC}:
             budget = profiles.settings(profile.name, *profiles.ABLATED, "mudiff", name)
             assert (budget.epochs, budget.batch_size) == (reference.epochs, reference.batch_size)
         runs = (profiles.settings(profile.name, *profiles.ABLATED, m) for m in ("mudiff", "mudiff_no_critic"))
         main, without = runs
         assert without == main.replace(variant="no_critic", weight_adversarial=0, weight_mask=0)
-
-
-def test_runs_have_labels():
-    labels = {"hinet": "Hi-Net", "mudiff_abl1": "MU-Diff, abl1: one network", "mudiff_text": "MU-Diff, text"}
-    assert {name: profiles.label(name) for name in labels} == labels
