@@ -70,13 +70,6 @@ def test_weights_that_are_not_finite_and_records_of_another_form_are_named(folde
     refused(r"log\.jsonl: no log", runs.read_log, folder)
 
 
-def test_two_runs_moved_aside_within_a_second_are_both_kept(folder):
-    for seed in (1, 2):
-        runs.claim(folder, Settings(**SMALL, seed=seed), "data")
-    assert {path.name for path in folder.parent.iterdir()} == {"run", "run.old-1", "run.old-2"}
-    assert (folder.parent / "run.old-1" / "weights.safetensors").is_file()
-
-
 def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):
     for step in (1, 2, 3):
         runs.append_log(folder, {"step": step})
