@@ -20,14 +20,14 @@ OFF = dict(zip(REPLACEMENTS, ("left out, by the run of target any", "black", "it
 LABELS = datasets.LABELS
 
 
-def draw(explorer: Explorer, view: View) -> tuple[Figure, Layout]:
-    """Draw a view: its images, what a change did, and the chosen layer; lesion and region outlined."""
+def draw(explorer: Explorer, view: View, given: Figure | None = None) -> tuple[Figure, Layout]:
+    """Draw a view: its images, what a change did, and the chosen layer; lesion and region outlined; see `compose`."""
     rows = [_layer(explorer, view, row) for row in LAYERS[view.layer]]
     lines = [line for row in (_images(explorer, view), _compared(explorer, view), *rows) if (line := list(row))]
     rims = {style.MARK: explorer.subject.labels[view.place] > 0}
     rims |= {} if view.region == "brain" else {style.COLOURS[7]: explorer.region(view)}
     with style.style():
-        figure, layout = compose(lines, explorer.subject.brain.any(axis=0), rims)
+        figure, layout = compose(lines, explorer.subject.brain.any(axis=0), rims, given)
     changes = [f"{LABELS[name]} off ({OFF[view.replacement]})" for name in view.off]
     changes += [f"{LABELS[n]} with {change} {x:g}" for change in CHANGES for n, x in getattr(view.made_by(), change)]
     figure.set_label(

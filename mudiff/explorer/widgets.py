@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 from ipympl.backend_nbagg import Canvas, FigureManager
+from matplotlib.figure import Figure
 from matplotlib.widgets import LassoSelector, RectangleSelector
 from traitlets import TraitError
 
@@ -20,6 +21,7 @@ from mudiff.explorer import keep, picture
 from mudiff.explorer import subject as subjects
 from mudiff.explorer.state import ABOVE, CHANGES, DRAWN, Explorer, View
 from mudiff.plots import attention as drawings
+from mudiff.plots import tiles
 from mudiff.training import runs
 
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
@@ -47,7 +49,11 @@ class Panel:
         self.shown: View | None = None  # what was drawn last, or is being made
         self.polygon: tuple[tuple[float, float], ...] = ()
         self.contribution: pd.DataFrame | None = None
-        self.canvas: Canvas | None = None  # the picture
+        # The picture; a canvas that is resized in the browser shows parts of the one before, so it has one size.
+        self.canvas = Canvas(Figure((tiles.SIDE * tiles.LENGTH, 4.5 * tiles.SIDE), dpi=88))
+        FigureManager(self.canvas, 0)
+        for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
+            setattr(self.canvas, part, False)
         self.says, self.doubts, self.numbers, self.bars = w.HTML(), w.HTML(), w.HTML(), w.Image()
         self.below = w.HBox()
         self.numbers.add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
@@ -71,7 +77,7 @@ class Panel:
         self.pages = {name: w.VBox() for name in ("data", "change", "view", "region", "keep")}
         self.tabs, self.progress = w.Tab(list(self.pages.values()), titles=tuple(self.pages)), w.IntProgress()
         self.working = w.HBox([self.progress, self.buttons["stop"]], layout={"display": "none"})
-        self.box = w.VBox([self.tabs, self.working, self.says, self.below])
+        self.box = w.VBox([self.tabs, self.working, self.says, self.canvas, self.below])
         self._setting, self._halt, self._made = False, threading.Event(), set()
         self._turn, self._thread = threading.Lock(), None
         self._saying(lambda: self.open(run, subject, view))
@@ -221,18 +227,9 @@ class Panel:
         """Draw what is computed, and its numbers, and let the mouse draw a region on it."""
         if dataclasses.replace(view, steps=0) != dataclasses.replace(self.view(), steps=0):  # another change has come
             return
-        figure, layout = picture.draw(self.explorer, view)
+        figure, layout = picture.draw(self.explorer, view, self.canvas.figure)
         found = self.explorer.statistics(view)
         self.numbers.value = COPY + found.to_html(float_format="{:.4g}".format, border=0, na_rep="–")
-        if self.canvas is not None and (self.canvas.figure.get_size_inches() == figure.get_size_inches()).all():
-            figure.set_canvas(self.canvas)
-            self.canvas.figure = figure
-        else:  # resized in the browser, a canvas would show parts of both pictures
-            self.canvas = Canvas(figure)
-            FigureManager(self.canvas, 0)
-            for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
-                setattr(self.canvas, part, False)
-            self.box.children = [*self.box.children[:3], self.canvas, self.below]
 
         def select(*drawn: Any) -> None:
             """Make what was drawn the region: corners of a lasso, or where the mouse was pressed and released."""

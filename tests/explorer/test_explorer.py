@@ -261,7 +261,7 @@ def test_a_view_is_kept_and_opens_again(made, tmp_path):
 
 def test_each_widget_sets_its_field(made):
     panel = widgets.Panel(made.run).wait()
-    assert panel.view() == made.first() and panel.canvas is not None and "<th>brain</th>" in panel.numbers.value
+    assert panel.view() == made.first() and "<th>brain</th>" in panel.numbers.value
     fields = {key if isinstance(key, str) else key[0] for key in panel.controls} | {"polygon"}
     assert fields == {field.name for field in dataclasses.fields(state.View)}
     assert panel.controls["replacement"].disabled and panel.controls["threshold"].disabled
@@ -292,16 +292,16 @@ def test_each_widget_sets_its_field(made):
 
 def test_a_change_draws_once_and_a_failure_says_why(made, monkeypatch):
     panel, drawn, real = widgets.Panel(made.run).wait(), [], picture.draw
-    monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v) or real(e, v))
+    monkeypatch.setattr(picture, "draw", lambda e, v, f: drawn.append(v) or real(e, v, f))
     panel.controls["off", "t1"].value = True
     panel.wait()
     assert len(drawn) == 1 and drawn[0].off == ("t1",)
     panel.show()  # nothing has changed
     panel.wait()
     assert len(drawn) == 1
-    before = panel.canvas
+    before = panel.numbers.value
     panel.others["folder"].value = str(made.run)
-    assert "no contrast found" in panel.says.value and panel.canvas is before
+    assert "no contrast found" in panel.says.value and panel.numbers.value == before
 
 
 def test_work_is_stopped_by_the_button_and_by_the_next_change(made, monkeypatch):
@@ -322,7 +322,7 @@ def test_work_is_stopped_by_the_button_and_by_the_next_change(made, monkeypatch)
 def test_a_large_image_is_shown_after_one_step_first(made, monkeypatch):
     monkeypatch.setattr(state, "SLOW", SIZE)
     drawn, real = [], picture.draw
-    monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v.steps) or real(e, v))
+    monkeypatch.setattr(picture, "draw", lambda e, v, f: drawn.append(v.steps) or real(e, v, f))
     panel = widgets.Panel(made.run).wait()
     panel.controls["region"].value = "lesion"  # nothing to sample, so no preview
     panel.wait()
