@@ -1,9 +1,5 @@
 """A run's folder: what loads, what is damaged, and where it was made."""
 
-import resource
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import SMALL, refused, save_run
@@ -78,11 +74,3 @@ def test_a_line_of_the_log_that_a_crash_cut_off_is_left_out(folder):
     assert [line["step"] for line in runs.read_log(folder)] == [1, 2, 3]
     runs.cut_log(folder, 2)
     assert [line["step"] for line in runs.read_log(folder)] == [1, 2]
-
-
-@pytest.mark.parametrize(("system", "counted"), [("linux", 2048), ("darwin", 2048 * 1024)])
-def test_peak_memory_is_in_mebibytes_on_every_system(system, counted, monkeypatch):
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=counted))
-    record = runs.provenance(Settings(), "data", torch.device("cpu"), 1.0)
-    assert record["peak_memory_mib"] == 2 and record["versions"]["torch"]
