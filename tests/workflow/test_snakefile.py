@@ -190,13 +190,6 @@ def test_every_folder_of_profiles_plans_the_same_jobs_with_what_it_says_for_each
             assert re.search(rf"\b{name}={value}\b", said[rule]), (rule, name)
 
 
-def test_the_snakefile_is_short_and_every_rule_says_what_it_does():
-    lines = (ROOT / "Snakefile").read_text().splitlines()
-    assert len(lines) <= 156 and max(map(len, lines)) <= 118
-    rules = [number for number, line in enumerate(lines) if line.strip().startswith(("rule ", "rule:"))]
-    assert all(lines[number + 1].strip().startswith('"""') for number in rules)
-
-
 def test_every_analysis_names_its_code():
     for name in artefacts.ANALYSES:
         found = artefacts.code(f"notebooks/{name}.ipynb")
