@@ -14,6 +14,7 @@ from mudiff import paths, storage
 from mudiff.data.dataset import open_slices
 from mudiff.evaluation import metrics
 from mudiff.explorer import keep, picture, state, widgets
+from mudiff.plots import attention as drawings
 from mudiff.synthesis import sample
 
 SIZE = LIVELY["image_size"]
@@ -72,7 +73,7 @@ def test_what_cannot_be_explored_is_one_line(made, folder, tmp_path):
     refused("'nobody' is not in", state.Explorer, made.run, "nobody")
     refused("no slices are prepared", state.Explorer, run("brats_t1ce_other", slices=5))
     next(folder.glob("*_t2*")).unlink()
-    refused("has no T2, which this run needs", state.Explorer, made.run, folder)
+    refused("has no T2, which is needed", state.Explorer, made.run, folder)
     assert state.Explorer(run("brats_any_mudiff", target="any"), folder).targets == ("t2", "t1", "t1ce", "flair")
     flair = next(folder.glob("*_flair*"))
     nibabel.save(nibabel.Nifti1Image(nibabel.load(flair).get_fdata(), np.diag([-2.0, -2, 2, 1])), flair)
@@ -198,7 +199,7 @@ def test_a_missing_condition_is_left_out_by_the_run_for_any_subset(made, lively_
     psnr = [explorer.psnr(view, image, brain) for image in (whole, explorer.synthesis(view).image)]
     assert first.lost == pytest.approx(psnr[0] - psnr[1])
     refused("keep one", explorer.synthesis, change(view, off=("t1", "t2", "flair")))
-    assert picture.contribution(lost).axes[0].get_ylabel() == "PSNR lost without it (dB)"
+    assert drawings.contribution(lost).axes[0].get_ylabel() == "PSNR lost without it (dB)"
 
 
 def test_the_picture_has_one_scale_for_a_row(made):
