@@ -1,4 +1,4 @@
-"""Settings: what their fields take, and what a settings.json of another version means."""
+"""Settings: what their fields take, and that each of them counts."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The ablations' scores and times, and several samples of a slice."""
+"""Several samples of a slice, and whether their spread is that of the errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run's folder: what loads, what is damaged, and where it was made."""
+"""A run's folder: what loads and what is damaged."""
 
 import pytest
 import torch
