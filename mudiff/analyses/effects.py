@@ -55,7 +55,7 @@ EXTENTS = {
         sizes=_SIZES | {"image_size": 64, "width": 16, "critic_width": 16, "critic_blocks": 6, "epochs": 5},
     ),
 }  # fmt: skip
-"""Profile -> extent; any other profile has that of ``paper``."""
+"""Profile -> extent."""
 
 
 class Change(NamedTuple):
@@ -83,11 +83,6 @@ CHANGES = {
 """Name of the training's folder -> the change."""
 
 
-def extent(profile: str) -> Extent:
-    """Return how much is measured in a profile."""
-    return EXTENTS.get(profiles.profile(profile).name, EXTENTS["paper"])
-
-
 def folder(profile: str) -> Path:
     """Return where phantoms, trainings and results lie."""
     return paths.analysis(profile, "effects")
@@ -95,14 +90,14 @@ def folder(profile: str) -> Path:
 
 def base_settings(profile: str) -> Settings:
     """Return the settings that every change starts from: variant ``released``, small."""
-    chosen = extent(profile)
+    chosen = EXTENTS[profile]
     fields = {"slices": round(chosen.slices * chosen.spacing), "seed": SEED, "validate_every": chosen.sizes["epochs"]}
     return profiles.settings("paper", DATASET, TARGET, "mudiff", **chosen.sizes, **fields)
 
 
 def prepared(profile: str, normalisation: str = "percentile") -> Path:
     """Return the slices of the phantoms by either normalisation (B-4), made where they are missing."""
-    chosen = extent(profile)
+    chosen = EXTENTS[profile]
     options = {"spacing": chosen.spacing, "workers": 1, "progress": False}
     manifest = cohort.write_cohort(DATASET, folder(profile) / "phantoms", chosen.subjects, **options)
     preparation = Preparation(DATASET, chosen.sizes["image_size"], base_settings(profile).slices, normalisation)

@@ -36,7 +36,7 @@ def scoring():
 
 
 def trainings():
-    given = scoring() | {"chosen": effects.extent("smoke"), "compare": compare}
+    given = scoring() | {"chosen": effects.EXTENTS["smoke"], "compare": compare}
     return run_cells(NOTEBOOK, "names = chosen.changes", "of_trainings = ", **given)["of_trainings"]
 
 
