@@ -13,9 +13,9 @@ from mudiff import storage
 from mudiff.data import volumes
 from mudiff.data.slices import from_slices
 from mudiff.errors import MudiffError
-from mudiff.explorer.picture import contribution as draw_contribution
 from mudiff.explorer.picture import draw
 from mudiff.explorer.state import LAYERS, Explorer, View
+from mudiff.plots import attention as drawings
 from mudiff.plots.publish import publish
 
 
@@ -31,7 +31,7 @@ def save(explorer: Explorer, view: View, folder: Path, contribution: pd.DataFram
     numbers = explorer.statistics(view).rename_axis("value").reset_index()
     publish(own, "view", draw(explorer, view)[0], numbers, shown=False)
     if contribution is not None:
-        publish(own, "contribution", draw_contribution(contribution), contribution, shown=False)
+        publish(own, "contribution", drawings.contribution(contribution), contribution, shown=False)
     first, geometry = explorer.subject.geometry.kept[0] + view.place, explorer.subject.geometry
     slice_alone = dataclasses.replace(geometry, kept=(first, first + 1))
     header = nibabel.Nifti1Header()

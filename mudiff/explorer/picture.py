@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from mudiff.data import datasets
@@ -20,41 +19,24 @@ OFF = dict(zip(REPLACEMENTS, ("left out, by the run of target any", "black", "it
 LABELS = datasets.LABELS
 
 
-def draw(explorer: Explorer, view: View) -> tuple[Figure, Layout]:
-    """Draw a view: its images, what a change did, and the chosen layer; lesion and region outlined."""
+def draw(explorer: Explorer, view: View, given: Figure | None = None) -> tuple[Figure, Layout]:
+    """Draw a view: its images, what a change did, and the chosen layer; lesion and region outlined; see `compose`."""
     rows = [_layer(explorer, view, row) for row in LAYERS[view.layer]]
     lines = [line for row in (_images(explorer, view), _compared(explorer, view), *rows) if (line := list(row))]
     rims = {style.MARK: explorer.subject.labels[view.place] > 0}
     rims |= {} if view.region == "brain" else {style.COLOURS[7]: explorer.region(view)}
     with style.style():
-        figure, layout = compose(lines, explorer.subject.brain.any(axis=0), rims)
+        figure, layout = compose(lines, explorer.subject.brain.any(axis=0), rims, given)
     changes = [f"{LABELS[name]} off ({OFF[view.replacement]})" for name in view.off]
     changes += [f"{LABELS[n]} with {change} {x:g}" for change in CHANGES for n, x in getattr(view.made_by(), change)]
     figure.set_label(
         f"{LABELS[view.target]} of subject {explorer.subject.name}, slice {view.place + 1} of "
-        f"{len(explorer.subject.brain)}, by {explorer.run.name}; {', '.join(changes) or 'nothing changed'}; always "
+        f"{len(explorer.subject.brain)}, by {explorer.run.name}; {', '.join(changes) or 'nothing changed'}; "
+        f"{view.layer}, t = {explorer.step(view)}; always "
         "the same noise. Below an image the PSNR of the brain, below a map its range. Outlined: the lesion, and the "
         f"region if it is not the brain. {style.ORIENTATION}"
     )
     return figure, layout
-
-
-def contribution(frame: pd.DataFrame) -> Figure:
-    """Draw `Explorer.contribution`: a bar per condition and region, the mean over the draws, with their range."""
-    import seaborn
-
-    value = "lost" if frame.lost.notna().any() else "change"
-    words = {"lost": "PSNR lost without it (dB)", "change": "mean |change| without it (part of the range)"}
-    with style.style():
-        figure = style.new_figure(4.6, 2.4)
-        colours = [style.COLOURS[k] for k in (0, 3)][: frame.region.nunique()]
-        data = frame.assign(condition=frame.condition.map(LABELS))
-        options = {"errorbar": ("pi", 100), "capsize": 0.2, "palette": colours, "ax": figure.subplots()}
-        seaborn.barplot(data, x="condition", y=value, hue="region", **options).set(xlabel="", ylabel=words[value])
-    figure.set_label(
-        f"Each condition left out in turn: mean and range over {frame.draw.nunique()} draws of the noise."
-    )
-    return figure
 
 
 def _grey(explorer: Explorer, view: View, title: str, image: np.ndarray, contrast: str = "") -> Tile:

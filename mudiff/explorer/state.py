@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mudiff.analyses.attention import ZONES, has_critic, listen, sampled, variants, zones
 from mudiff.data import datasets, motion
+from mudiff.data import subject as subjects
 from mudiff.errors import MudiffError
-from mudiff.explorer import subject as subjects
 from mudiff.methods.base import Diffusion
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.scenario import Scenario
@@ -100,7 +100,17 @@ class Explorer:
             raise MudiffError(f"{run}: is no complete run (weights, provenance.json); train it, or choose another.")
         self.method = runs.load(self.run, runs.default_device())
         settings = self.method.settings
-        self.subject = subjects.find(self.run, settings, subject)
+        preparation, folder = settings.preparation(), Path(subject).expanduser() if subject else None
+        slices = subjects.beside(self.run, preparation)
+        self.prepared = [] if slices is None else slices.subjects
+        if folder is not None and folder.is_dir():
+            needed = settings.conditions
+            self.subject = subjects.from_files(folder.absolute(), preparation, needed, not settings.targets)
+        elif slices is None:
+            advice = "give a folder of NIfTI files, or run `mudiff prepare`"
+            raise MudiffError(f"{run}: no slices are prepared for it; {advice}.")
+        else:
+            self.subject = subjects.from_slices(slices, str(subject or slices.subjects[0]))
         beside = self.run.with_name(f"{settings.dataset}_{datasets.ANY}_mudiff")
         able = not settings.targets and runs.is_complete(beside)
         self.any = runs.load(beside, self.method.device) if able else self.method if settings.targets else None

@@ -11,23 +11,22 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 from ipympl.backend_nbagg import Canvas, FigureManager
+from matplotlib.figure import Figure
 from matplotlib.widgets import LassoSelector, RectangleSelector
 from traitlets import TraitError
 
 from mudiff.data import datasets
 from mudiff.errors import MudiffError
 from mudiff.explorer import keep, picture
-from mudiff.explorer import subject as subjects
 from mudiff.explorer.state import ABOVE, CHANGES, DRAWN, Explorer, View
 from mudiff.plots import attention as drawings
+from mudiff.plots import tiles
 from mudiff.training import runs
 
 STILL = "The explorer runs in JupyterLab: execute this cell there. The static panel shows the same content."
 COPY = "<button onclick='navigator.clipboard.writeText(this.nextElementSibling.innerText)'>copy</button>"
-LATE, WIDE = (
-    {"continuous_update": False},
-    {"layout": {"width": "45em"}},
-)  # sliders and texts report when they are left
+LATE = {"continuous_update": False}  # sliders and texts report when they are left
+WIDE = {"layout": {"width": "45em"}}
 
 
 class Stopped(Exception):  # noqa: N818 (no error: what the button asks for)
@@ -47,9 +46,13 @@ class Panel:
         self.shown: View | None = None  # what was drawn last, or is being made
         self.polygon: tuple[tuple[float, float], ...] = ()
         self.contribution: pd.DataFrame | None = None
-        self.canvas: Canvas | None = None  # the picture
+        # The picture; a canvas that is resized in the browser shows parts of the one before, so it has one size.
+        self.canvas = Canvas(Figure((tiles.SIDE * tiles.LENGTH, 4.5 * tiles.SIDE), dpi=88))
+        FigureManager(self.canvas, 0)
+        for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
+            setattr(self.canvas, part, False)
         self.says, self.doubts, self.numbers, self.bars = w.HTML(), w.HTML(), w.HTML(), w.Image()
-        self.below = w.HBox()
+        self.below, self.caption = w.HBox(), w.HTML()
         self.numbers.add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
         self.others = {
             "run": w.Dropdown(description="run", **WIDE), "subject": w.Dropdown(description="subject"),
@@ -71,7 +74,7 @@ class Panel:
         self.pages = {name: w.VBox() for name in ("data", "change", "view", "region", "keep")}
         self.tabs, self.progress = w.Tab(list(self.pages.values()), titles=tuple(self.pages)), w.IntProgress()
         self.working = w.HBox([self.progress, self.buttons["stop"]], layout={"display": "none"})
-        self.box = w.VBox([self.tabs, self.working, self.says, self.below])
+        self.box = w.VBox([self.tabs, self.working, self.says, self.canvas, self.caption, self.below])
         self._setting, self._halt, self._made = False, threading.Event(), set()
         self._turn, self._thread = threading.Lock(), None
         self._saying(lambda: self.open(run, subject, view))
@@ -80,11 +83,7 @@ class Panel:
         """Show a run and a subject, from a view on; raises what `Explorer` raises, and what was shown stays."""
         explorer = Explorer(run, subject)
         controls = _controls(explorer, view := view or explorer.first())
-        try:
-            names = subjects.test_slices(explorer.run, explorer.method.settings).subjects
-        except MudiffError:  # none are prepared for this run
-            names = []
-        source, own = explorer.subject.source, self.others
+        names, source, own = explorer.prepared, explorer.subject.source, self.others
         self.explorer, self.contribution, self.below.children, self._setting = explorer, None, [self.numbers], True
         own["run"].options = [(p.name, str(p)) for p in sorted(explorer.run.parent.iterdir()) if runs.is_complete(p)]
         own["subject"].options = [*names, *([] if source in names else [""])]
@@ -114,14 +113,10 @@ class Panel:
         """Show a view with widgets made anew, since each target has other conditions."""
         self.controls, self.polygon = controls or _controls(self.explorer, view), view.polygon
         for key, control in self.controls.items():
-            control.observe(
-                lambda change, key=key: self._saying(self._retarget if key == "target" else self.show), "value"
-            )
+            react = self._retarget if key == "target" else self.show
+            control.observe(lambda _, react=react: self._saying(react), "value")
         c, b, o, names = self.controls, self.buttons, self.others, self.explorer.names(view)
-        rows = [
-            [w.Label(datasets.LABELS[n], layout={"width": "4em"}), *(c[k, n] for k in ("off", *CHANGES))]
-            for n in names
-        ]
+        rows = [[w.Label(datasets.LABELS[n]), *(c[k, n] for k in ("off", *CHANGES))] for n in names]
         tabs = {
             "data": [[o["run"]], [o["subject"], o["folder"]], [c["target"], c["place"]], [self.doubts]],
             "change": [*rows, [c["replacement"], b["reset"], b["contribution"]]],
@@ -159,7 +154,7 @@ class Panel:
 
         def draw() -> None:
             self.contribution = found[0]
-            picture.contribution(self.contribution).savefig(buffer, format="png", dpi=110)
+            drawings.contribution(self.contribution).savefig(buffer, format="png", dpi=110)
             self.bars.value, self.below.children = buffer.getvalue(), [self.numbers, self.bars]
 
         draws = 3 * (1 + len(explorer.names(view)))
@@ -221,18 +216,9 @@ class Panel:
         """Draw what is computed, and its numbers, and let the mouse draw a region on it."""
         if dataclasses.replace(view, steps=0) != dataclasses.replace(self.view(), steps=0):  # another change has come
             return
-        figure, layout = picture.draw(self.explorer, view)
+        figure, layout = picture.draw(self.explorer, view, self.canvas.figure)
         found = self.explorer.statistics(view)
         self.numbers.value = COPY + found.to_html(float_format="{:.4g}".format, border=0, na_rep="–")
-        if self.canvas is not None and (self.canvas.figure.get_size_inches() == figure.get_size_inches()).all():
-            figure.set_canvas(self.canvas)
-            self.canvas.figure = figure
-        else:  # resized in the browser, a canvas would show parts of both pictures
-            self.canvas = Canvas(figure)
-            FigureManager(self.canvas, 0)
-            for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
-                setattr(self.canvas, part, False)
-            self.box.children = [*self.box.children[:3], self.canvas, self.below]
 
         def select(*drawn: Any) -> None:
             """Make what was drawn the region: corners of a lasso, or where the mouse was pressed and released."""
@@ -246,6 +232,7 @@ class Panel:
         selector = LassoSelector if self.others["mouse"].value == "lasso" else RectangleSelector
         self._selector = selector(figure.axes[0], select)  # ends when nothing refers to it
         self.canvas.draw()
+        self.caption.value = html.escape(figure.get_label())
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """Show the widgets where they run, and a sentence where they do not."""

@@ -45,13 +45,19 @@ class Layout:
         return tuple((round(float(row), 2), round(float(column), 2)) for row, column in found)
 
 
-def compose(lines: Sequence[Sequence[Tile]], head: np.ndarray, rims: dict[str, np.ndarray]) -> tuple[Figure, Layout]:
-    """Draw lines of tiles, cropped to the `head`, with the rims of regions: colour -> bool (S, S)."""
+def compose(
+    lines: Sequence[Sequence[Tile]], head: np.ndarray, rims: dict[str, np.ndarray], given: Figure | None = None
+) -> tuple[Figure, Layout]:
+    """Draw lines of tiles, cropped to the `head`, with the rims of regions: colour -> bool (S, S).
+
+    A figure that is `given` keeps its size and loses what is on it; else one of the size of its content is made.
+    """
     row, column, half = style.square(head)
     side = min(int(np.ceil(2 * half)), len(head))
     row, column = (int(np.clip(round(x - half + 0.5), 0, len(head) - side)) for x in (row, column))
     window = slice(row, row + side), slice(column, column + side)
-    figure = Figure(dpi=88)
+    figure = given or Figure(dpi=88)
+    figure.clear()
     axis, corners, top, right = figure.add_axes((0, 0, 1, 1)), [], 0.0, 0.0
     for line in lines:
         left, top, low = GAP, top + TITLE, TITLE * any(tile.note for tile in line)
@@ -82,7 +88,8 @@ def compose(lines: Sequence[Sequence[Tile]], head: np.ndarray, rims: dict[str, n
         axis.add_collection(LineCollection(paths, colors=colour, linewidths=0.9))
     for x, letter, align in ((0.03, "R", "left"), (0.97, "L", "right")):
         axis.text(corners[0][0] + x, corners[0][1] + 0.03, letter, color="w", fontsize=7, ha=align, va="top")
-    axis.set(xlim=(0, right), ylim=(top + GAP, 0))
+    axis.set(xlim=(0, LENGTH if given else right), ylim=(top + GAP, 0), anchor="NW")
     axis.axis("off")
-    figure.set_size_inches(SIDE * right, SIDE * (top + GAP))
+    if given is None:
+        figure.set_size_inches(SIDE * right, SIDE * (top + GAP))
     return figure, Layout(row, column, side, corners)

@@ -14,6 +14,7 @@ from mudiff import paths, storage
 from mudiff.data.dataset import open_slices
 from mudiff.evaluation import metrics
 from mudiff.explorer import keep, picture, state, widgets
+from mudiff.plots import attention as drawings
 from mudiff.synthesis import sample
 
 SIZE = LIVELY["image_size"]
@@ -72,7 +73,7 @@ def test_what_cannot_be_explored_is_one_line(made, folder, tmp_path):
     refused("'nobody' is not in", state.Explorer, made.run, "nobody")
     refused("no slices are prepared", state.Explorer, run("brats_t1ce_other", slices=5))
     next(folder.glob("*_t2*")).unlink()
-    refused("has no T2, which this run needs", state.Explorer, made.run, folder)
+    refused("has no T2, which is needed", state.Explorer, made.run, folder)
     assert state.Explorer(run("brats_any_mudiff", target="any"), folder).targets == ("t2", "t1", "t1ce", "flair")
     flair = next(folder.glob("*_flair*"))
     nibabel.save(nibabel.Nifti1Image(nibabel.load(flair).get_fdata(), np.diag([-2.0, -2, 2, 1])), flair)
@@ -198,7 +199,7 @@ def test_a_missing_condition_is_left_out_by_the_run_for_any_subset(made, lively_
     psnr = [explorer.psnr(view, image, brain) for image in (whole, explorer.synthesis(view).image)]
     assert first.lost == pytest.approx(psnr[0] - psnr[1])
     refused("keep one", explorer.synthesis, change(view, off=("t1", "t2", "flair")))
-    assert picture.contribution(lost).axes[0].get_ylabel() == "PSNR lost without it (dB)"
+    assert drawings.contribution(lost).axes[0].get_ylabel() == "PSNR lost without it (dB)"
 
 
 def test_the_picture_has_one_scale_for_a_row(made):
@@ -261,7 +262,7 @@ def test_a_view_is_kept_and_opens_again(made, tmp_path):
 
 def test_each_widget_sets_its_field(made):
     panel = widgets.Panel(made.run).wait()
-    assert panel.view() == made.first() and panel.canvas is not None and "<th>brain</th>" in panel.numbers.value
+    assert panel.view() == made.first() and "<th>brain</th>" in panel.numbers.value
     fields = {key if isinstance(key, str) else key[0] for key in panel.controls} | {"polygon"}
     assert fields == {field.name for field in dataclasses.fields(state.View)}
     assert panel.controls["replacement"].disabled and panel.controls["threshold"].disabled
@@ -292,16 +293,16 @@ def test_each_widget_sets_its_field(made):
 
 def test_a_change_draws_once_and_a_failure_says_why(made, monkeypatch):
     panel, drawn, real = widgets.Panel(made.run).wait(), [], picture.draw
-    monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v) or real(e, v))
+    monkeypatch.setattr(picture, "draw", lambda e, v, f: drawn.append(v) or real(e, v, f))
     panel.controls["off", "t1"].value = True
     panel.wait()
     assert len(drawn) == 1 and drawn[0].off == ("t1",)
     panel.show()  # nothing has changed
     panel.wait()
     assert len(drawn) == 1
-    before = panel.canvas
+    before = panel.numbers.value
     panel.others["folder"].value = str(made.run)
-    assert "no contrast found" in panel.says.value and panel.canvas is before
+    assert "no contrast found" in panel.says.value and panel.numbers.value == before
 
 
 def test_work_is_stopped_by_the_button_and_by_the_next_change(made, monkeypatch):
@@ -322,7 +323,7 @@ def test_work_is_stopped_by_the_button_and_by_the_next_change(made, monkeypatch)
 def test_a_large_image_is_shown_after_one_step_first(made, monkeypatch):
     monkeypatch.setattr(state, "SLOW", SIZE)
     drawn, real = [], picture.draw
-    monkeypatch.setattr(picture, "draw", lambda e, v: drawn.append(v.steps) or real(e, v))
+    monkeypatch.setattr(picture, "draw", lambda e, v, f: drawn.append(v.steps) or real(e, v, f))
     panel = widgets.Panel(made.run).wait()
     panel.controls["region"].value = "lesion"  # nothing to sample, so no preview
     panel.wait()

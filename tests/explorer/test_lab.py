@@ -22,8 +22,8 @@ PIXELS = "canvas => canvas.toDataURL()"
 @pytest.fixture
 def lab(lively_slices, tmp_path):
     """Start JupyterLab on a copy of the notebook, with a profile of its own; return its address."""
-    for name in ("brats_t1ce_mudiff", "brats_t1ce_second"):
-        storage.write_json(save_run(lively(steps=2), paths.run("smoke", name)) / "provenance.json", {})
+    for seed, name in enumerate(("brats_t1ce_mudiff", "brats_t1ce_second")):
+        storage.write_json(save_run(lively(steps=2, seed=seed), paths.run("smoke", name)) / "provenance.json", {})
     book = nbformat.read(REPOSITORY / "notebooks" / NAME, as_version=4)
     book.cells[1].source = book.cells[1].source.replace('"demo"', '"smoke"')
     (tmp_path / "notebooks").mkdir()
@@ -49,7 +49,7 @@ def lab(lively_slices, tmp_path):
 def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_path):
     page, noise = browser.new_page(), []
     page.set_viewport_size({"width": 1500, "height": 1400})
-    page.on("console", lambda message: noise.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda m: noise.append(f"{m.text} {m.location}") if m.type == "error" else None)
     page.on("pageerror", lambda error: noise.append(str(error)))
     page.goto(f"{lab}lab/tree/{NAME}")
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
@@ -63,27 +63,28 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     tab = lambda name: page.locator(".lm-TabBar-tab").get_by_text(name, exact=True).click()  # noqa: E731
     second = lively_slices.subjects[1]
 
-    def draws(change) -> None:
-        """Make a change and wait until the picture is another one; its canvas may be, too."""
-        before = picture.evaluate(PIXELS)
+    def shows(words: str, change) -> None:
+        """Make a change and wait until the caption, which comes after the picture, says so."""
         change()
-        page.wait_for_function(f"before => {{ const c = document.querySelector('.jupyter-widgets canvas');"
-                               f" return c && ({PIXELS})(c) !== before; }}", arg=before)  # fmt: skip
+        page.locator(".widget-html-content").get_by_text(words).wait_for()
 
-    draws(lambda: control("subject").locator("select").select_option(second))
-    control("run").locator("select").select_option("brats_t1ce_second")
+    before = picture.evaluate(PIXELS)
+    shows(f"of subject {second}", lambda: control("subject").locator("select").select_option(second))
+    shows("by brats_t1ce_second", lambda: control("run").locator("select").select_option("brats_t1ce_second"))
     tab("view")
-    draws(lambda: control("layer").locator("select").select_option("gates"))
-    draws(lambda: control("step t").locator(".noUi-handle").press("ArrowRight"))
+    shows("gates, t = 0", lambda: control("layer").locator("select").select_option("gates"))
+    shows("gates, t = 1", lambda: control("step t").locator(".noUi-handle").press("ArrowRight"))
     tab("change")
-    draws(lambda: page.locator(".widget-checkbox input:visible").first.click())
+    shows("FLAIR off (black)", lambda: page.locator(".widget-checkbox input:visible").first.click())
     tab("region")
+    page.get_by_text("by mouse").wait_for()
     box = picture.bounding_box()
     page.mouse.move(box["x"] + 30, box["y"] + 40)
     page.mouse.down()
     page.mouse.move(box["x"] + 70, box["y"] + 80, steps=4)
-    draws(page.mouse.up)
+    page.mouse.up()
     numbers.get_by_text("drawn", exact=True).wait_for()
+    assert picture.evaluate(PIXELS) != before
     tab("keep")
     page.get_by_role("button", name="save", exact=True).click()
     page.get_by_text("Saved in").wait_for()
