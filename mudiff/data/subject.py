@@ -1,13 +1,14 @@
 """The slices of one subject in memory: prepared already, or straight from a folder of NIfTI files."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
-from mudiff.data import datasets, files
+from mudiff.data import datasets, files, slices, volumes
 from mudiff.data.dataset import UINT16_MAX, Preparation, Slices, open_slices, read_info
 from mudiff.data.masks import convention
 from mudiff.data.prepare import subject_slices
@@ -32,13 +33,22 @@ class Subject:
         areas = np.count_nonzero(self.labels, axis=(1, 2))
         return int(areas.argmax() if areas.any() else len(areas) // 2)
 
+    def save(self, path: Path, place: int, image: np.ndarray) -> None:
+        """Write an image (S, S) of one slice as float32 NIfTI on the subject's own grid, 0 in all other slices."""
+        first, header = self.geometry.kept[0] + place, nibabel.Nifti1Header()
+        header.set_data_shape(self.geometry.shape)
+        header.set_xyzt_units("mm")
+        alone = replace(self.geometry, kept=(first, first + 1))
+        native = slices.from_slices(image[None].astype(np.float32), alone)
+        volumes.save_volume(path, native, volumes.Volume(native, self.geometry.affine, header, path))
 
-def from_slices(slices: Slices, name: str) -> Subject:
+
+def from_prepared(prepared: Slices, name: str) -> Subject:
     """Return a subject of prepared slices."""
-    indices, record = slices.subject(name), slices.info["subjects"][name]
-    images = {contrast: (slices.images(indices, contrast) + 1) / 2 for contrast in slices.contrasts}
+    indices, record = prepared.subject(name), prepared.info["subjects"][name]
+    images = {contrast: (prepared.images(indices, contrast) + 1) / 2 for contrast in prepared.contrasts}
     return Subject(
-        name, name, images, slices.brain(indices), slices.lesion(indices), _geometry(record), record["notes"]
+        name, name, images, prepared.brain(indices), prepared.lesion(indices), _geometry(record), record["notes"]
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mudiff.data import datasets
-from mudiff.explorer.state import CHANGES, LAYERS, REPLACEMENTS, Explorer, View
+from mudiff.explorer.state import CHANGES, LAYERS, Explorer, View
 from mudiff.plots import style
 from mudiff.plots.tiles import Layout, Tile, compose
 
@@ -15,26 +15,28 @@ SHORT = {
     "M1": "$M_1$", "M2": "$M_2$", "x_p1": "$x^{p_1}$", "x_p2": "$x^{p_2}$", "before": "before ρ", "after": "after ρ",
     "adapted": "into τ", "fused": "out of τ", "z_a": "$z_a$", "z_b": "$z_b$",
 }  # fmt: skip
-OFF = dict(zip(REPLACEMENTS, ("left out, by the run of target any", "black", "its mean in the brain"), strict=True))
 LABELS = datasets.LABELS
 
 
-def draw(explorer: Explorer, view: View, given: Figure | None = None) -> tuple[Figure, Layout]:
-    """Draw a view: its images, what a change did, and the chosen layer; lesion and region outlined; see `compose`."""
+def lines(explorer: Explorer, view: View) -> list[list[Tile]]:
+    """Return what a view shows: its images, what a change did, and the rows of the chosen layer."""
     rows = [_layer(explorer, view, row) for row in LAYERS[view.layer]]
-    lines = [line for row in (_images(explorer, view), _compared(explorer, view), *rows) if (line := list(row))]
+    return [line for row in (_images(explorer, view), _compared(explorer, view), *rows) if (line := list(row))]
+
+
+def draw(explorer: Explorer, view: View, given: Figure | None = None) -> tuple[Figure, Layout]:
+    """Draw the `lines` of a view, lesion and region outlined; see `compose`."""
     rims = {style.MARK: explorer.subject.labels[view.place] > 0}
     rims |= {} if view.region == "brain" else {style.COLOURS[7]: explorer.region(view)}
     with style.style():
-        figure, layout = compose(lines, explorer.subject.brain.any(axis=0), rims, given)
-    changes = [f"{LABELS[name]} off ({OFF[view.replacement]})" for name in view.off]
+        figure, layout = compose(lines(explorer, view), explorer.subject.brain.any(axis=0), rims, given)
+    changes = [f"{LABELS[name]} off ({view.replacement})" for name in view.off]
     changes += [f"{LABELS[n]} with {change} {x:g}" for change in CHANGES for n, x in getattr(view.made_by(), change)]
     figure.set_label(
         f"{LABELS[view.target]} of subject {explorer.subject.name}, slice {view.place + 1} of "
         f"{len(explorer.subject.brain)}, by {explorer.run.name}; {', '.join(changes) or 'nothing changed'}; "
-        f"{view.layer}, t = {explorer.step(view)}; always "
-        "the same noise. Below an image the PSNR of the brain, below a map its range. Outlined: the lesion, and the "
-        f"region if it is not the brain. {style.ORIENTATION}"
+        f"{view.layer}, t = {explorer.step(view)}; the noise is always the same. Below images the PSNR of the brain, "
+        f"below maps their range. Outlined: the lesion, and the region in blue. {style.ORIENTATION}"
     )
     return figure, layout
 

@@ -104,13 +104,12 @@ class Explorer:
         slices = subjects.beside(self.run, preparation)
         self.prepared = [] if slices is None else slices.subjects
         if folder is not None and folder.is_dir():
-            needed = settings.conditions
-            self.subject = subjects.from_files(folder.absolute(), preparation, needed, not settings.targets)
+            given = folder.absolute(), preparation, settings.conditions
+            self.subject = subjects.from_files(*given, all_needed=not settings.targets)
         elif slices is None:
-            advice = "give a folder of NIfTI files, or run `mudiff prepare`"
-            raise MudiffError(f"{run}: no slices are prepared for it; {advice}.")
+            raise MudiffError(f"{run}: no slices are prepared for it; give a folder of NIfTI files, or prepare them.")
         else:
-            self.subject = subjects.from_slices(slices, str(subject or slices.subjects[0]))
+            self.subject = subjects.from_prepared(slices, str(subject or slices.subjects[0]))
         beside = self.run.with_name(f"{settings.dataset}_{datasets.ANY}_mudiff")
         able = not settings.targets and runs.is_complete(beside)
         self.any = runs.load(beside, self.method.device) if able else self.method if settings.targets else None
@@ -118,21 +117,15 @@ class Explorer:
         self.variants = list(variants(self.method)) if has_critic(self.run, self.method) else []
         self.steps = self.method.schedule.steps if isinstance(self.method, Diffusion) else 0
         self.slow = settings.image_size >= SLOW and self.method.device.type == "cpu" and self.steps > 1
-        # Of a run of target "any" all contrasts but one can be given; what the subject lacks comes first.
-        able = (c for c in settings.conditions if set(self.subject.images) - {c})
-        lacking = sorted(able, key=self.subject.images.__contains__)
-        self.targets = tuple(lacking) if settings.targets else (settings.target,)
+        images = self.subject.images
+        able = (c for c in settings.conditions if set(images) - {c})  # what the subject lacks comes first
+        self.targets = tuple(sorted(able, key=images.__contains__)) if settings.targets else (settings.target,)
         network = getattr(self.method, "f2", None)
         tau, rho = (getattr(network, f"{name}_adapter", None) for name in ("contrast", "target"))
         has = {"masks": self.variants, "predictions": self.steps, "gates": tau, "maps": tau or rho}
         self.layers = [name for name in LAYERS if has[name]]
-        zoned = self.subject.labels.any()
-        self.regions = [
-            "brain",
-            *(ZONES if zoned else ()),
-            *(f"label {k}" for k in np.unique(self.subject.labels) if k),
-        ]
-        self.regions += [DRAWN, *([ABOVE] if self.variants else [])]
+        labels = [f"label {k}" for k in np.unique(self.subject.labels) if k]
+        self.regions = ["brain", *(ZONES if labels else ()), *labels, DRAWN, *([ABOVE] if self.variants else [])]
         self._sampled = functools.lru_cache(KEPT)(self._sample)
         self._image = functools.lru_cache(20 * KEPT)(self._sample_image)
         self._moved = functools.lru_cache(4)(self._motion)

@@ -29,10 +29,6 @@ LATE = {"continuous_update": False}  # sliders and texts report when they are le
 WIDE = {"layout": {"width": "45em"}}
 
 
-class Stopped(Exception):  # noqa: N818 (no error: what the button asks for)
-    """The button was pressed, or another change has come."""
-
-
 class Panel:
     """The value of a notebook's cell: a run and a subject as of `Explorer`, to look at and to change.
 
@@ -173,7 +169,7 @@ class Panel:
 
         def tick() -> None:
             if halt.is_set():
-                raise Stopped("Stopped; the picture is that of before.")
+                raise InterruptedError("Stopped; the picture is that of before.")
             self.progress.value += 1
 
         def run() -> None:

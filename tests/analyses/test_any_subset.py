@@ -31,18 +31,6 @@ def any_runs(lively_slices):
     return lively_slices
 
 
-def scenarios(*contrasts):
-    return run_cells(NOTEBOOK, "scenarios = ", "scenarios = ", test=SimpleNamespace(contrasts=contrasts))
-
-
-def test_scenarios_are_all_of_them_from_one_contrast_to_all_others():
-    found = (cells := scenarios(*CONTRASTS))["scenarios"]
-    assert len(set(found)) == 28 and found[0] == (("t1ce",), "t1") and found[-1] == (("t1", "t1ce", "t2"), "flair")
-    assert all(target not in given and given for given, target in found)
-    assert len(scenarios("t1", "t2", "flair")["scenarios"]) == 9
-    assert cells["named"](("t1", "t1ce")) == "T1 + T1CE"
-
-
 def test_scores_are_those_of_the_scenarios_slices_and_are_kept(any_runs, monkeypatch):
     given = {"profile": "smoke", "cohort": "brats", "test": any_runs, "per_subject": 2}
     cells = run_cells(NOTEBOOK, "scenarios = ", "def any_scores", **given)
@@ -80,16 +68,12 @@ def test_without_contrasts_the_mean_of_the_training_brains_is_left(any_runs):
 
 def test_what_contrasts_add_is_shared_as_by_shapley():
     # Of a game whose value is a sum, each player's part is its own; a common bonus of two is halved.
-    worth, value, named = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}, scenarios(*CONTRASTS)["named"]
+    cells = run_cells(NOTEBOOK, "scenarios = ", "scenarios = ", test=SimpleNamespace(contrasts=CONTRASTS))
+    worth, value = {"t1": 1.0, "t1ce": 2.5, "flair": -0.5}, {}
     for n in (1, 2, 3):
         for given in combinations(worth, n):
             bonus = 0.6 if {"t1", "flair"} <= set(given) else 0.0
-            value["t2", named(given), "A"] = 10 + sum(worth[c] for c in given) + bonus
-    given = {
-        "test": SimpleNamespace(contrasts=CONTRASTS),
-        "named": named,
-        "value": value,
-        "nothing": {("t2", "A"): 10.0},
-    }
-    shapley = run_cells(NOTEBOOK, "def shapley", "def shapley", **given)["shapley"]
+            value["t2", cells["named"](given), "A"] = 10 + sum(worth[c] for c in given) + bonus
+    cells |= {"value": value, "nothing": {("t2", "A"): 10.0}}
+    shapley = run_cells(NOTEBOOK, "def shapley", "def shapley", **cells)["shapley"]
     assert shapley("t2", "A") == pytest.approx({"t1": 1.3, "t1ce": 2.5, "flair": -0.2})

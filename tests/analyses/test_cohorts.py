@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refused, run_cells, score_rows, write_synthetic
+from conftest import refused, run_cells, score_rows
 from scipy import stats
 
 from mudiff import paths, storage
@@ -16,23 +16,14 @@ from mudiff.evaluation import metrics
 from mudiff.phantoms import cohort as phantom
 from mudiff.training import profiles
 
-METHODS = {"t1ce": ("pgan", "mudiff", "linear"), "flair": ("mudiff", "linear")}
-
 
 @pytest.fixture
-def known(cohort, tmp_path, monkeypatch, rng):
-    """A prepared BraTS cohort (A to C train, D val, E test) with complete runs of `METHODS`."""
+def known(cohort, tmp_path, monkeypatch):
+    """Prepare a BraTS cohort: A to C train, D val, E test."""
     monkeypatch.setenv("MUDIFF_ROOT", str(tmp_path))
     root, manifest = cohort
     prepared = paths.prepared("smoke", "brats")
     prepare.prepare(profiles.preparation("smoke", "brats"), root, manifest, prepared, workers=1)
-    found = cohorts.known("smoke", "brats")
-    slices = found.slices()
-    for target, methods in METHODS.items():
-        for level, method in zip((0.3, 0.2, 0.1), methods, strict=False):  # noisy truths, the last the best
-            noisy = lambda true, level=level: true + level * rng.random(true.shape)  # noqa: E731
-            write_synthetic(slices, found.folder(target, method), target, noisy)
-    return found
 
 
 @pytest.fixture
@@ -98,16 +89,6 @@ def test_phantoms_of_another_seed_and_scanner_by_default(known, monkeypatch, wri
     assert "no patients" in found.words
 
 
-def test_an_unseen_cohort_is_scored_as_a_known_one(known, tmp_path):
-    shutil.copytree(known.prepared, tmp_path / "copy/prepared")
-    shutil.copytree(known.synthetic, tmp_path / "copy/synthetic")
-    copied = cohorts.Cohort("smoke", "brats", tmp_path / "copy/prepared", tmp_path / "copy/synthetic", "copy")
-    score = run_cells("12_generalisation", "def score(", "def score(", profile="smoke")["score"]
-    mine, theirs = score(copied, METHODS), score(known, METHODS)
-    assert set(mine.region) == {"brain", "lesion"} and mine.psnr.notna().any()
-    pd.testing.assert_frame_equal(mine, theirs)
-
-
 def both_units(psnr):
     return pd.concat([score_rows({"mudiff": psnr}, unit=unit) for unit in ("subject", "slice")])
 
@@ -127,11 +108,6 @@ def test_changes_put_both_cohorts_side_by_side():
     assert (masked.low, masked.high) == pytest.approx((expected.low, expected.high))
     slices = frame[frame.protocol == "released"]
     assert len(slices) == len(metrics.METRICS) and slices[["low", "high"]].isna().all(axis=None)
-    given = {"changes": frame, "sides": ("known", "unseen")}
-    shown = run_cells("12_generalisation", "shown = {}", "shown = {}", **given)["shown"]  # as tables of text
-    cells = shown["T1CE, whole brain, masked (3 + 2 subjects)"].loc["MU-Diff"]
-    assert len(shown) == 2 and "T1CE, whole brain, released (3 + 2 slices)" in shown
-    assert cells.iloc[:2].tolist() == ["22.00 ± 2.00", "18.50 ± 0.71"] and cells.iloc[2].startswith("−3.50 (−")
 
 
 def test_no_interval_where_there_is_none():

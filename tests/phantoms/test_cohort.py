@@ -6,7 +6,7 @@ import pytest
 from conftest import refused
 from threadpoolctl import threadpool_limits
 
-from mudiff.data import datasets
+from mudiff.data import datasets, files, manifests
 from mudiff.phantoms import anatomy, cohort, signals
 
 SPACING = 5.0
@@ -27,23 +27,13 @@ def load(folder, dataset, number):
     return {name: np.asarray(nibabel.load(file).dataobj) for name, file in files.items()}
 
 
-@pytest.mark.parametrize(
-    ("dataset", "folder", "expected"),
-    [
-        ("brats", "PhantomBraTS_002", "PhantomBraTS_002_{}.nii.gz t1 t1ce t2 flair seg"),
-        ("healthy", "sub-02", "anat/sub-02_{}.nii.gz T1w T2w FLAIR"),
-        ("isles", "2", "{0}/{0}.nii {1}.MR_T1.70020 {1}.MR_T2.70021 {1}.MR_Flair.70022 {1}.MR_DWI.70023 "
-                       "VSD.Brain_3more.XX.XX.OT.70024"),
-    ],
-)  # fmt: skip
-def test_files_are_named_as_in_the_real_datasets_and_listed_by_split(cohorts, dataset, folder, expected):
-    pattern, *names = expected.split()
-    wanted = {pattern.format(name.replace("{1}", "VSD.Brain.XX.O")) for name in names}
-    folder = cohorts / dataset / folder
-    assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} == wanted
-    lines = (cohorts / "brats/manifest.csv").read_text().split()
-    assert lines == ["subject,split", *(f"PhantomBraTS_00{n}" for n in ("1,train", "2,val", "3,test"))]
-    assert (cohorts / "healthy/manifest.csv").read_text().split()[1:] == ["sub-01,train", "sub-02,test"]
+def test_subjects_are_found_as_those_of_the_real_datasets_and_listed_by_split(cohorts):
+    for dataset in ("brats", "healthy", "isles"):
+        splits = manifests.read_manifest(dataset, cohorts / dataset / "manifest.csv")
+        found = files.find_subjects(dataset, cohorts / dataset).values()
+        numbers = range(1, len(splits) + 1)
+        assert list(found) == [cohort.subject_files(dataset, cohorts / dataset, number) for number in numbers]
+        assert splits["split"].tolist() == [s for s in manifests.SPLITS if (dataset, s) != ("healthy", "val")]
 
 
 @pytest.mark.parametrize(("dataset", "axes"), [("brats", "LPS"), ("isles", "LPS"), ("healthy", "RAS")])

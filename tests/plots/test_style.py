@@ -63,11 +63,6 @@ def test_boxes_have_the_methods_colours_and_outliers_do_not_stretch_the_axis(rng
     assert figure.axes[0].get_ylim()[1] < 25
 
 
-def test_a_colour_of_a_method_means_nothing_else():
-    own = [*style.METHOD_COLOURS.values(), style.MARK, *style.SHADES]
-    assert len(set(own)) == 8 + 1 + 3 and style.METHOD_COLOURS["mudiff"] == style.COLOURS[0]
-
-
 def test_dots_and_intervals_leave_out_what_is_missing():
     figure = style.new_figure(3, 2)
     first, second = figure.subplots(1, 2)

@@ -86,7 +86,7 @@ def test_formulas_render_links_lead_somewhere_and_questions_come_with_folded_ans
 
 def test_ruff_has_nothing_to_say():
     for options in (["check"], ["format", "--check"]):
-        command = [sys.executable, "-m", "ruff", *options, "notebooks"]
+        command = [sys.executable, "-m", "ruff", *options, "."]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
