@@ -2,18 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
-
 from mudiff import paths
-from mudiff.cache import file_hash, kept
-from mudiff.data import dataset, manifests
+from mudiff.data import manifests
 from mudiff.data.prepare import prepare
-from mudiff.evaluation import metrics
 from mudiff.phantoms import cohort
 from mudiff.settings import Preparation, Settings
 from mudiff.training import profiles
@@ -61,7 +55,7 @@ EXTENTS = {
         sizes=_SIZES | {"image_size": 64, "width": 16, "critic_width": 16, "critic_blocks": 6, "epochs": 5},
     ),
 }  # fmt: skip
-"""Profile -> extent; any other profile has that of ``paper``."""
+"""Profile -> extent."""
 
 
 class Change(NamedTuple):
@@ -89,11 +83,6 @@ CHANGES = {
 """Name of the training's folder -> the change."""
 
 
-def extent(profile: str) -> Extent:
-    """Return how much is measured in a profile."""
-    return EXTENTS.get(profiles.profile(profile).name, EXTENTS["paper"])
-
-
 def folder(profile: str) -> Path:
     """Return where phantoms, trainings and results lie."""
     return paths.analysis(profile, "effects")
@@ -101,14 +90,14 @@ def folder(profile: str) -> Path:
 
 def base_settings(profile: str) -> Settings:
     """Return the settings that every change starts from: variant ``released``, small."""
-    chosen = extent(profile)
+    chosen = EXTENTS[profile]
     fields = {"slices": round(chosen.slices * chosen.spacing), "seed": SEED, "validate_every": chosen.sizes["epochs"]}
     return profiles.settings("paper", DATASET, TARGET, "mudiff", **chosen.sizes, **fields)
 
 
 def prepared(profile: str, normalisation: str = "percentile") -> Path:
     """Return the slices of the phantoms by either normalisation (B-4), made where they are missing."""
-    chosen = extent(profile)
+    chosen = EXTENTS[profile]
     options = {"spacing": chosen.spacing, "workers": 1, "progress": False}
     manifest = cohort.write_cohort(DATASET, folder(profile) / "phantoms", chosen.subjects, **options)
     preparation = Preparation(DATASET, chosen.sizes["image_size"], base_settings(profile).slices, normalisation)
@@ -126,50 +115,3 @@ def train_one(profile: str, name: str = "base", repeat: int = 0) -> Path:
     settings = base_settings(profile).replace(**fields, seed=SEED + repeat)
     place = folder(profile) / "trainings" / f"{name}_{repeat}"
     return loop.train(settings, prepared(profile, settings.normalisation), place, progress=False)
-
-
-def score(profile: str, run: Path, normalisation: str = "percentile") -> dict[str, float]:
-    """Return the PSNR in dB (protocol ``masked``, mean over test subjects) of one training.
-
-    "psnr" is on the base's scale, "own" on that of the training's own normalisation.
-    """
-    tests = [dataset.open_slices(prepared(profile, n), "test") for n in (normalisation, "percentile")]
-    inputs = [file_hash(run / "weights.safetensors"), *(test.info["data_hash"] for test in tests)]
-    return kept(run / "score.csv", partial(_score, run, *tests), *inputs).iloc[0].to_dict()
-
-
-def _score(run: Path, test: dataset.Slices, scale: dataset.Slices) -> pd.DataFrame:
-    from mudiff.synthesis import sample
-    from mudiff.training import runs
-
-    indices = np.arange(len(test))
-    synthetic = sample.sample_slices(runs.load(run, runs.default_device()), test, indices)
-    own, common = ((slices.images(indices, TARGET) + 1) / 2 for slices in (test, scale))
-    brain, subjects = test.brain(indices), test.index.subject.to_numpy()
-    moved = rescaled(synthetic, own, common, subjects)
-    scores = {"psnr": psnr(common, moved, brain, subjects), "own": psnr(own, synthetic, brain, subjects)}
-    return pd.DataFrame([scores])
-
-
-def psnr(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, subjects: np.ndarray) -> float:
-    """Return the mean over subjects of the PSNR in dB (protocol ``masked``) of slices (N, S, S) in [0, 1]."""
-    parts = [subjects == name for name in np.unique(subjects)]
-    scores = [metrics.score_subject(real[part], synthetic[part], brain[part])[1] for part in parts]
-    return float(np.mean([score["psnr"] for score in scores]))
-
-
-def rescaled(synthetic: np.ndarray, own: np.ndarray, common: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Bring slices (N, S, S) in [0, 1] from their own normalisation to a common one (B-4).
-
-    Both are linear in the measured signal where the common one does not clip, so the line through the truth in
-    both, `own` and `common`, gives the factors of each volume.
-    """
-    if np.array_equal(own, common):
-        return synthetic
-    result = np.empty_like(synthetic)
-    for name in np.unique(subjects):
-        part = subjects == name
-        linear = (common[part] > 0.02) & (common[part] < 0.98)
-        slope, offset = np.polyfit(own[part][linear], common[part][linear], 1)
-        result[part] = np.clip(slope * synthetic[part] + offset, 0, 1)
-    return result

@@ -1,11 +1,9 @@
-"""What F1 and F2 learn from each other: how alike their layers are, and their predictions apart and averaged."""
+"""What F1 and F2 learn from each other: how alike their layers are (Fig. 2b)."""
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,39 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mudiff import cache, paths
-from mudiff.data import datasets
-from mudiff.data.dataset import UINT16_MAX, Slices, check, open_slices
-from mudiff.data.masks import lesion_mask
+from mudiff.data.dataset import Slices
 from mudiff.errors import MudiffError
 from mudiff.evaluation import cka
-from mudiff.methods.base import Method, build
+from mudiff.methods.base import Method
 from mudiff.model.diffusion import SliceNoise, slice_seed
 from mudiff.model.generators import StructureNetwork, TextureNetwork
-from mudiff.synthesis import sample
-from mudiff.training import runs
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run of MU-Diff with its test slices; what is computed of it is kept in `folder`."""
-
-    method: Method
-    slices: Slices
-    folder: Path
-    key: tuple[str, str]  # what it depends on: hashes of weights and data
-
-
-def open_run(profile: str, dataset: str = "brats", target: str = "t1ce", method: str = "mudiff") -> Trained:
-    """Open a run; `method` may name a variant, such as ``mudiff_abl4``, that has both networks."""
-    run = paths.run(profile, f"{dataset}_{target}_{method}")
-    loaded = runs.load(run, runs.default_device())
-    if any(getattr(loaded, name, None) is None for name in ("f1", "f2")):
-        raise MudiffError(f"run {run.name}: no pair of networks F1 and F2; choose a run of mudiff with both.")
-    prepared = paths.prepared(profile, dataset)
-    data = check(prepared, loaded.settings.preparation())
-    key = cache.file_hash(run / "weights.safetensors"), data
-    return Trained(loaded, open_slices(prepared, "test"), paths.analysis(profile, "mutual") / run.name, key)
 
 
 class Layer(NamedTuple):
@@ -90,10 +61,10 @@ def layer_features(network: nn.Module, *given: Tensor) -> Tensor:
     return torch.stack([found[layer.name] for layer in watched], dim=1)
 
 
-def inputs(method: Method, slices: Slices, indices: np.ndarray, t: int, seed: int = 0) -> tuple[Tensor, ...]:
+def inputs(method: Method, slices: Slices, indices: np.ndarray, t: int) -> tuple[Tensor, ...]:
     """Return what both networks get at step t: x_t (from the true target by Eq. 6), conditions, t and z."""
     rows, settings = slices.index.iloc[indices], method.settings
-    seeds = [slice_seed(seed, "cka", t, s, z) for s, z in zip(rows.subject, rows["slice"], strict=True)]
+    seeds = [slice_seed(0, "cka", t, s, z) for s, z in zip(rows.subject, rows["slice"], strict=True)]
     noise = SliceNoise(seeds, method.device)
     x_0 = torch.from_numpy(slices.images(indices, settings.target)[:, None]).to(method.device)
     y = np.stack([slices.images(indices, c) for c in settings.conditions], axis=1)
@@ -103,67 +74,28 @@ def inputs(method: Method, slices: Slices, indices: np.ndarray, t: int, seed: in
 
 
 @torch.inference_mode()
-def compare(method: Method, slices: Slices, t: int, count: int = 64, seed: int = 0) -> pd.DataFrame:
-    """Compute CKA between the layers of F1 and F2 at step t on `count` slices, drawn by `seed`, in minibatches.
+def compare(method: Method, slices: Slices, steps: Sequence[int], count: int = 64) -> pd.DataFrame:
+    """Compute CKA between the layers of F1 and F2 at each step on the same `count` random slices, in minibatches.
 
     Both get the same `inputs`; F2 also gets F1's prediction from them. One row per pair of layers of one part: part,
     f1, f2 (names), cka, t, slices (that were used: four or more).
     """
-    if not 0 <= t < method.schedule.steps:
-        raise MudiffError(f"t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
-    chosen = np.random.default_rng(seed).permutation(len(slices))[: max(count, 0)]  # mixes subjects and heights
+    chosen = np.random.default_rng(0).permutation(len(slices))[: max(count, 0)]  # mixes subjects and heights
     if len(chosen) < 4:
         raise MudiffError(f"CKA of {len(chosen)} slices: it takes 4 or more.")
     batch = min(cka.BATCH, len(chosen))
     chosen = chosen[: len(chosen) // batch * batch].reshape(-1, batch)
-    first, second = [], []
-    for part in chosen:
-        given = inputs(method, slices, part, t, seed)
-        first.append(layer_features(method.f1, *given))
-        second.append(layer_features(method.f2, *given, method.f1(*given)))
-    matrix = cka.alignment(torch.cat(first), torch.cat(second), batch)
-    pairs = product(layers(method.f1), layers(method.f2))
-    rows = [(a.part, a.name, b.name, float(value), t, chosen.size)
-            for (a, b), value in zip(pairs, matrix.ravel(), strict=True) if a.part == b.part]  # fmt: skip
+    rows = []
+    for t in steps:
+        if not 0 <= t < method.schedule.steps:
+            raise MudiffError(f"t = {t}: the run has the steps 0 to {method.schedule.steps - 1}.")
+        first, second = [], []
+        for part in chosen:
+            given = inputs(method, slices, part, t)
+            first.append(layer_features(method.f1, *given))
+            second.append(layer_features(method.f2, *given, method.f1(*given)))
+        matrix = cka.alignment(torch.cat(first), torch.cat(second), batch)
+        pairs = product(layers(method.f1), layers(method.f2))
+        rows += [(a.part, a.name, b.name, float(value), t, chosen.size)
+                 for (a, b), value in zip(pairs, matrix.ravel(), strict=True) if a.part == b.part]  # fmt: skip
     return pd.DataFrame(rows, columns=["part", "f1", "f2", "cka", "t", "slices"])
-
-
-def compare_steps(trained: Trained, steps: Sequence[int], count: int = 64, untrained: bool = False) -> pd.DataFrame:
-    """Return `compare` of several steps, kept; `untrained`: of the random weights that the run's seed draws."""
-
-    def compute() -> pd.DataFrame:
-        method = trained.method
-        if untrained:
-            method = build(method.settings).to(method.device).eval()
-        return pd.concat([compare(method, trained.slices, t, count) for t in steps], ignore_index=True)
-
-    path = trained.folder / f"cka{'_untrained' if untrained else ''}.csv"
-    return cache.kept(path, compute, *trained.key, list(steps), count)
-
-
-def predictions(trained: Trained, subject: str) -> dict[str, np.ndarray]:
-    """Return a subject's f1, f2 (predictions of the last step) and mutual (the result), (n, S, S) in [0, 1], kept."""
-
-    def compute() -> dict[str, np.ndarray]:
-        last: dict[str, list[Tensor]] = {"x_p1": [], "x_p2": []}
-
-        def keep(step: dict[str, Any]) -> None:
-            for name in last if step["t"] == 0 else ():
-                last[name].append(step[name])
-
-        here = trained.slices.subject(subject)
-        mutual = sample.sample_slices(trained.method, trained.slices, here, callback=keep)
-        f1, f2 = (torch.cat(x)[:, 0].float().cpu().numpy() / 2 + 0.5 for x in last.values())
-        images = {"f1": f1, "f2": f2, "mutual": mutual}
-        return {name: np.round(x * UINT16_MAX).astype(np.uint16) for name, x in images.items()}
-
-    found = cache.kept(trained.folder / "predictions" / f"{subject}.npz", compute, *trained.key, subject)
-    return {name: x.astype(np.float32) / UINT16_MAX for name, x in found.items()}
-
-
-def truth(trained: Trained, indices: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return true slices (N, S, S) in [0, 1] and the masks of brain and lesion, of ISLES dilated as in Table 2."""
-    slices, settings = trained.slices, trained.method.settings
-    lesion = lesion_mask(slices.lesion(indices), datasets.dataset(settings.dataset).dilate)
-    masks = {"brain": slices.brain(indices), "lesion": lesion}
-    return (slices.images(indices, settings.target) + 1) / 2, masks

@@ -29,7 +29,7 @@ def doubts(loaded: dict[str, Volume], slices: int) -> list[Doubt]:
     first = next(iter(loaded.values()))
     found = [("", problem) for problem in _geometry(first)]
     found += [(name, problem) for name, volume in loaded.items() for problem in _values(volume, slices)]
-    samples = {name: _unit(volume) for name, volume in loaded.items()}
+    samples = {name: normalise(v.data, "percentile", v.path).ravel()[::_STRIDE] for name, v in loaded.items()}
     for (one, a), (other, b) in itertools.combinations(samples.items(), 2):
         if np.allclose(a, b, atol=2e-3):
             found.append((other, f"is the same image as {datasets.LABELS[one]}; is one a copy of the other?"))
@@ -49,10 +49,6 @@ def copies(hashes: dict[str, dict[str, str]]) -> list[tuple[str, str, str]]:
         (s, owner.setdefault((c, key), s), c) for s, own in hashes.items() for c, key in own.items() if c != "mask"
     ]
     return [(subject, other, contrast) for subject, other, contrast in same if subject != other]
-
-
-def _unit(volume: Volume) -> np.ndarray:
-    return normalise(volume.data, "percentile", volume.path).ravel()[::_STRIDE]
 
 
 def _geometry(volume: Volume) -> list[str]:

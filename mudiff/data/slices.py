@@ -98,13 +98,13 @@ def to_slices(
     return _resized(square, size or side, order), Geometry(data.shape, affine, (kept.start, kept.stop))
 
 
-def from_slices(slices: np.ndarray, geometry: Geometry, order: int = 1) -> np.ndarray:
+def from_slices(slices: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Put the slices (Z, S, S) that `to_slices` kept back into the native grid (X, Y, Z); the others are 0."""
-    data = np.zeros(geometry.shape, slices.dtype if order == 0 else np.float32)
+    data = np.zeros(geometry.shape, np.float32)
     oriented = _oriented(data, geometry.affine)  # a view: what is written there is in `data`
     rows, columns = oriented.shape[1:]
     side = max(rows, columns)
-    square = _resized(slices, side, order)
+    square = _resized(slices, side, order=1)
     oriented[slice(*geometry.kept)] = square[:, middle(side, rows), middle(side, columns)]
     return data
 

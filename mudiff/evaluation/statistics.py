@@ -48,13 +48,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def wide(scores: pd.DataFrame, metric: str, column: str = "method") -> pd.DataFrame:
+def wide(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one task's scores (one region, protocol and unit) with a row per unit and a column per method.
 
     MAE is turned, so that more is always better. Two scores of one unit are refused.
     """
     of_slices = "unit" in scores and not scores.unit.eq("subject").all()
     index = ["subject", "slice"] if of_slices else ["subject"]
-    for _, row in scores[scores.duplicated([*index, column])].iterrows():
-        raise MudiffError(f"{row[column]} has two scores of subject {row.subject}; give the scores of one run.")
-    return SIGN[metric] * scores.pivot(index=index, columns=column, values=metric).astype(float)
+    for _, row in scores[scores.duplicated([*index, "method"])].iterrows():
+        raise MudiffError(f"{row.method} has two scores of subject {row.subject}; give the scores of one run.")
+    return SIGN[metric] * scores.pivot(index=index, columns="method", values=metric).astype(float)

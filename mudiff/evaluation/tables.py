@@ -80,14 +80,14 @@ def table(scores: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return frame.assign(rank=tasks.rank(method="min", ascending=False).astype("Int64"))
 
 
-def caption(frame: pd.DataFrame, title: str, profile: str, data: str | None = None) -> str:
+def caption(frame: pd.DataFrame, title: str, profile: str) -> str:
     """Return the caption of a `table`: title, what the cells hold, n, data and profile."""
     protocol = frame.protocol.iloc[0]
     counts = frame.groupby("dataset", sort=False).n.max().items()
     n = ", ".join(f"{datasets.dataset(name).label} {count}" for name, count in counts)
     return (
         f"{title}. Protocol {protocol}: mean ± standard deviation over {UNITS[protocol]}s (n: {n}). Best in bold, "
-        f"second best underlined; {datasets.METHODS[FLOOR]}, the floor, is not ranked. {about(profile, data)}"
+        f"second best underlined; {datasets.METHODS[FLOOR]}, the floor, is not ranked. {about(profile)}"
     )
 
 

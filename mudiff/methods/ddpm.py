@@ -37,16 +37,15 @@ class DDPM(Diffusion):
         with self._autocast():
             return self.network(torch.cat([x_t, conditions], dim=1), t).float()
 
-    def predict(self, x_t: Tensor, conditions: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that the predicted noise leaves (Ho et al., Eq. 15), (B, 1, H, W), clipped to [-1, 1]."""
-        noise = self.schedule.sigma[t + 1, None, None, None] * self.predict_noise(x_t, conditions, t)
-        return ((x_t - noise) / self.schedule.sqrt_alpha_bar[t + 1, None, None, None]).clamp(-1, 1)
-
     def predictions(
         self, x_t: Tensor, conditions: Tensor, t: Tensor, noise: SliceNoise, scenario: None = None
     ) -> tuple[Tensor]:
-        """Return what `predict` does: of one network, `synthesize` is Ho et al.'s Algorithm 2 (and Eq. 7)."""
-        return (self.predict(x_t, conditions, t),)
+        """Return the x_0 that the predicted noise leaves (Ho et al., Eq. 15), (B, 1, H, W), clipped to [-1, 1].
+
+        Of one network, `synthesize` is Ho et al.'s Algorithm 2 (and Eq. 7).
+        """
+        predicted = self.schedule.sigma[t + 1, None, None, None] * self.predict_noise(x_t, conditions, t)
+        return (((x_t - predicted) / self.schedule.sqrt_alpha_bar[t + 1, None, None, None]).clamp(-1, 1),)
 
     def loss(self, batch: Batch) -> Loss:
         """Return the mean squared error of the noise at a uniform t (Ho et al., Eq. 14)."""

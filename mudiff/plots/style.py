@@ -1,7 +1,7 @@
 """Drawing: one style, one palette, one grey window per contrast; arrays and frames in, figures out."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from mudiff.evaluation.scores import Example
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 WINDOWS = {"t1": (0.0, 1.0), "t1ce": (0.0, 0.9), "t2": (0.0, 1.0), "flair": (0.0, 1.0), "dwi": (0.0, 1.0)}
 """Contrast -> the normalised intensities shown as black and white, the same for every method."""
@@ -83,11 +82,6 @@ def caption(figure: "Figure", text: str, about: str) -> None:
     figure.set_label(f"{text} {about}")
 
 
-def ordered(methods: Iterable[str]) -> list[str]:
-    """Return methods, each once, in the order of `datasets.METHODS`."""
-    return sorted(set(methods), key=list(datasets.METHODS).index)
-
-
 def show(axis: "Axes", image: np.ndarray, contrast: str, sides: str = "") -> None:
     """Show a slice (H, W) in [0, 1] in radiological orientation (patient's right on the left), in its window.
 
@@ -106,12 +100,6 @@ def bare(axis: "Axes") -> None:
     """Remove ticks and frame, keep title and labels."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-
-
-def draw_error(axis: "Axes", error: np.ndarray, limit: float = 0.3) -> "AxesImage":
-    """Show a difference of intensities (S, S), with colours that end at `limit`."""
-    bare(axis)
-    return axis.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 Square = tuple[float, float, float]  # row and column of the centre, and half of the side, in pixels

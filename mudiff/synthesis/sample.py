@@ -32,11 +32,6 @@ Task = tuple[Collection[str], str]
 """Of a run of target "any": the contrasts that are given, and the one to make."""
 
 
-def _unit(x: Tensor) -> np.ndarray:
-    """Return slices (B, 1, S, S) in [-1, 1] as float32 (B, S, S) in [0, 1]."""
-    return (x[:, 0].float().cpu().numpy() + 1) / 2
-
-
 def sample_slices(
     method: Method, slices: dataset.Slices, indices: np.ndarray, seed: int = 0,
     replaced: Mapping[str, np.ndarray] | None = None, callback: Callback | None = None,
@@ -73,7 +68,8 @@ def sample_batch(
         options["scenario"] = Scenario.of(settings.conditions, *task, len(seeds)).to(method.device)
     if steps is not None:
         options["steps"] = steps
-    images = _unit(method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options))
+    x = method.synthesize(conditions.to(method.device), torch.tensor(seeds), callback, **options)  # (B, 1, S, S)
+    images = (x[:, 0].float().cpu().numpy() + 1) / 2
     if not np.isfinite(images).all():
         raise MudiffError(f"run {settings.run_name}: its weights lead to NaN or infinite voxels; train it again.")
     return images

@@ -26,8 +26,17 @@ TINY = effects.Extent(
 compare = run_cells(NOTEBOOK, "def compare(", "def compare(")["compare"]
 
 
+rescaled = run_cells(NOTEBOOK, "def rescaled(", "def rescaled(")["rescaled"]
+
+
+def scoring():
+    """Return the notebook's cells that score a training."""
+    cells = run_cells(NOTEBOOK, "def psnr(", "def psnr(", profile="smoke")
+    return run_cells(NOTEBOOK, "def rescaled(", "def of_training(", **cells)
+
+
 def trainings():
-    given = {"profile": "smoke", "chosen": effects.extent("smoke"), "compare": compare}
+    given = scoring() | {"chosen": effects.EXTENTS["smoke"], "compare": compare}
     return run_cells(NOTEBOOK, "names = chosen.changes", "of_trainings = ", **given)["of_trainings"]
 
 
@@ -47,9 +56,9 @@ def test_slices_return_to_the_scale_of_the_base(rng):
     signal = rng.uniform(0, 1, (3, 16, 16))
     own, common = 0.5 * signal, np.clip((signal - 0.1) / 0.8, 0, 1)
     guess, subjects = own + 0.01, np.array(["a", "a", "b"])
-    result = effects.rescaled(guess, own, common, subjects)
+    result = rescaled(guess, own, common, subjects)
     np.testing.assert_allclose(result, np.clip((2 * guess - 0.1) / 0.8, 0, 1), atol=1e-6)
-    assert effects.rescaled(guess, own, own, subjects) is guess
+    assert rescaled(guess, own, own, subjects) is guess
 
 
 def metric_effects(real, synthetic, brain, lesion):
@@ -125,8 +134,9 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
     assert trainings().equals(miniature)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert miniature.id.tolist() == ["A-2", "B-4", "B-4"]
-    first, second = (effects.score("smoke", place / f"base_{k}") for k in (0, 1))
-    own = effects.score("smoke", place / "minmax_0", "minmax")
+    score = scoring()["of_training"]
+    first, second = (score(place / f"base_{k}", "percentile") for k in (0, 1))
+    own = score(place / "minmax_0", "minmax")
     assert first["psnr"] == first["own"] != second["psnr"] and own["psnr"] != own["own"]
     assert (miniature.base == first["psnr"]).all()
     assert miniature.changed.tolist()[1:] == [own["psnr"], own["own"]]
@@ -137,14 +147,14 @@ def test_effects_are_measured_against_the_base_and_kept(miniature):
 def test_trainings_differ_in_their_change_alone_and_are_scored_as_validation_does_it(miniature):
     from mudiff.training import loop
 
-    place = effects.folder("smoke") / "trainings"
+    place, score = effects.folder("smoke") / "trainings", scoring()["of_training"]
     base, changed, again = (runs.load(place / name) for name in ("base_0", "betas_0", "base_1"))
     assert changed.settings == base.settings.replace(beta1=0.1, beta2=0.2)
     assert again.settings == base.settings.replace(seed=base.settings.seed + 1)
     for name, normalisation in (("base_0", "percentile"), ("minmax_0", "minmax")):
         test = dataset.open_slices(effects.prepared("smoke", normalisation), "test")
         expected = loop.validation_psnr(runs.load(place / name), test)
-        assert effects.score("smoke", place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
+        assert score(place / name, normalisation)["own"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_file_each(miniature, monkeypatch):
@@ -154,7 +164,7 @@ def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_fi
     assert slices.lesion(index).any(axis=(1, 2)).all() and len(index) == 1  # the one slice has a lesion
     before, real = method.schedule, (slices.images(index, "t1ce") + 1) / 2
     grey = metrics.masked_protocol(real[0], np.full_like(real[0], 0.5), slices.brain([0])[0])["psnr"]
-    cells = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    cells = run_cells(NOTEBOOK, "def psnr(", "of_sampling = ", **cells)
     printed, usual = (cells["sampled"](method, index, 2, changes).psnr for changes in ({"posterior": "printed"}, {}))
     assert printed.tolist() == pytest.approx([grey] * 2, abs=1e-4)
     assert method.schedule is before
@@ -165,5 +175,5 @@ def test_the_misprint_gives_one_grey_and_the_effects_of_sampling_are_kept_one_fi
     files = {path.name for path in (effects.folder("smoke") / "sampling").iterdir()}
     assert files == {"base_1.csv", "printed.csv", "steps_5.csv", "not_loaded.csv"}
     monkeypatch.setattr(sample, "sample_slices", None)  # kept
-    again = run_cells(NOTEBOOK, "def sampled(", "of_sampling = ", **cells)
+    again = run_cells(NOTEBOOK, "def psnr(", "of_sampling = ", **cells)
     assert again["of_sampling"].equals(measured)

@@ -8,7 +8,6 @@ import pytest
 from conftest import head, prepare_subjects, refused, run_cells, save_run
 
 from mudiff import paths
-from mudiff.analyses import motion as study
 from mudiff.data import dataset, motion, prepare, volumes
 from mudiff.evaluation import metrics
 from mudiff.methods import base
@@ -46,21 +45,30 @@ def slices(tmp_path, monkeypatch, write_subject, rng) -> dataset.Slices:
     return dataset.open_slices(prepared, "test")
 
 
-raw = pytest.fixture(lambda slices, tmp_path: study.raw_files(slices, tmp_path / "raw"), name="raw")
+NOTEBOOK = "09_motion_robustness"
+
+
+def raw_files(slices, root):
+    return run_cells(NOTEBOOK, "def raw_files(", "def raw_files(", slices=slices)["raw_files"](root)
+
+
+raw = pytest.fixture(lambda slices, tmp_path: raw_files(slices, tmp_path / "raw"), name="raw")
 
 
 def stacks(slices, raw, strengths=(2,), chosen=PAIR):
     """Return (subject, strength) -> name -> slices."""
-    return {(s, g): made for s, g, made in study.syntheses("smoke", slices, raw, strengths, chosen)}
+    given = {"profile": "smoke", "slices": slices, "raw": raw, "methods": chosen}
+    made = run_cells(NOTEBOOK, "def moved(", "def syntheses(", **given)["syntheses"]
+    return {(subject, strength): made(subject, strength) for subject in raw for strength in strengths}
 
 
 def test_missing_or_other_raw_volumes_and_unknown_strengths_are_named(slices, raw, tmp_path):
     refused("strength 4", stacks, slices, raw, (4,), ["mudiff"])
     for root in (tmp_path / "nowhere", tmp_path / "raw"):
         (tmp_path / f"raw/{D}/{D}_flair.nii.gz").unlink(missing_ok=True)
-        refused(r"FLAIR of test subject Brats18_._1, or another .*pass data_root", study.raw_files, slices, root)
+        refused(r"FLAIR of test subject Brats18_._1, or another .*pass data_root", raw_files, slices, root)
     shutil.copy(tmp_path / f"raw/{C}/{C}_flair.nii.gz", tmp_path / f"raw/{D}/{D}_flair.nii.gz")
-    refused(f"test subject {D}, or another one", study.raw_files, slices, tmp_path / "raw")
+    refused(f"test subject {D}, or another one", raw_files, slices, tmp_path / "raw")
 
 
 def test_flair_alone_moves_and_the_noise_stays(slices, raw, monkeypatch):
@@ -102,14 +110,13 @@ def test_what_is_computed_is_kept_until_the_weights_change(slices, raw, monkeypa
 
 
 def test_scores_are_those_of_the_clean_masks_and_target(slices, raw):
-    found = list(study.syntheses("smoke", slices, raw, (0, 1, 3), PAIR))
     given = {"profile": "smoke", "slices": slices, "raw": raw, "strengths": (1, 3), "methods": PAIR}
-    frame = run_cells("09_motion_robustness", "_, whole =", "_, whole =", **given)["scores"]
+    frame = run_cells(NOTEBOOK, "def moved(", "_, whole =", **given)["scores"]
     assert list(frame) == ["method", "strength", "region", "subject", "psnr", "ssim", "mae"]
     assert len(frame) == 2 * 3 * 2 * 2
     indices = slices.subject(D)
     real, lesion = (slices.images(indices, "t1ce") + 1) / 2, slices.lesion(indices)
-    made = next(images for subject, strength, images in found if (subject, strength) == (D, 3))
+    made = stacks(slices, {D: raw[D]}, (3,))[D, 3]
     expected = metrics.score_subject(real, made["mudiff"], lesion, "masked")[1]
     keys = ["method", "strength", "region", "subject"]
     row = frame.set_index(keys).loc["mudiff", 3, "lesion", D]

@@ -6,21 +6,31 @@ import pytest
 import torch
 from conftest import LIVELY, cka_by_definition, lively, refused, run_cells, save_run
 
-from mudiff import paths
 from mudiff.analyses import mutual
 from mudiff.evaluation import cka, metrics
 from mudiff.methods.base import build
 from mudiff.settings import Settings
 from mudiff.synthesis import sample
 
+NOTEBOOK = "07_mutual_learning"
 NAMES = {"f_1": "F1", "f_2": "F2", "profile": "smoke"}
+
+
+def opened():
+    """Return what the notebook has after it has opened the run: method, slices and more."""
+    return run_cells(NOTEBOOK, "runs.load(", "runs.load(", profile="smoke")
 
 
 @pytest.fixture
 def trained(lively_slices):
     """A run with three test subjects, the last without lesion."""
     save_run(lively())
-    return mutual.open_run("smoke")
+    return opened()
+
+
+def predicting(opened):
+    """Return the notebook's `predictions` and `truth_of`, of what is opened."""
+    return run_cells(NOTEBOOK, "def predicted(", "def truth_of(", **opened)
 
 
 @pytest.mark.parametrize("blocks, multipliers, attention", [(1, (1, 2), 16), (2, (1, 1, 2), 0)])
@@ -59,7 +69,7 @@ def test_features_of_a_layer_are_those_that_flow_on():
 
 
 def test_inputs_are_those_of_training_and_depend_on_their_slice_alone(trained):
-    method, slices, t = trained.method, trained.slices, 1
+    method, slices, t = trained["method"], trained["slices"], 1
     x_t, y, steps, z = mutual.inputs(method, slices, np.array([3, 14]), t)
     assert (steps == t).all() and not torch.equal(z[0], z[1])
     images = [slices.images([3, 14], contrast) for contrast in method.settings.conditions]
@@ -71,12 +81,12 @@ def test_inputs_are_those_of_training_and_depend_on_their_slice_alone(trained):
 
 
 def test_comparison_is_the_definition_on_the_networks_features(trained):
-    method = trained.method
-    frame = mutual.compare(method, trained.slices, 2, count=18)
+    method, slices = trained["method"], trained["slices"]
+    frame = mutual.compare(method, slices, [2], count=18)
     assert set(frame.t) == {2} and set(frame.slices) == {16}  # one batch; two slices do not fill another
     assert len(frame) == 1 + 6**2 + 6**2 + 1
-    chosen = np.random.default_rng(0).permutation(len(trained.slices))[:16]
-    given = mutual.inputs(method, trained.slices, chosen, 2)
+    chosen = np.random.default_rng(0).permutation(len(slices))[:16]
+    given = mutual.inputs(method, slices, chosen, 2)
     raw = {}
     for name, network in (("f1", method.f1), ("f2", method.f2)):
         block = network.encoder_decoder.decoder[-1].blocks[1]
@@ -89,52 +99,56 @@ def test_comparison_is_the_definition_on_the_networks_features(trained):
 
 
 def test_steps_are_compared_once_and_the_control_has_random_weights(trained, monkeypatch):
-    after = mutual.compare_steps(trained, [0, 2], count=6)
-    before = mutual.compare_steps(trained, [0], count=6, untrained=True)
-    once = mutual.compare(trained.method, trained.slices, 2, 6)
+    method, slices, given = trained["method"], trained["slices"], trained | {"step": 1, "count": 6}
+    cells = run_cells(NOTEBOOK, "mutual.compare", "mutual.compare", **given)
+    after, before = cells["frame"], cells["control"]
+    assert list(after.t.unique()) == list(before.t.unique()) == [0, 1, 2]
+    once = mutual.compare(method, slices, [2], 6)
     pd.testing.assert_frame_equal(after[after.t == 2].reset_index(drop=True), once)
-    fresh = build(trained.method.settings).eval()
-    pd.testing.assert_frame_equal(before, mutual.compare(fresh, trained.slices, 0, 6))
-    monkeypatch.setattr(mutual, "compare", None)  # everything below is kept
-    pd.testing.assert_frame_equal(mutual.compare_steps(trained, [0, 2], count=6), after)
+    fresh = build(method.settings).eval()
+    pd.testing.assert_frame_equal(before, mutual.compare(fresh, slices, range(3), 6))
+    monkeypatch.setattr(mutual, "layer_features", None)  # everything below is kept
+    again = run_cells(NOTEBOOK, "mutual.compare", "mutual.compare", **given)
+    pd.testing.assert_frame_equal(again["frame"], after)
     with pytest.raises(TypeError):
-        mutual.compare_steps(trained, [0, 2], count=7)
+        run_cells(NOTEBOOK, "mutual.compare", "mutual.compare", **given | {"count": 7})
 
 
 def test_numbers_out_of_range_and_runs_without_a_pair_are_refused(trained):
-    refused("CKA of 3 slices: it takes 4 or more", mutual.compare, trained.method, trained.slices, 0, count=3)
-    refused("steps 0 to 2", mutual.compare, trained.method, trained.slices, 3)
-    for name, changes in {"syndiff": {"method": "syndiff"}, "mudiff_abl1": {"networks": "single"}}.items():
-        save_run(build(Settings(**LIVELY | changes)), paths.run("smoke", f"brats_t1ce_{name}"))
-        refused("no pair of networks", mutual.open_run, "smoke", method=name)
+    method, slices = trained["method"], trained["slices"]
+    refused("CKA of 3 slices: it takes 4 or more", mutual.compare, method, slices, [0], count=3)
+    refused("steps 0 to 2", mutual.compare, method, slices, [3])
+    save_run(build(Settings(**LIVELY | {"networks": "single"})))
+    refused("no pair of networks", opened)
 
 
 def test_the_result_is_the_average_of_both_predictions_and_is_kept(trained, monkeypatch):
-    found = mutual.predictions(trained, "Brats18_2_1")
+    predictions = predicting(trained)["predictions"]
+    found = predictions("Brats18_2_1")
     assert np.allclose(found["mutual"], (found["f1"] + found["f2"]) / 2, atol=2e-5)  # 16 bits
     assert np.abs(found["f1"] - found["f2"]).max() > 0.05
-    here = trained.slices.subject("Brats18_2_1")
-    assert np.allclose(found["mutual"], sample.sample_slices(trained.method, trained.slices, here), atol=1e-5)
+    method, slices = trained["method"], trained["slices"]
+    here = slices.subject("Brats18_2_1")
+    assert np.allclose(found["mutual"], sample.sample_slices(method, slices, here), atol=1e-5)
     monkeypatch.setattr(sample, "sample_slices", None)
-    assert np.array_equal(mutual.predictions(trained, "Brats18_2_1")["f1"], found["f1"])
+    assert np.array_equal(predicting(trained)["predictions"]("Brats18_2_1")["f1"], found["f1"])
     save_run(lively(seed=8))
     with pytest.raises(TypeError):  # of other weights they are computed anew
-        mutual.predictions(mutual.open_run("smoke"), "Brats18_2_1")
+        predicting(opened())["predictions"]("Brats18_2_1")
 
 
 def test_scores_are_those_of_the_masked_protocol(trained):
-    method, slices, name = trained.method, trained.slices, "Brats18_2_1"
-    given = {"trained": trained, "slices": slices, "method": method, "every": 2}
-    cells = run_cells("07_mutual_learning", "def score(", "def score(", **given)
+    method, slices, name = trained["method"], trained["slices"], "Brats18_2_1"
+    cells = run_cells(NOTEBOOK, "def score(", "def score(", **predicting(trained) | {"every": 2})
     scores = cells["scores"]
     assert list(scores.columns) == ["prediction", "region", "subject", "psnr", "ssim", "mae"]
     assert len(scores) == 3 * 2 * 3
     here = slices.subject(name)[::2]
-    apart = run_cells("07_mutual_learning", "def alone(", "def alone(", **cells)["own"]
+    apart = run_cells(NOTEBOOK, "def alone(", "def alone(", **cells)["own"]
     assert set(apart.prediction) == {"f1", "f2", "mutual", "f1 alone", "f2 alone"}
     truth, masks = (slices.images(here, "t1ce") + 1) / 2, {"brain": slices.brain(here), "lesion": slices.lesion(here)}
     found = apart[apart.subject == name].set_index(["prediction", "region"])[["psnr", "ssim", "mae"]]
-    images, predict = {"f2": mutual.predictions(trained, name)["f2"][::2]}, method.predict
+    images, predict = {"f2": cells["predictions"](name)["f2"][::2]}, method.predict
     for j in (1, 2):  # alone, both terms of Eq. 31 are the network's own
         method.predict = lambda *given, j=j: (predict(*given)[j - 1],) * 2
         images[f"f{j} alone"] = sample.sample_slices(method, slices, here)
@@ -147,9 +161,9 @@ def test_scores_are_those_of_the_masked_protocol(trained):
 
 
 def test_fig2b_names_layers_writes_values_and_compares_with_before_training(trained, tmp_path):
-    frame = mutual.compare(trained.method, trained.slices, 0)
+    frame = mutual.compare(trained["method"], trained["slices"], [0])
     given = NAMES | {"frame": frame, "control": frame.assign(cka=0.5), "step": 0, "n": 16, "parts": frame.t == 0}
-    cells = run_cells("07_mutual_learning", "def heat_map", 'publish(folder, "fig2b"', **given, folder=tmp_path)
+    cells = run_cells(NOTEBOOK, "def heat_map", 'publish(folder, "fig2b"', **given, folder=tmp_path)
     figure = cells["figure"]
     _, decoder, lines = (axis for axis in figure.axes if axis.get_label() != "<colorbar>")
     wide = cells["matrix"](frame, "decoder")
@@ -170,7 +184,7 @@ def test_fig2c_shows_gates_on_their_scale_features_on_one_and_a_critic_that_gues
     first = {"t": 1, "x_t": step["x_t"], "mean": np.full((16, 16), 0.5)}
     given = NAMES | {"log": log, "shown": [first, step], "truth": rng.random((16, 16)), "brain": brain}
     given |= {"names": [("T1", "T2")], "maps": [maps], "target": "t1ce", "what": "Subject A", "folder": tmp_path}
-    figure = run_cells("07_mutual_learning", "def draw_tau", 'publish(folder, "fig2c"', **given)["figure"]
+    figure = run_cells(NOTEBOOK, "def draw_tau", 'publish(folder, "fig2c"', **given)["figure"]
     limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images][:6]
     assert len(set(limits[:4])) == 1 and -limits[0][0] == limits[0][1] < 1 and limits[4:] == [(0, 1)] * 2
     errors = [axis.images[0].get_array() for axis in figure.axes if "MAE" in axis.get_title()]
@@ -186,7 +200,7 @@ def test_fig5d_draws_paired_differences(rng, subjects, tmp_path):
     scores = pd.DataFrame(rng.random((len(keys), 3)), keys, ["psnr", "ssim", "mae"]).reset_index()
     scores.loc[scores.region == "lesion", ["psnr", "ssim", "mae"]] = np.nan
     given = NAMES | {"scores": scores, "folder": tmp_path}
-    figure = run_cells("07_mutual_learning", "regions = [", 'publish(folder, "fig5d"', **given)["figure"]
+    figure = run_cells(NOTEBOOK, "regions = [", 'publish(folder, "fig5d"', **given)["figure"]
     assert len(figure.axes) == 3 and "No test subject has a lesion" in figure.get_label()
     mae = scores[scores.region == "brain"].pivot(index="subject", columns="prediction", values="mae")
     expected = mae.f1 - mae.mutual  # right of 0 the mutual one is better

@@ -7,13 +7,14 @@ import torch
 from conftest import SHAPE, head, prepare_subjects, refused, run_cells, write_synthetic
 from torch import nn
 
-from mudiff import storage
-from mudiff.analyses import segmentation
+from mudiff import paths, storage
 from mudiff.data import dataset, datasets
 from mudiff.evaluation import statistics
 
 SHADES = {"mudiff": 0.9, "syndiff": 0.7, "linear": 0.3}  # of the truth, as stand-ins for syntheses
 CONTRASTS = datasets.dataset("brats").contrasts
+NOTEBOOK = "10_segmentation"
+TASKS = run_cells(NOTEBOOK, "TASKS = ", "TASKS = ")["TASKS"]
 
 
 class Threshold(nn.Module):
@@ -28,6 +29,16 @@ class Threshold(nn.Module):
         self.seen.append(x.clone())
         bright = (x[:, 3] > self.level).float()
         return torch.stack([0.5 + 0 * bright, 0 * bright, bright, 0 * bright], dim=1)
+
+
+def made(contrast, method):
+    return paths.synthetic("smoke", f"brats_{contrast}_{method}")
+
+
+def evaluate(slices, network, tasks=TASKS):
+    """Return what the notebook makes of a network: its Dice of the tasks."""
+    given = {"profile": "smoke", "slices": slices, "network": network}
+    return run_cells(NOTEBOOK, "METHODS, REAL", "def evaluate(", **given)["evaluate"](tasks)
 
 
 @pytest.fixture
@@ -46,8 +57,7 @@ def cohort(tmp_path, write_subject, rng, monkeypatch):
         slices = dataset.open_slices(prepare_subjects(write_subject, subjects), "test")
         for contrast in CONTRASTS:
             for method, shade in SHADES.items():
-                folder = segmentation.synthetic("smoke", contrast, method)
-                write_synthetic(slices, folder, contrast, lambda true, shade=shade: shade * true)
+                write_synthetic(slices, made(contrast, method), contrast, lambda true, shade=shade: shade * true)
         return slices
 
     return write
@@ -60,12 +70,11 @@ def slices(cohort):
 
 
 def test_only_the_inputs_of_a_task_are_replaced_and_every_subject_and_region_has_its_dice(slices, tmp_path):
-    assert list(segmentation.TASKS) == ["complete", *"ABCDEF"]
-    assert set(segmentation.TASKS["F"]) == set(CONTRASTS)
+    assert list(TASKS) == ["complete", *"ABCDEF"]
+    assert set(TASKS["F"]) == set(CONTRASTS)
     network = Threshold()
-    frame = segmentation.evaluate("smoke", network)
-    tasks, shown = segmentation.TASKS.items(), iter(network.seen)
-    for replaced, method in ((r, m) for _, r in tasks for m in (segmentation.METHODS if r else ("real",))):
+    frame, shown = evaluate(slices, network), iter(network.seen)
+    for replaced, method in ((r, m) for r in TASKS.values() for m in (SHADES if r else ("real",))):
         for subject in slices.subjects:
             x = next(shown).numpy()
             assert x.dtype == np.float32 and x.min() == 0 and x.max() <= 1
@@ -84,7 +93,7 @@ def test_only_the_inputs_of_a_task_are_replaced_and_every_subject_and_region_has
     assert whole["B", "mudiff"] > whole["B", "syndiff"] + 0.05 > whole["B", "linear"]
     assert whole["E", "syndiff"] == whole["F", "syndiff"] == whole["B", "syndiff"]
     given = {"profile": "smoke", "network": network, "slices": slices, "folder": tmp_path}
-    blocks = run_cells("10_segmentation", "marks = {", 'publish(folder, "fig4c"', **given)["blocks"]
+    blocks = run_cells(NOTEBOOK, "METHODS, REAL", 'publish(folder, "fig4c"', **given)["blocks"]
     table = blocks["Whole tumour (n = 2)"]
     dice = frame[(frame.region == "whole") & (frame.task == "B") & (frame.method == "mudiff")].dice
     assert table.loc["B", "MU-Diff"] == f"**{dice.mean():.3f} ± {dice.std():.3f}**"  # better than SynDiff
@@ -93,34 +102,36 @@ def test_only_the_inputs_of_a_task_are_replaced_and_every_subject_and_region_has
 
 def test_scores_are_kept_until_network_or_syntheses_change(slices):
     network = Threshold()
-    first = segmentation.evaluate("smoke", network)
-    assert segmentation.evaluate("smoke", network, ["complete"]).equals(first[first.task == "complete"])
-    record = segmentation.synthetic("smoke", "t1ce", "mudiff") / "synthetic.json"
+    first = evaluate(slices, network)
+    assert evaluate(slices, network, {"complete": ()}).equals(first[first.task == "complete"])
+    record = made("t1ce", "mudiff") / "synthetic.json"
     # The same images again; other weights: tasks A, E and F of one method, three subjects.
     for change, more in (({}, 0), ({"seconds_per_slice": 2.0}, 0), ({"weights": "other"}, 3 * 3)):
         storage.write_json(record, storage.read_json(record) | change)
-        assert segmentation.evaluate("smoke", network).equals(first)
+        assert evaluate(slices, network).equals(first)
         assert len(network.seen) == (1 + 6 * 3) * 3 + more
     with torch.no_grad():
         network.level += 0.1
-    assert not segmentation.evaluate("smoke", network).equals(first)
+    assert not evaluate(slices, network).equals(first)
 
 
 def test_outdated_syntheses_and_a_cohort_without_tumours_are_errors(slices, cohort):
-    record = segmentation.synthetic("smoke", "t2", "mudiff") / "synthetic.json"
+    record = made("t2", "mudiff") / "synthetic.json"
     storage.write_json(record, storage.read_json(record) | {"data": "old"})
-    refused(r"brats_t2_mudiff: made from other data.*snakemake", segmentation.evaluate, "smoke", Threshold())
+    refused(r"brats_t2_mudiff: made from other data.*snakemake", evaluate, slices, Threshold())
     cohort(0)
-    refused("no test subject has a tumour", segmentation.evaluate, "smoke", Threshold())
+    cells = {"prepared": paths.prepared("smoke", "brats"), "network": Threshold()}
+    refused("no test subject has a tumour", run_cells, NOTEBOOK, "unet.ill(", "unet.ill(", **cells)
 
 
 def test_differences_are_paired_and_signed(rng):
     regions = ["whole", "necrotic"]
-    columns = [(task, method) for task in "ABCDEF" for method in segmentation.METHODS] + [("complete", "real")]
+    columns = [(task, method) for task in "ABCDEF" for method in SHADES] + [("complete", "real")]
     rows = [(*column, region, f"s{i}", rng.random()) for column in columns for region in regions for i in range(6)]
     frame = pd.DataFrame(rows, columns=["task", "method", "region", "subject", "dice"])
     frame.loc[(frame.region == "necrotic") & (frame.subject == "s0"), "dice"] = np.nan
-    found = run_cells("10_segmentation", "compared = ", "compared = ", scores=frame)["compared"]
+    given = {"scores": frame, "TASKS": TASKS, "REAL": "real"}
+    found = run_cells(NOTEBOOK, "compared = ", "compared = ", **given)["compared"]
     assert len(found) == 2 * 3 * 6 and (found.n[found.region == "necrotic"] == 5).all()
     wide = frame[frame.region == "whole"].pivot(index="subject", columns=["task", "method"], values="dice")
     of_task = found[(found.region == "whole") & (found.task == "F")].set_index(["first", "second"])

@@ -95,7 +95,7 @@ def test_masks_keep_their_labels_and_type():
     for size in (5, 9, 30):
         slices, geometry = to_slices(labels, LPS, size, order=0)
         assert slices.dtype == np.uint8 and set(np.unique(slices)) == {0, 1, 4}
-        assert from_slices(slices, geometry, order=0).shape == labels.shape
+        assert from_slices(slices, geometry).shape == labels.shape
 
 
 def test_only_the_middle_slices_are_kept_and_the_rest_comes_back_as_zero(rng):

@@ -58,7 +58,7 @@ def test_a_step_is_the_step_of_monai(t, monkeypatch):
     theirs = scheduler.step(noise, t, x_t, torch.Generator().manual_seed(7))
     drawn = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(7))
     monkeypatch.setattr(method, "predict_noise", lambda *given: noise)
-    predicted = method.predict(x_t, None, steps)
+    (predicted,) = method.predictions(x_t, None, steps, None)
     assert predicted.abs().max() == 1  # some of it was clipped
     mean = method.schedule.posterior_mean(predicted, x_t, steps)
     sample = method.schedule.posterior_sample(mean, steps, drawn)

@@ -9,8 +9,6 @@ from conftest import refused, run_cells, write_synthetic
 from torch import nn
 from torchmetrics.image import fid
 
-from mudiff.evaluation import frechet
-
 
 class Means(nn.Module):
     """The mean of each channel, so that distances are known."""
@@ -29,9 +27,9 @@ def stack(slices):
     return np.stack([(slices.images(every, contrast) + 1) / 2 for contrast in slices.contrasts], axis=1)
 
 
-def cells(slices):
+def cells(slices=None):
     """Return the functions of notebook 11."""
-    return run_cells("11_ablations", "def features(", "def distance(", test=slices, target="t1ce", torch=torch)
+    return run_cells("11_ablations", "def features(", "def read_inception(", test=slices, target="t1ce", torch=torch)
 
 
 def test_features_are_of_the_runs_slices_and_the_distance_is_that_of_gaussians(lively_slices, tmp_path):
@@ -65,15 +63,17 @@ def inception(monkeypatch, tmp_path):
             return super().forward(x.float()) / 255
 
     monkeypatch.setattr(fid, "NoTrainInceptionV3", Network)
-    monkeypatch.setattr(frechet.Inception, "num_features", 3)
     for name in ("weights.pth", "bad.pth", "without.pth"):
         torch.save({"weight": torch.zeros(1)}, tmp_path / name)
     return seen
 
 
 def test_inception_sees_the_synthetic_contrast_alone_in_three_channels(inception, lively_slices, tmp_path):
-    folder = write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: true / 2)
-    cells(lively_slices)["features"](frechet.Inception(tmp_path / "weights.pth"), folder)
+    folder, names = (
+        write_synthetic(lively_slices, tmp_path / "run", "t1ce", lambda true: true / 2),
+        cells(lively_slices),
+    )
+    names["features"](names["read_inception"](tmp_path / "weights.pth"), folder)
     first = inception[0]
     assert first.dtype == torch.uint8 and first.shape == (6, 3, 32, 32)
     expected = torch.from_numpy(stack(lively_slices)[:6, 1] / 2 * 255).round()
@@ -87,8 +87,9 @@ class Harmful:
 
 def test_a_file_that_holds_something_else_is_refused_and_not_run(inception, tmp_path, capsys):
     torch.save({"weight": Harmful()}, tmp_path / "weights.pth")
-    refused("bad.pth: no Inception weights .*unexpected keys", frechet.Inception, tmp_path / "bad.pth")
-    refused("weights.pth: no Inception weights", frechet.Inception, tmp_path / "weights.pth")
-    refused("no Inception weights .*file not found.*fetch weights-inc", frechet.Inception, tmp_path / "none.pth")
-    refused("pip install torch-fidelity", frechet.Inception, tmp_path / "without.pth")
+    read = cells()["read_inception"]
+    refused("bad.pth: no Inception weights .*unexpected keys", read, tmp_path / "bad.pth")
+    refused("weights.pth: no Inception weights", read, tmp_path / "weights.pth")
+    refused("no Inception weights .*file not found.*fetch weights-inc", read, tmp_path / "none.pth")
+    refused("pip install torch-fidelity", read, tmp_path / "without.pth")
     assert capsys.readouterr().out == ""
