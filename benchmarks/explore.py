@@ -8,13 +8,10 @@ from mudiff.explorer import picture
 from mudiff.explorer.state import Explorer
 
 if __name__ == "__main__":
-    explorer = Explorer(*sys.argv[1:])
-    start = explorer.first()
+    start = (explorer := Explorer(*sys.argv[1:])).first()
     black = [replace(start, off=(name,), replacement="background") for name in explorer.names(start)]
     again = [replace(view, layer=layer) for view in black for layer in explorer.layers]
-    explorer.compute(start)
-    once = [replace(view, steps=1) for view in black]
-    for kind, views in {"sampled": black, "not sampled": again, "one step": once}.items():
+    for kind, views in ("sampled", [start, *black]), ("not sampled", again), ("one step", [replace(start, steps=1)]):
         for view in views:
             began = time.perf_counter()
             explorer.compute(view)

@@ -41,9 +41,8 @@ def save(explorer: Explorer, view: View, folder: Path, contribution: pd.DataFram
 
 def load(path: Path) -> tuple[Path, str, View]:
     """Return run, subject and view of a ``view.json``; a `MudiffError` where it is none."""
-    record = storage.read_json(
-        Path(path), {"run": str, "subject": str, "view": {"place": range(10**5), "target": str}}
-    )
+    form = {"run": str, "subject": str, "view": {"place": range(10**5), "target": str}}
+    record = storage.read_json(Path(path), form)
     tupled = lambda x: tuple(map(tupled, x)) if isinstance(x, list) else x  # noqa: E731
     try:
         return Path(record["run"]), record["subject"], View(**{k: tupled(v) for k, v in record["view"].items()})

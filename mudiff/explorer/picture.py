@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
-from mudiff.data import datasets
+from mudiff.data.datasets import LABELS
 from mudiff.explorer.state import CHANGES, LAYERS, Explorer, View
 from mudiff.plots import style
 from mudiff.plots.tiles import Layout, Tile, compose
@@ -15,7 +15,6 @@ SHORT = {
     "M1": "$M_1$", "M2": "$M_2$", "x_p1": "$x^{p_1}$", "x_p2": "$x^{p_2}$", "before": "before ρ", "after": "after ρ",
     "adapted": "into τ", "fused": "out of τ", "z_a": "$z_a$", "z_b": "$z_b$",
 }  # fmt: skip
-LABELS = datasets.LABELS
 
 
 def lines(explorer: Explorer, view: View) -> list[list[Tile]]:

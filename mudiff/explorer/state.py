@@ -41,7 +41,7 @@ SLOW = 256  # pixels from which, on a CPU, one step is shown before all are done
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at; the fields of the upper part decide the synthesis."""
+    """What is looked at; the fields from `place` to `steps` decide the synthesis."""
 
     place: int  # the slice, counted within the subject's slices, inferior first
     target: str  # the contrast that is made
@@ -51,7 +51,6 @@ class View:
     noise: tuple[tuple[str, float], ...] = ()  # standard deviation in the brain, part of the intensity range
     brightness: tuple[tuple[str, float], ...] = ()  # factor
     steps: int = 0  # after how many sampling ends with the mean of the predictions; 0: all
-
     samples: int = 0  # whose spread is shown
     layer: str = "masks"  # one of `LAYERS`
     t: int = 0  # the step of maps, gates, disagreement and of the mask in numbers; 0 is the last
@@ -283,8 +282,7 @@ class Explorer:
             for what, image in images.items():
                 values = np.full(1, np.nan) if image is None or not inside.any() else image[inside]
                 table[name] |= {f"mean of the {what}": values.mean(), f"SD of the {what}": values.std()}
-            for what in ("unchanged", "changed"):
-                table[name][f"PSNR of the {what}"] = self.psnr(view, images[what], inside)
+            table[name] |= {f"PSNR of the {k}": self.psnr(view, images[k], inside) for k in ("unchanged", "changed")}
         return pd.DataFrame(table).dropna(how="all")
 
     def psnr(self, view: View, image: np.ndarray, inside: np.ndarray) -> float:
@@ -292,5 +290,5 @@ class Explorer:
         truth = self.truth(view)
         if truth is None or not inside.any():
             return np.nan
-        with np.errstate(divide="ignore"):
-            return float(-10 * np.log10(np.mean((image - truth)[inside].astype(np.float64) ** 2)))
+        error = np.mean((image - truth)[inside].astype(np.float64) ** 2)
+        return float(-10 * np.log10(error)) if error else np.inf

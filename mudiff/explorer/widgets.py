@@ -47,16 +47,15 @@ class Panel:
         FigureManager(self.canvas, 0)
         for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable", "syncing_data_url"):
             setattr(self.canvas, part, False)
-        self.says, self.doubts, self.numbers, self.bars = w.HTML(), w.HTML(), w.HTML(), w.Image()
-        self.below, self.caption = w.HBox(), w.HTML()
-        self.numbers.add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
+        self.says, self.doubts, self.caption = w.HTML(), w.HTML(), w.HTML()
+        self.bars, self.below = w.Image(), w.HBox()
+        self.numbers = w.HTML().add_class("jp-RenderedHTMLCommon")  # as JupyterLab shows a frame
         self.others = {
             "run": w.Dropdown(description="run", **WIDE), "subject": w.Dropdown(description="subject"),
-            "folder": w.Text(description="or folder", placeholder="of a subject's NIfTI files", **LATE, **WIDE),
-            "keep": w.Text(description="in folder", **LATE, **WIDE),
-            "view": w.Text(description="view.json", **LATE, **WIDE),
             "mouse": w.ToggleButtons(options=("rectangle", "lasso"), description="by mouse"),
         }  # fmt: skip
+        texts = {"folder": "or a folder", "keep": "in folder", "view": "view.json"}
+        self.others |= {name: w.Text(description=words, **LATE, **WIDE) for name, words in texts.items()}
         presses = {
             "stop": lambda: self._halt.set(), "reset": lambda: self._set(self.view().unchanged()), "save": self.save,
             "contribution": self.contribute, "open": lambda: self.open(*keep.load(Path(self.others["view"].value))),
@@ -125,8 +124,7 @@ class Panel:
         self.show()
 
     def _retarget(self) -> None:
-        now = self.view()
-        self._set(dataclasses.replace(self.explorer.first(), place=now.place, target=now.target))
+        self._set(dataclasses.replace(self.explorer.first(), place=self.view().place, target=self.view().target))
 
     def show(self) -> None:
         """Show the view that the widgets are set to; nothing is computed where it is shown already."""
@@ -153,8 +151,8 @@ class Panel:
             drawings.contribution(self.contribution).savefig(buffer, format="png", dpi=110)
             self.bars.value, self.below.children = buffer.getvalue(), [self.numbers, self.bars]
 
-        draws = 3 * (1 + len(explorer.names(view)))
-        self._begin([(lambda: found.append(explorer.contribution(view)), draw)], draws * explorer.steps)
+        steps = 3 * (1 + len(explorer.names(view))) * explorer.steps
+        self._begin([(lambda: found.append(explorer.contribution(view)), draw)], steps)
 
     def save(self) -> None:
         """Keep the view, see `keep.save`."""
