@@ -248,7 +248,7 @@ def _controls(explorer: Explorer, view: View) -> dict[Any, w.Widget]:
     controls = {name: w.Dropdown(options=options, value=getattr(view, name), description=title)
                 for name, (title, options) in choices.items()}  # fmt: skip
     controls |= {
-        "place": w.IntSlider(view.place, 0, len(explorer.subject.brain) - 1, description="slice", **LATE),
+        "place": w.IntSlider(view.place, 0, len(explorer.subject.brain) - 1, description="slice, from 0", **LATE),
         "steps": w.IntSlider(view.steps, 0, last, description="steps", tooltip="0: all", **LATE),
         "samples": w.IntSlider(view.samples, 0, 16, description="samples", **LATE),
         "t": w.IntSlider(view.t, 0, last, description="step t", **LATE),
