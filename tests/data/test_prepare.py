@@ -227,6 +227,7 @@ def test_a_real_healthy_subject_with_huge_values():
     names = {"t1": "MPRAGE", "t2": "T2w", "flair": "FLAIR"}
     found = {c: REAL_DATA / f"kirby21/113-02-{name}_processed_reg.nii.gz" for c, name in names.items()}
     images, masks, record = data.subject_slices(Preparation("healthy", 64, 100), "sub-113", found)
+    assert np.abs(np.diag(record.pop("affine"))).tolist() == pytest.approx([1.2, 1, 1, 1])
     assert record.pop("notes") == ["has voxels of 1.2 x 1 mm in the slices; resample to 1 mm first"]
     assert record == {"shape": [170, 256, 256], "first_slice": 78, "slices": 100, "labels": [], "phantom": False}
     assert images.shape == (100, 3, 64, 64)
