@@ -14,7 +14,6 @@ if __name__ == "__main__":
     for kind, views in ("sampled", [start, *black]), ("not sampled", again), ("one step", [replace(start, steps=1)]):
         for view in views:
             began = time.perf_counter()
-            explorer.compute(view)
             picture.draw(explorer, view)[0].canvas.draw()
             explorer.statistics(view)
             print(f"{kind}, {view.layer}: {time.perf_counter() - began:.2f} s")
