@@ -110,8 +110,8 @@ class Explorer:
         else:
             self.subject = subjects.from_prepared(slices, str(subject or slices.subjects[0]))
         beside = self.run.with_name(f"{settings.dataset}_{datasets.ANY}_mudiff")
-        able = not settings.targets and runs.is_complete(beside)
-        self.any = runs.load(beside, self.method.device) if able else self.method if settings.targets else None
+        other = not settings.targets and runs.is_complete(beside)
+        self.any = runs.load(beside, self.method.device) if other else self.method if settings.targets else None
         self.replacements = REPLACEMENTS if self.any else REPLACEMENTS[1:]
         self.variants = list(variants(self.method)) if has_critic(self.run, self.method) else []
         self.steps = self.method.schedule.steps if isinstance(self.method, Diffusion) else 0
@@ -128,7 +128,7 @@ class Explorer:
         self._sampled = functools.lru_cache(KEPT)(self._sample)
         self._image = functools.lru_cache(20 * KEPT)(self._sample_image)
         self._moved = functools.lru_cache(4)(self._motion)
-        self._scales: dict[tuple[str, ...], tuple[float, float]] = {("z_a", "z_b"): (0.0, 1.0)}
+        self._scales: dict[tuple, tuple[float, float]] = {}
 
     def first(self) -> View:
         """Return the view to begin with: the slice with the largest lesion, or the middle one; nothing changed."""
@@ -259,13 +259,13 @@ class Explorer:
 
     def scale(self, view: View, row: tuple[str, ...]) -> tuple[float, float]:
         """Return the range of a row's colours: set by the first slice that is seen, then the same for all views."""
-        key = (*row, view.variant) if "M1" in row else row  # each way to make masks has a range of its own
+        masks = "M1" in row  # each way to make them has a range of its own, and a preview, which lacks steps
+        key = row, view.variant if masks else "", view.steps
         if key not in self._scales:
             brain, layers = self.subject.brain[view.place], self.normal(view).layers.items()
-            own = [(name, image[brain]) for (kind, name, _), image in layers if kind in row]
-            found = [values for name, values in own if key == row or name == view.variant]
-            highest = max((float(values.max()) for values in found if values.size), default=1.0)
-            self._scales[key] = limits(np.array(found)) if "M1" in row else (0.0, highest)
+            found = [x[brain] for (kind, name, _), x in layers if kind in row and (not masks or name == view.variant)]
+            highest = 1.0 if "z_a" in row else max((float(x.max()) for x in found if x.size), default=1.0)
+            self._scales[key] = limits(np.array(found)) if masks else (0.0, highest)
         return self._scales[key]
 
     def statistics(self, view: View) -> pd.DataFrame:

@@ -85,7 +85,7 @@ class Panel:
         own["run"].value, own["folder"].value = str(explorer.run), "" if source in names else source
         own["subject"].value = source if source in names else ""
         own["keep"].value = own["keep"].value or str(explorer.run.parent.parent / "explorer")
-        self._setting, self.shown = False, None
+        self._setting, self.shown, self._made = False, None, set()
         self.doubts.value = "<br>".join(f"warning: {html.escape(doubt)}" for doubt in explorer.subject.doubts)
         self._set(view, controls)
 

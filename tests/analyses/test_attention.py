@@ -197,3 +197,15 @@ def test_without_lesions_the_figures_say_so(rng, tmp_path):
     maps = {kind: {"flair": rng.random((SIZE, SIZE))} for kind in attention.KINDS}
     figure = fig5a(tmp_path, maps, nothing, pd.Series([np.nan], index(["image"], ["flair"], ["A"])))
     assert any("no lesion" in text.get_text() for text in figure.findobj(Text))
+
+
+@torch.no_grad()
+def test_what_is_heard_of_f2_fits_its_equations(lively_slices):
+    method = lively(steps=2)
+    x, y, t = torch.zeros(1, 1, 32, 32), torch.rand(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)
+    with attention.listen(method.f2) as heard:
+        x_p1, _ = method.predict(x, y, t, torch.zeros(1, method.settings.latent))
+    tau, style, (f_i, f_j, *_) = method.f2.contrast_adapter, method.f2.target_adapter(x_p1), heard["adapted"]
+    modulated = method.f2.mapper.conditions[1].modulation(heard["before"][1], style)  # Eqs. 12 and 13
+    fused = heard["z_b"][0] * tau.extract[0](heard["z_a"][0] * f_i) + (1 - heard["z_b"][0]) * f_j  # Eqs. 15 and 17
+    torch.testing.assert_close((heard["after"][1], heard["fused"][0]), (modulated, fused))
